@@ -1,0 +1,285 @@
+"""The configuration: frozen, typed, one section per component.
+
+A file is YAML read by OmegaConf (interpolation works); `key=value` overrides follow on the command line.
+Unknown keys are refused with the nearest known one. Nothing here imports torch, ray, vllm or transformers.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ovt_ray.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and no key that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """The base model and how it is shown a problem."""
+
+    path: str
+    """A Hugging Face folder or hub name, or `embedded` for the tiny model that the run builds and trains itself."""
+    max_pixels: int = Field(default=262_144, ge=28 * 28)
+    """Larger images are scaled down to this many pixels, on the rollout and the learner side alike."""
+    system_prompt: str = ""
+    """First turn of every prompt; empty for none."""
+    instruction: str = ""
+    """Added after the question and its choices, for example to ask for the answer format."""
+
+
+class DataConfig(Section):
+    """Where problems come from."""
+
+    format: Literal["embedded", "jsonl", "tabmwp"]
+    """`embedded` draws the procedural world; `jsonl` reads rows of `Problem`; `tabmwp` reads the data set's own folder."""
+    path: Path | None = None
+    """File (`jsonl`) or folder (`tabmwp`); none for `embedded`."""
+    eval_path: Path | None = None
+    """Held-out problems in a file of their own (`jsonl`); without it, `num_eval` problems are held out of `path`."""
+    num_eval: int = Field(default=400, ge=1)
+    """Held-out problems in each evaluation."""
+    bad_rows: Literal["drop", "refuse"] = "refuse"
+    """What to do with a row that has no answer, no readable image, ...: leave it out and say so, or stop."""
+
+    @model_validator(mode="after")
+    def _path_fits_format(self) -> "DataConfig":
+        if (self.path is None) != (self.format == "embedded"):
+            need = "takes no path" if self.format == "embedded" else "needs a path: add data.path=PATH"
+            raise ValueError(f"format {self.format!r} {need}")
+        return self
+
+
+class RolloutConfig(Section):
+    """The rollout service: one vLLM engine per worker."""
+
+    num_workers: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Logical CPUs asked of Ray, and threads of a CPU engine."""
+    gpus_per_worker: int = Field(default=0, ge=0)
+    """GPUs of one worker, used tensor parallel; 0 runs on CPU."""
+    dtype: Dtype = "float32"
+    max_model_len: int = Field(default=512, ge=16)
+    """Longest prompt and completion together, in tokens."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences that one engine decodes at the same time."""
+    kv_cache_gib: float = Field(default=0.25, gt=0)
+    """KV cache of a CPU engine."""
+    gpu_memory_utilization: Fraction = 0.85
+    """Share of a GPU's memory that its engine takes."""
+    deadline_s: float = Field(default=600, gt=0)
+    """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
+
+
+class LearnerConfig(Section):
+    """The learner service: one DeepSpeed rank per actor."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    cpus_per_rank: int = Field(default=1, ge=1)
+    """Logical CPUs asked of Ray, and threads of a CPU rank."""
+    gpus_per_rank: Literal[0, 1] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    dtype: Dtype = "float32"
+    micro_batch_tokens: int = Field(default=8192, ge=16)
+    """Padded tokens of one forward and backward pass."""
+    gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory (ZeRO 2 and 3)."""
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Optimizer steps between two checkpoints."""
+    deadline_s: float = Field(default=1800, gt=0)
+    """Longest wait for one call to the learner."""
+
+
+class RewardConfig(Section):
+    """The reward service."""
+
+    name: str = "reward.accuracy:score_accuracy"
+    """`package.module:Name` or `path/file.py:Name` of a function `(problem, text) -> Score`."""
+    num_actors: int = Field(default=1, ge=1)
+    deadline_s: float = Field(default=5, gt=0)
+    """A completion whose scoring takes longer is unscorable; the process that hangs is killed."""
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = Field(ge=0)
+    warmup: Fraction = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    final_lr: Fraction = 0.0
+    """Learning rate of the last step, as a share of `learning_rate`."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    freeze_vision: bool = False
+    """Freeze the vision tower and its projector."""
+
+
+class DistilConfig(Section):
+    """One distillation stage: who writes traces, and which are kept."""
+
+    source: Literal["caption", "policy"]
+    """`caption`: a captioner describes each image and a text-only reasoner answers; `policy`: the last RL model answers."""
+    num_problems: int = Field(ge=1)
+    num_chains: int = Field(default=4, ge=1)
+    """k, traces asked for per problem."""
+    max_words: int = Field(default=500, ge=1)
+    """Longer traces are dropped."""
+    temperature: float = Field(default=1.0, ge=0)
+
+
+class SftConfig(Section):
+    """One supervised fine-tuning stage, from the base model."""
+
+    num_steps: int = Field(ge=1)
+    """Optimizer steps; the traces are gone through as often as that takes."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sequences of one optimizer step, over all ranks."""
+    optimizer: Optimizer
+
+
+class GrpoConfig(Section):
+    """One reinforcement learning stage, from the iteration's SFT model."""
+
+    num_steps: int = Field(ge=1)
+    problems_per_step: int = Field(default=32, ge=1)
+    num_completions: int = Field(default=8, ge=2)
+    """G, completions per problem."""
+    updates_per_step: int = Field(default=1, ge=1)
+    """Optimizer steps taken on one step's completions."""
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    clip_high: float = Field(default=0.2, gt=0)
+    kl_coef: float = Field(default=0.0, ge=0)
+    """Weight of the k3 KL to the stage's first model in the loss; 0 keeps no reference model."""
+    normalise_advantage: bool = True
+    """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
+    max_parity_gap: float = Field(default=1e-5, gt=0)
+    """Largest difference between rollout and learner log-probabilities at the start of the stage, else the run stops."""
+    max_flat_steps: int = Field(default=5, ge=1)
+    """Stop after this many steps in a row in which every group's scores are equal."""
+    optimizer: Optimizer
+
+
+class IterationConfig(Section):
+    """One turn of the recipe: traces, SFT from base, GRPO."""
+
+    distil: DistilConfig
+    sft: SftConfig
+    grpo: GrpoConfig
+
+
+class EvalConfig(Section):
+    """Greedy evaluation on the held-out problems, after each training stage."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    num_samples_shown: int = Field(default=12, ge=0)
+    """Answers written to the report with their images."""
+
+
+class RunConfig(Section):
+    """Everything a run depends on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Folder below `runs_dir`."""
+    runs_dir: Path = Path("runs")
+    seed: int = 0
+    max_completion_tokens: int = Field(ge=1)
+    """Longest answer in every stage."""
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    learner: LearnerConfig
+    reward: RewardConfig = RewardConfig()
+    base: SftConfig | None = None
+    """How the embedded model is trained from random weights; only for `model.path: embedded`."""
+    iterations: list[IterationConfig] = Field(min_length=1)
+    eval: EvalConfig = EvalConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        """The run's folder."""
+        return self.runs_dir / self.name
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "RunConfig":
+        if (self.base is not None) != (self.model.path == "embedded"):
+            raise ValueError("base: is needed with model.path=embedded and refused with any other model")
+        if self.max_completion_tokens >= self.rollout.max_model_len:
+            raise ValueError(
+                f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "
+                f"rollout.max_model_len ({self.rollout.max_model_len}): raise the latter"
+            )
+        if self.iterations[0].distil.source == "policy":
+            raise ValueError("iterations[0].distil.source: no RL model exists yet, use 'caption'")
+        return self
+
+
+def load_config(path: Path, overrides: list[str]) -> RunConfig:
+    """Return the validated configuration of a YAML file with `key=value` overrides applied.
+
+    Raises ConfigError naming the key, the value seen, the rule and the nearest known key.
+    """
+    try:
+        tree = OmegaConf.load(path)
+        if not isinstance(tree, DictConfig):
+            raise ConfigError(f"{path}: the top of the file must be a mapping of keys")
+        for item in overrides:
+            key, equals, value = item.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"override {item!r} is not of the form key=value")
+            OmegaConf.update(tree, key, yaml.safe_load(value))
+        values = OmegaConf.to_container(tree, resolve=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: object, origin: str) -> RunConfig:
+    """Return the configuration made of plain values; `origin` names their file in errors."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """Return one line for one mistake: dotted key, rule, value seen, nearest known key."""
+    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+    if problem["type"] == "extra_forbidden":
+        *parents, last = problem["loc"]
+        known = _keys_below(parents)
+        nearest = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {advice}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; add it"
+    seen = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{key}: {problem['msg']}{seen}"
+
+
+def _keys_below(parents: list[int | str]) -> list[str]:
+    """Return the key names of the section that a path of keys and list positions leads to."""
+    section: type[Section] = RunConfig
+    for part in parents:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            candidates = [annotation, *get_args(annotation)]
+            section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return list(section.model_fields)

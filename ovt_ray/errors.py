@@ -1,0 +1,33 @@
+"""Every error that a user can cause or has to act on."""
+
+
+class OvtError(Exception):
+    """Base of all errors of this project. The message names key or row, value, rule and fix."""
+
+
+class ConfigError(OvtError):
+    """A configuration key is unknown, out of range, or contradicts another one."""
+
+
+class DataError(OvtError):
+    """A row, an image or a file of the data cannot be used."""
+
+
+class RewardError(OvtError):
+    """A reward cannot be loaded, or failed too often to go on."""
+
+
+class RolloutError(OvtError):
+    """A rollout worker or its engine failed and could not be replaced."""
+
+
+class LearnerError(OvtError):
+    """A learner rank failed, or was handed samples that it cannot train on."""
+
+
+class ParityError(OvtError):
+    """Rollout and learner disagree on the log-probabilities of the same tokens."""
+
+
+class StageError(OvtError):
+    """A stage of the run cannot go on, for example because no trace was accepted."""

@@ -1,0 +1,181 @@
+"""What flows between the services: one frozen dataclass per stage of a sample's life.
+
+`Problem` -> `Completion` -> `RolloutGroup` -> `Score` -> `TrainSample` -> `UpdateStats`.
+Dimension letters used in comments: P problems, G completions per problem, B sequences, T tokens, V vocabulary.
+This module imports nothing heavy, so that every process can afford it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+ImageSource = str | bytes
+"""A path that every node can read, or the bytes of an encoded (PNG, JPEG, ...) image."""
+
+
+class AnswerKind(StrEnum):
+    """How a gold answer is compared with an extracted one."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    YESNO = "yesno"
+    CHOICE = "choice"
+
+
+class Outcome(StrEnum):
+    """The verdict on one completion. Only `UNSCORABLE` is no statement about the model."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSEABLE = "unparseable"
+    """No final answer could be read from the text."""
+    UNSCORABLE = "unscorable"
+    """The verifier failed or was killed: the completion is left out and counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One question about images with a gold final answer."""
+
+    id: str
+    """Unique in its data set; seeds and shuffles depend on it."""
+    question: str
+    """Text as the user wrote it, without image placeholders, choices or format instructions."""
+    images: tuple[ImageSource, ...]
+    """In the order in which the prompt shows them, before the question. Empty for a text-only problem."""
+    answer: str
+    """The gold answer. For `CHOICE` it is the text of one of `choices`."""
+    kind: AnswerKind
+    choices: tuple[str, ...] = ()
+    """The options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
+    source: str = ""
+    """Name of the data set or generator."""
+
+    def __post_init__(self) -> None:
+        if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:
+            raise ValueError(f"problem {self.id}: answer {self.answer!r} is not one of its choices {self.choices}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn."""
+
+    num_completions: int
+    """G, completions per problem."""
+    temperature: float
+    """0 is greedy."""
+    max_tokens: int
+    top_p: float = 1.0
+    seed: int
+    """Seeds every completion together with the problem's id and the completion's index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One answer of the policy. Per-token fields have equal lengths (T)."""
+
+    token_ids: tuple[int, ...]
+    """(T,) as sampled, with the end-of-turn token if the model produced it."""
+    rollout_logprobs: tuple[float, ...]
+    """(T,) natural log-probability of each token under the sampling distribution, by the rollout engine."""
+    text: str
+    """Decoded without special tokens."""
+    finish_reason: Literal["stop", "length"]
+    version: int
+    """Version of the weights that sampled the tokens."""
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.rollout_logprobs):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.rollout_logprobs)} log-probabilities")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutGroup:
+    """The G completions of one problem."""
+
+    problem: Problem
+    prompt_ids: tuple[int, ...]
+    """Prompt as the engine saw it, image placeholders expanded."""
+    completions: tuple[Completion, ...]
+    """(G,)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What the verifier says of one completion."""
+
+    value: float
+    """The reward. 0 where `outcome` is `UNSCORABLE`, and not to be used there."""
+    outcome: Outcome
+    extracted: str | None
+    """The final answer as read from the text, None if there is none."""
+    reason: str = ""
+    """Why, for a person; always given for `UNPARSEABLE` and `UNSCORABLE`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A group with one score per completion."""
+
+    group: RolloutGroup
+    scores: tuple[Score, ...]
+    """(G,)"""
+
+    def __post_init__(self) -> None:
+        if len(self.group.completions) != len(self.scores):
+            raise ValueError(f"{len(self.group.completions)} completions but {len(self.scores)} scores")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSample:
+    """One sequence to learn from: the loss is on every completion token, never on the prompt."""
+
+    problem: Problem
+    """The learner renders the prompt and loads the images from it."""
+    prompt_ids: tuple[int, ...] | None = None
+    """Prompt as the rollout engine saw it; the learner refuses the sample if it renders another. None for SFT."""
+    completion_ids: tuple[int, ...]
+    """(T,)"""
+    rollout_logprobs: tuple[float, ...] | None = None
+    """(T,), None for SFT."""
+    advantage: float = 1.0
+    """Same for all tokens; 1 for SFT."""
+
+    def __post_init__(self) -> None:
+        if not self.completion_ids:
+            raise ValueError(f"sample of problem {self.problem.id} has no completion tokens")
+        if self.rollout_logprobs is not None and len(self.rollout_logprobs) != len(self.completion_ids):
+            raise ValueError(f"sample of problem {self.problem.id}: tokens and log-probabilities differ in length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStats:
+    """One optimizer step, over all ranks. Means are over the loss tokens of the whole batch."""
+
+    loss: float
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    num_samples: int
+    num_loss_tokens: int
+    entropy: float
+    """Mean entropy of the policy's next-token distribution, nats."""
+    clip_fraction: float
+    """Share of tokens whose ratio was clipped; 0 for SFT."""
+    kl_rollout: float
+    """Mean k3 estimate of KL(rollout || policy); 0 for SFT."""
+    kl_ref: float
+    """Mean k3 estimate of KL(policy || reference); 0 without a reference model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A version of the policy and where to pull it."""
+
+    version: int
+    """Grows by one with each publication."""
+    payload: Any
+    """Ray object reference to the bytes of a safetensors file, a `numpy.uint8` array of shape (num_bytes,)."""
+    checksums: Mapping[str, str]
+    """SHA-256 of each tensor's bytes, by its Hugging Face name."""
