@@ -50,6 +50,8 @@ class DataConfig(Section):
     """Held-out problems in a file of their own (`jsonl`); without it, `num_eval` problems are held out of `path`."""
     num_eval: int = Field(default=400, ge=1)
     """Held-out problems in each evaluation."""
+    eval_split: Literal["validation", "test"] = "test"
+    """Which held-out figures of the embedded world are asked about: settings are chosen on `validation`."""
     bad_rows: Literal["drop", "refuse"] = "refuse"
     """What to do with a row that has no answer, no readable image, ...: leave it out and say so, or stop."""
 
@@ -65,11 +67,13 @@ class RolloutConfig(Section):
     """The rollout service: one vLLM engine per worker."""
 
     num_workers: int = Field(default=1, ge=1)
+    """Engines, each in a Ray actor of its own."""
     cpus_per_worker: int = Field(default=1, ge=1)
     """Logical CPUs asked of Ray, and threads of a CPU engine."""
     gpus_per_worker: int = Field(default=0, ge=0)
     """GPUs of one worker, used tensor parallel; 0 runs on CPU."""
     dtype: Dtype = "float32"
+    """Of weights and activations."""
     max_model_len: int = Field(default=512, ge=16)
     """Longest prompt and completion together, in tokens."""
     max_num_seqs: int = Field(default=256, ge=1)
@@ -86,14 +90,19 @@ class LearnerConfig(Section):
     """The learner service: one DeepSpeed rank per actor."""
 
     num_ranks: int = Field(default=1, ge=1)
+    """DeepSpeed ranks, each in a Ray actor of its own."""
     cpus_per_rank: int = Field(default=1, ge=1)
     """Logical CPUs asked of Ray, and threads of a CPU rank."""
     gpus_per_rank: Literal[0, 1] = 0
+    """GPUs of one rank; 0 trains on CPU."""
     zero_stage: Literal[0, 1, 2, 3] = 0
+    """What DeepSpeed shards over the ranks: nothing, optimizer state, gradients too, weights too."""
     dtype: Dtype = "float32"
+    """Of weights and activations; `bfloat16` keeps float32 master weights in the optimizer."""
     micro_batch_tokens: int = Field(default=8192, ge=16)
     """Padded tokens of one forward and backward pass."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in host memory (ZeRO 2 and 3)."""
     checkpoint_every: int = Field(default=20, ge=1)
@@ -108,6 +117,7 @@ class RewardConfig(Section):
     name: str = "reward.accuracy:score_accuracy"
     """`package.module:Name` or `path/file.py:Name` of a function `(problem, text) -> Score`."""
     num_actors: int = Field(default=1, ge=1)
+    """Reward actors, each with a scoring process of its own."""
     deadline_s: float = Field(default=5, gt=0)
     """A completion whose scoring takes longer is unscorable; the process that hangs is killed."""
 
@@ -116,13 +126,17 @@ class Optimizer(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     learning_rate: float = Field(ge=0)
+    """Its peak, after warm-up."""
     warmup: Fraction = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     final_lr: Fraction = 0.0
     """Learning rate of the last step, as a share of `learning_rate`."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled (AdamW)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """The norm of the whole gradient is clipped to this."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of first and second moments."""
     freeze_vision: bool = False
     """Freeze the vision tower and its projector."""
 
@@ -130,14 +144,19 @@ class Optimizer(Section):
 class DistilConfig(Section):
     """One distillation stage: who writes traces, and which are kept."""
 
-    source: Literal["caption", "policy"]
-    """`caption`: a captioner describes each image and a text-only reasoner answers; `policy`: the last RL model answers."""
+    source: Literal["caption", "dataset", "policy"]
+    """`caption`: a captioner describes each image and a text-only reasoner answers; `dataset`: the worked solutions that came
+    with the data; `policy`: the last RL model answers."""
     num_problems: int = Field(ge=1)
+    """Problems that traces are asked for."""
     num_chains: int = Field(default=4, ge=1)
     """k, traces asked for per problem."""
     max_words: int = Field(default=500, ge=1)
     """Longer traces are dropped."""
     temperature: float = Field(default=1.0, ge=0)
+    """Of the policy's chains."""
+    hard: bool = False
+    """Draw the embedded world's harder mixture of questions."""
 
 
 class SftConfig(Section):
@@ -148,44 +167,56 @@ class SftConfig(Section):
     batch_size: int = Field(default=32, ge=1)
     """Sequences of one optimizer step, over all ranks."""
     optimizer: Optimizer
+    """Its learning rate schedule spans the stage."""
 
 
 class GrpoConfig(Section):
     """One reinforcement learning stage, from the iteration's SFT model."""
 
     num_steps: int = Field(ge=1)
+    """Rounds of generating, verifying and learning."""
     problems_per_step: int = Field(default=32, ge=1)
+    """P, fresh problems of one step."""
     num_completions: int = Field(default=8, ge=2)
     """G, completions per problem."""
     updates_per_step: int = Field(default=1, ge=1)
     """Optimizer steps taken on one step's completions."""
     temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of the rollouts; the learner's log-probabilities are taken at it too."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """The ratio of policy to rollout is clipped below at 1 less this."""
     clip_high: float = Field(default=0.2, gt=0)
+    """The ratio is clipped above at 1 plus this (DAPO lets it differ from `clip_low`)."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the k3 KL to the stage's first model in the loss; 0 keeps no reference model."""
     normalise_advantage: bool = True
     """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest difference between rollout and learner log-probabilities at the start of the stage, else the run stops."""
+    hard: bool = False
+    """Draw the embedded world's harder mixture of questions."""
     max_flat_steps: int = Field(default=5, ge=1)
     """Stop after this many steps in a row in which every group's scores are equal."""
     optimizer: Optimizer
+    """Its learning rate schedule spans the stage."""
 
 
 class IterationConfig(Section):
     """One turn of the recipe: traces, SFT from base, GRPO."""
 
     distil: DistilConfig
+    """Who writes the traces."""
     sft: SftConfig
+    """Fine-tuning on them, from the base model."""
     grpo: GrpoConfig
+    """Reinforcement learning, from the SFT model."""
 
 
 class EvalConfig(Section):
     """Greedy evaluation on the held-out problems, after each training stage."""
 
     temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
     num_samples_shown: int = Field(default=12, ge=0)
     """Answers written to the report with their images."""
 
@@ -196,18 +227,27 @@ class RunConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Folder below `runs_dir`."""
     runs_dir: Path = Path("runs")
+    """Where run folders lie."""
     seed: int = 0
+    """Data order, sampling and the embedded model follow from it."""
     max_completion_tokens: int = Field(ge=1)
     """Longest answer in every stage."""
     model: ModelConfig
+    """The base model."""
     data: DataConfig
+    """Problems to learn from and to measure on."""
     rollout: RolloutConfig
+    """The rollout service."""
     learner: LearnerConfig
+    """The learner service."""
     reward: RewardConfig = RewardConfig()
+    """The reward service."""
     base: SftConfig | None = None
     """How the embedded model is trained from random weights; only for `model.path: embedded`."""
     iterations: list[IterationConfig] = Field(min_length=1)
+    """One entry per turn of the recipe."""
     eval: EvalConfig = EvalConfig()
+    """How each model is measured."""
 
     @property
     def run_dir(self) -> Path:
@@ -224,7 +264,9 @@ class RunConfig(Section):
                 f"rollout.max_model_len ({self.rollout.max_model_len}): raise the latter"
             )
         if self.iterations[0].distil.source == "policy":
-            raise ValueError("iterations[0].distil.source: no RL model exists yet, use 'caption'")
+            raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
+        if self.data.format != "embedded" and any(turn.distil.source == "caption" for turn in self.iterations):
+            raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")
         return self
 
 
@@ -261,7 +303,7 @@ def parse_config(values: object, origin: str) -> RunConfig:
 
 def _explain(problem: ErrorDetails) -> str:
     """Return one line for one mistake: dotted key, rule, value seen, nearest known key."""
-    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+    key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *parents, last = problem["loc"]
         known = _keys_below(parents)
@@ -270,8 +312,9 @@ def _explain(problem: ErrorDetails) -> str:
         return f"{key}: unknown key; {advice}"
     if problem["type"] == "missing":
         return f"{key}: missing; add it"
+    rule = problem["msg"].removeprefix("Value error, ")
     seen = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-    return f"{key}: {problem['msg']}{seen}"
+    return f"{key}: {rule}{seen}" if problem["loc"] else rule
 
 
 def _keys_below(parents: list[int | str]) -> list[str]:

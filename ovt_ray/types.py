@@ -51,6 +51,8 @@ class Problem:
     """The options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
     source: str = ""
     """Name of the data set or generator."""
+    solution: str = ""
+    """Worked solution that came with the data, ending before the final answer; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:
@@ -66,7 +68,6 @@ class Sampling:
     temperature: float
     """0 is greedy."""
     max_tokens: int
-    top_p: float = 1.0
     seed: int
     """Seeds every completion together with the problem's id and the completion's index."""
 
@@ -125,6 +126,14 @@ class ScoredGroup:
     def __post_init__(self) -> None:
         if len(self.group.completions) != len(self.scores):
             raise ValueError(f"{len(self.group.completions)} completions but {len(self.scores)} scores")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A problem and a verified response to learn from."""
+
+    problem: Problem
+    response: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

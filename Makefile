@@ -1,0 +1,30 @@
+# `make demo` and `make test` do everything from a bare clone; a second call installs nothing.
+INSTALLED := .venv/.installed
+PYTHON_IN_VENV := .venv/bin/python
+
+help:          ## this list
+	@grep -E '^[a-z]+: .*##|^[a-z]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+
+demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, two iterations of distil, SFT, GRPO
+	$(PYTHON_IN_VENV) -m ovt_ray run configs/tiny.yaml
+
+test: $(INSTALLED)  ## set up if needed, then all tests
+	$(PYTHON_IN_VENV) -m pytest
+
+check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests
+	$(PYTHON_IN_VENV) -m ruff format --check .
+	$(PYTHON_IN_VENV) -m ruff check .
+	$(PYTHON_IN_VENV) -m mypy
+
+lock: $(INSTALLED)  ## write the versions in .venv to requirements-cpu.lock
+	$(PYTHON_IN_VENV) -m pip list --format=freeze --exclude pip --exclude ovt-ray > .venv/lock
+	sed 's/+cpu$$//' .venv/lock > requirements-cpu.lock
+	touch $(INSTALLED)
+
+clean:         ## remove the virtual environment and caches; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+
+$(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
+	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
+
+.PHONY: help demo test check lock clean

@@ -1,0 +1,154 @@
+"""One rollout worker: a vLLM engine that answers problems and takes new weights while it runs."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.errors import RolloutError
+from ovt_ray.prompts import Prompts
+from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling
+
+
+def completion_seed(seed: int, problem_id: str) -> int:
+    """Return the seed of a problem's first completion; completion i uses this plus i, whichever worker draws it."""
+    digest = hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+class RolloutWorker:
+    """An asynchronous vLLM engine; requests of many callers share its batches."""
+
+    def __init__(self, model_path: str, model: ModelConfig, rollout: RolloutConfig) -> None:
+        self.prompts = Prompts(model_path, model)
+        self.version = 0
+        self._forbidden = dict.fromkeys(self.prompts.placeholder_ids, -100.0)
+        self._num_requests = 0
+        self.engine = _start_engine(model_path, model, rollout)
+
+    async def ready(self) -> int:
+        """Return the worker's process id once its engine answers."""
+        await self.engine.check_health()
+        return os.getpid()
+
+    async def generate(self, problem: Problem, sampling: Sampling) -> RolloutGroup:
+        """Return G completions of one problem; they share one prefill and one pass over the images.
+
+        Raises RolloutError if the prompt leaves no room for a completion, or the engine gave up.
+        """
+        from vllm.inputs import TokensPrompt
+
+        self._num_requests += 1
+        prompt_ids = self.prompts.engine_ids(problem)
+        prompt = TokensPrompt(prompt_token_ids=prompt_ids)
+        if problem.images:
+            prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
+        output = None
+        async for output in self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}"):
+            pass
+        if output is None or not output.finished:
+            raise RolloutError(f"problem {problem.id}: the engine ended without an answer")
+        return RolloutGroup(
+            problem=problem,
+            prompt_ids=tuple(output.prompt_token_ids),
+            completions=tuple(self._completion(choice, problem.id) for choice in sorted(output.outputs, key=lambda choice: choice.index)),
+        )
+
+    def _params(self, problem: Problem, sampling: Sampling):  # noqa: ANN202 - vLLM is imported when an engine starts
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            n=sampling.num_completions,
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=completion_seed(sampling.seed, problem.id),
+            logprobs=0,
+            logit_bias=self._forbidden,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, choice, problem_id: str) -> Completion:  # noqa: ANN001
+        if choice.finish_reason not in ("stop", "length"):
+            raise RolloutError(f"problem {problem_id}: the engine ended a completion with {choice.finish_reason!r}")
+        token_ids = tuple(choice.token_ids)
+        return Completion(
+            token_ids=token_ids,
+            rollout_logprobs=tuple(step[token].logprob for step, token in zip(choice.logprobs, token_ids, strict=True)),
+            text=choice.text,
+            finish_reason=choice.finish_reason,
+            version=self.version,
+        )
+
+    async def load_weights(self, version: int, payload: np.ndarray, checksums: Mapping[str, str]) -> int:
+        """Return the version that the engine now serves; running generations go on under it.
+
+        `payload` holds the bytes of a safetensors file, (num_bytes,) uint8. The caches of prompts and of image features are
+        emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every tensor; it is
+        then stuck in the middle of an update and must be replaced.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        file = os.memfd_create(f"weights-{version}")
+        try:
+            _write_all(file, memoryview(payload))
+            await self.engine.pause_generation(mode="keep", clear_cache=True)
+            await self.engine.start_weight_update()
+            path = f"/proc/{os.getpid()}/fd/{file}"
+            await self.engine.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "checksums": dict(checksums)}))
+            await self.engine.finish_weight_update(str(version))
+            await self.engine.reset_mm_cache()
+            await self.engine.reset_encoder_cache()
+            await self.engine.resume_generation()
+        finally:
+            os.close(file)
+        self.version = version
+        return version
+
+    async def weight_checksums(self) -> dict[str, str]:
+        """Return vLLM's own digest of each of the engine's parameters, by rank and name."""
+        merged: dict[str, str] = {}
+        for digests in await self.engine.compute_weight_checksums():
+            merged.update(digests)
+        return merged
+
+    async def close(self) -> None:
+        """End the engine's processes."""
+        await asyncio.to_thread(self.engine.shutdown)
+
+
+def _write_all(file: int, content: memoryview) -> None:
+    while content:
+        content = content[os.write(file, content) :]
+
+
+def _start_engine(model_path: str, model: ModelConfig, rollout: RolloutConfig):  # noqa: ANN202
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    on_cpu = rollout.gpus_per_worker == 0
+    return AsyncLLM.from_engine_args(
+        AsyncEngineArgs(
+            model=model_path,
+            dtype=rollout.dtype,
+            max_model_len=rollout.max_model_len,
+            max_num_seqs=rollout.max_num_seqs,
+            tensor_parallel_size=max(1, rollout.gpus_per_worker),
+            enforce_eager=on_cpu,
+            # A CPU engine cannot take back a seeded draw (vLLM 0.32: "CPU Generator does not use offset"), which a prompt
+            # prefilled in two chunks needs; so there each prompt is prefilled whole.
+            enable_chunked_prefill=not on_cpu,
+            max_num_batched_tokens=max(8192, rollout.max_model_len) if on_cpu else None,
+            kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            limit_mm_per_prompt={"image": 8, "video": 0},
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend="safetensors_file"),
+            worker_extension_cls="actors.receiver.WeightReceiver",
+            disable_log_stats=True,
+        )
+    )

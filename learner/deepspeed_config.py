@@ -1,0 +1,41 @@
+"""DeepSpeed's configuration, built from our typed section. Imports no DeepSpeed, so that it can be shown before anything starts."""
+
+from typing import Any
+
+from ovt_ray.config import LearnerConfig
+from ovt_ray.errors import ConfigError
+
+BUCKET_ELEMENTS = 50_000_000
+"""Elements reduced or gathered in one collective: DeepSpeed's own default would take gigabytes of GPU memory."""
+PERSISTENT_ELEMENTS = 10_000
+"""ZeRO-3 keeps smaller parameters (norms, biases) whole on every rank."""
+
+
+def deepspeed_config(learner: LearnerConfig, max_grad_norm: float) -> dict[str, Any]:
+    """Return the configuration for `deepspeed.initialize`, in DeepSpeed's own format.
+
+    Batch sizes are 1 because the learner drives accumulation itself: micro-batches differ in size and number from update to update.
+    Raises ConfigError if the optimizer is to be offloaded at a ZeRO stage that cannot.
+    """
+    if learner.offload_optimizer and learner.zero_stage < 2:
+        raise ConfigError(
+            f"learner.offload_optimizer=true needs learner.zero_stage 2 or 3, got {learner.zero_stage}: "
+            "raise the stage or set offload_optimizer=false"
+        )
+    zero: dict[str, Any] = {"stage": learner.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
+    if learner.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": learner.gpus_per_rank > 0}
+    if learner.zero_stage == 3:
+        zero["stage3_param_persistence_threshold"] = PERSISTENT_ELEMENTS
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": learner.dtype == "bfloat16"},
+    }
+    if learner.dtype == "bfloat16" and learner.zero_stage > 0:
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config

@@ -1,0 +1,162 @@
+"""The learner group as the driver sees it: one Ray actor per DeepSpeed rank. The only file of the learner that knows Ray."""
+
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import safetensors.torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from learner.rank import LearnerRank
+from learner.stage import Stage
+from ovt_ray.config import LearnerConfig, ModelConfig
+from ovt_ray.errors import LearnerError
+from ovt_ray.types import TrainSample, UpdateStats, Weights
+
+PLACEMENT_DEADLINE_S = 60.0
+
+
+class RankActor(LearnerRank):
+    """A rank as a Ray actor: it is found by its address and keeps published weights in the object store."""
+
+    def address(self) -> tuple[str, int]:
+        """Return this node's address and a port that is free on it."""
+        with socket.socket() as free:
+            free.bind(("", 0))
+            return ray.util.get_node_ip_address(), free.getsockname()[1]
+
+    def publish(self) -> tuple[list[Any], dict[str, str]]:
+        """Return a reference to the bytes of a safetensors file with the policy's weights, and their checksums; nothing above rank 0."""
+        weights, checksums = self.weights()
+        if not weights:
+            return [], {}
+        file = np.frombuffer(safetensors.torch.save(weights, metadata={"format": "pt"}), dtype=np.uint8)
+        # In a list, because Ray would resolve a bare reference in passing.
+        return [ray.put(file)], checksums
+
+
+class LearnerGroup:
+    """All ranks of the learner. Any failure ends the group: its ranks would wait for each other for ever."""
+
+    def __init__(self, config: LearnerConfig, model: ModelConfig, seed: int) -> None:
+        """Start one actor per rank. They get ready in the background; the first call waits for them.
+
+        Raises LearnerError if the cluster does not have the resources within a minute.
+        """
+        self._config = config
+        self._version = 0
+        self._placement = _place(config)
+        env = {"OMP_NUM_THREADS": str(config.cpus_per_rank), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        self._actors = [
+            ray.remote(RankActor)
+            .options(
+                num_cpus=config.cpus_per_rank,
+                num_gpus=config.gpus_per_rank,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=rank),
+                runtime_env={"env_vars": env},
+            )
+            .remote(config, model, seed)
+            for rank in range(config.num_ranks)
+        ]
+        address = self._actors[0].address.remote()
+        self._joined = [actor.join.remote(rank, config.num_ranks, address) for rank, actor in enumerate(self._actors)]
+
+    def begin(self, stage: Stage) -> None:
+        """Load the stage's first model with a fresh optimizer in place of what an earlier stage left."""
+        self._collect(self._joined, "start")
+        self._all("begin", stage)
+
+    def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
+        """Take one optimizer step on the samples and return its figures."""
+        return self._all("update", ray.put(list(samples)))[0]
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        """Return the policy's log-probabilities of each sample's completion tokens, in order.
+
+        They are of the stage's distribution: at its temperature, without image placeholders.
+        """
+        shares = self._all("logprobs", ray.put(list(samples)))
+        return [row for share in shares for row in share]
+
+    def publish(self) -> Weights:
+        """Return the next version of the weights, named as in a Hugging Face folder; rank 0's process holds the bytes."""
+        [payload], checksums = self._all("publish")[0]
+        self._version += 1
+        return Weights(version=self._version, payload=payload, checksums=checksums)
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write a checkpoint of `step`. It appears in one piece; the one before stays until then and is removed after."""
+        self._all("save", folder.absolute(), step)
+
+    def restore(self, folder: Path) -> int:
+        """Go back to the folder's newest complete checkpoint and return its step; return 0 if there is none.
+
+        Training goes on with the same numbers as if it had never stopped.
+        """
+        return self._all("restore", folder.absolute())[0]
+
+    def export(self, folder: Path) -> None:
+        """Write the policy as a plain Hugging Face folder, in one piece."""
+        self._all("export", folder.absolute())
+
+    def close(self) -> None:
+        """End all ranks and give their resources back. Closing twice is fine."""
+        actors, self._actors = self._actors, []
+        for actor in actors:
+            ray.kill(actor)
+        if actors:
+            remove_placement_group(self._placement)
+
+    def _all(self, verb: str, *arguments: object) -> list[Any]:
+        """Return what each rank answers to a call."""
+        if not self._actors:
+            raise LearnerError(f"{verb}: the learner group is closed; make a new one and restore its newest checkpoint")
+        return self._collect([getattr(actor, verb).remote(*arguments) for actor in self._actors], verb)
+
+    def _collect(self, refs: Sequence[Any], verb: str) -> list[Any]:
+        """Return all answers in rank order; the first failure or the deadline closes the group and raises LearnerError."""
+        deadline = time.monotonic() + self._config.deadline_s
+        pending = list(refs)
+        try:
+            while pending:
+                done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
+                if not done:
+                    raise LearnerError(
+                        f"{verb}: {len(pending)} of {len(refs)} learner ranks gave no answer within "
+                        f"learner.deadline_s={self._config.deadline_s:g} s; raise it if a step takes that long, else look at their logs"
+                    )
+                ray.get(done[0])
+            return ray.get(list(refs))
+        except RayTaskError as error:
+            self.close()
+            if isinstance(error.cause, LearnerError):
+                raise LearnerError(f"{verb}: {error.cause}") from error
+            raise LearnerError(f"{verb}: a learner rank failed: {error}") from error
+        except RayActorError as error:
+            self.close()
+            raise LearnerError(f"{verb}: a learner rank died: {error}") from error
+        except LearnerError:
+            self.close()
+            raise
+
+
+def _place(config: LearnerConfig) -> PlacementGroup:
+    """Return a placement group with one bundle per rank, close together."""
+    bundle = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
+    bundle = {name: amount for name, amount in bundle.items() if amount}
+    placement = placement_group([bundle] * config.num_ranks, strategy="PACK")
+    if placement.wait(PLACEMENT_DEADLINE_S):
+        return placement
+    remove_placement_group(placement)
+    total, free = ray.cluster_resources(), ray.available_resources()
+    has = ", ".join(f"{name} {total.get(name, 0):g} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
+    raise LearnerError(
+        f"learner.num_ranks={config.num_ranks}: no room for {config.num_ranks} times {bundle} within {PLACEMENT_DEADLINE_S:g} s; "
+        f"the cluster has {has}. Ask for fewer ranks or less per rank, or add nodes"
+    )

@@ -1,0 +1,79 @@
+"""Prompts rendered once and kept: the completions of a problem share theirs, and so do the updates of one step."""
+
+import io
+from collections import OrderedDict
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from learner.batching import RenderedPrompt, TrainSequence
+from ovt_ray.errors import LearnerError
+from ovt_ray.prompts import PromptInputs, Prompts
+from ovt_ray.types import AnswerKind, Problem, TrainSample
+
+CACHE_BYTES = 256 * 2**20
+"""Rendered prompts kept between updates; the least recently used go first."""
+
+
+class Positions(Protocol):
+    """The model's own rule of where the tokens of a prompt stand."""
+
+    def __call__(self, ids: Tensor, image_grid_thw: Tensor | None) -> Tensor:
+        """Return (3, T) positions of a prompt's ids, (T,)."""
+
+
+class PromptCache:
+    """Renders the prompts of samples, each problem once while it stays in the cache."""
+
+    def __init__(self, prompts: Prompts, positions: Positions) -> None:
+        self._prompts = prompts
+        self._positions = positions
+        self._kept: OrderedDict[Problem, RenderedPrompt] = OrderedDict()
+        self._num_bytes = 0
+        self.blank = self._place(prompts.inputs(_blank_problem()))
+        """A prompt with one small image, for passes in which no sample has one."""
+
+    def sequence(self, sample: TrainSample) -> TrainSequence:
+        """Return the sample with its rendered prompt.
+
+        Raises LearnerError if the rollout engine saw another prompt than the learner renders.
+        """
+        prompt = self._prompt(sample.problem)
+        if sample.prompt_ids is not None and sample.prompt_ids != prompt.ids:
+            raise LearnerError(
+                f"problem {sample.problem.id}: the rollout engine saw a prompt of {len(sample.prompt_ids)} tokens, the learner renders "
+                f"another of {len(prompt.ids)}; both must use the same model folder, model.max_pixels, system_prompt and instruction"
+            )
+        return TrainSequence(prompt=prompt, sample=sample)
+
+    def _prompt(self, problem: Problem) -> RenderedPrompt:
+        if problem in self._kept:
+            self._kept.move_to_end(problem)
+            return self._kept[problem]
+        prompt = self._place(self._prompts.inputs(problem))
+        self._kept[problem] = prompt
+        self._num_bytes += _num_bytes(prompt)
+        while self._num_bytes > CACHE_BYTES and len(self._kept) > 1:
+            self._num_bytes -= _num_bytes(self._kept.popitem(last=False)[1])
+        return prompt
+
+    def _place(self, inputs: PromptInputs) -> RenderedPrompt:
+        return RenderedPrompt(
+            ids=inputs.prompt_ids,
+            position_ids=self._positions(torch.tensor(inputs.prompt_ids), inputs.image_grid_thw),
+            pixel_values=inputs.pixel_values,
+            image_grid_thw=inputs.image_grid_thw,
+        )
+
+
+def _num_bytes(prompt: RenderedPrompt) -> int:
+    pixel_bytes = 0 if prompt.pixel_values is None else prompt.pixel_values.nbytes
+    return pixel_bytes + prompt.position_ids.nbytes + 8 * len(prompt.ids)
+
+
+def _blank_problem() -> Problem:
+    file = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(file, format="PNG")
+    return Problem(id="blank", question="", images=(file.getvalue(),), answer="", kind=AnswerKind.TEXT)

@@ -1,0 +1,70 @@
+"""The policy's weights outside the learner: gathered from all ranks, named as in a Hugging Face folder, written and checked."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+GATHER_ELEMENTS = 200_000_000
+"""Elements of ZeRO-3 parameters made whole at a time."""
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+
+
+def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
+    """Return all parameters, whole and in host memory, by their Hugging Face names; empty unless `keep`.
+
+    Every rank has to call it. Tied parameters come once. Names are those that `save_pretrained` writes.
+    """
+    import deepspeed
+    from transformers.core_model_loading import revert_weight_conversion
+
+    gathered = {}
+    for bucket in _buckets(list(model.named_parameters())):
+        sharded = [parameter for _, parameter in bucket if hasattr(parameter, "ds_id")]
+        with deepspeed.zero.GatheredParameters(sharded):
+            if keep:
+                gathered.update({name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in bucket})
+    return revert_weight_conversion(model, gathered) if keep else {}
+
+
+def _buckets(parameters: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Yield the parameters in runs of about `GATHER_ELEMENTS`. A ZeRO-3 parameter's `numel()` is 0; `ds_numel` is its size."""
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in parameters:
+        bucket.append((name, parameter))
+        size += parameter.ds_numel if hasattr(parameter, "ds_id") else parameter.numel()
+        if size >= GATHER_ELEMENTS:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def checksums(weights: dict[str, Tensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes."""
+    return {name: hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy()).hexdigest() for name, tensor in weights.items()}
+
+
+def write_model_folder(weights: dict[str, Tensor], base: str, folder: Path) -> None:
+    """Write a plain Hugging Face folder: these weights, everything else copied from the base model. It appears whole or not at all."""
+    scratch = folder.with_name(f".{folder.name}.incomplete")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(_local_folder(base), scratch, ignore=shutil.ignore_patterns(*WEIGHT_FILES, ".*"))
+    safetensors.torch.save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(scratch, folder)
+
+
+def _local_folder(base: str) -> str:
+    if Path(base).is_dir():
+        return base
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(base, ignore_patterns=list(WEIGHT_FILES))

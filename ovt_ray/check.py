@@ -1,0 +1,77 @@
+"""`ovt-ray check`: everything that can be known to be wrong before anything expensive starts."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from ovt_ray.config import RunConfig
+from ovt_ray.errors import ConfigError
+from ovt_ray.tasks import load_tasks
+from ovt_ray.types import Problem
+
+
+def check_run(config: RunConfig) -> None:
+    """Load the reward, read the data, render one problem, build DeepSpeed's config and compare the cluster, printing each.
+
+    Raises ConfigError, DataError or RewardError for the first thing that is wrong.
+    """
+    from reward.load import load_reward
+
+    load_reward(config.reward.name)
+    print(f"reward: {config.reward.name} loads", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        problem = _check_data(config, Path(folder))
+        _check_prompt(config, problem, Path(folder))
+    _check_deepspeed(config)
+    _check_cluster(config)
+
+
+def _check_data(config: RunConfig, folder: Path) -> Problem:
+    """Return a problem of the run's data."""
+    tasks = load_tasks(config.data, config.seed, folder / "images")
+    for message in tasks.loaded.dropped if tasks.loaded else ():
+        print(f"left out: {message}")
+    if tasks.loaded is not None:
+        print(f"data: {len(tasks.loaded.train)} problems to learn from, {len(tasks.loaded.held_out)} held out", flush=True)
+    return tasks.train("check", 1)[0]
+
+
+def _check_prompt(config: RunConfig, problem: Problem, folder: Path) -> None:
+    """Render the problem as both sides will; raises ConfigError if it leaves no room for an answer."""
+    from ovt_ray.prompts import Prompts
+
+    path = config.model.path
+    if path == "embedded":
+        from ovt_ray.world import build_tiny_model
+
+        path = str(folder / "model")
+        build_tiny_model(Path(path), config.seed)
+    prompts = Prompts(path, config.model)
+    num_tokens = len(prompts.inputs(problem).prompt_ids)
+    print(f"prompt of problem {problem.id}, {num_tokens} tokens with its {len(problem.images)} image(s):\n{prompts.text(problem)}", flush=True)
+    room = config.rollout.max_model_len - config.max_completion_tokens
+    if num_tokens > room:
+        raise ConfigError(
+            f"rollout.max_model_len: {config.rollout.max_model_len} less max_completion_tokens {config.max_completion_tokens} leaves {room} "
+            f"tokens, problem {problem.id} needs {num_tokens}: raise it, or lower model.max_pixels (now {config.model.max_pixels})"
+        )
+
+
+def _check_deepspeed(config: RunConfig) -> None:
+    from learner.deepspeed_config import deepspeed_config
+
+    section = deepspeed_config(config.learner, config.iterations[0].grpo.optimizer.max_grad_norm)
+    print(f"DeepSpeed: {json.dumps(section)}", flush=True)
+
+
+def _check_cluster(config: RunConfig) -> None:
+    """Compare with the cluster of RAY_ADDRESS, else with this machine, on which logical CPUs may be shared."""
+    from ovt_ray.services import connect, cpus_needed, gpus_needed
+
+    asked = f"{cpus_needed(config):g} CPU, {gpus_needed(config)} GPU"
+    if "RAY_ADDRESS" in os.environ:
+        connect(config)
+        print(f"cluster: the services ask for {asked}, which {os.environ['RAY_ADDRESS']} has")
+    else:
+        print(f"machine: the services ask for {asked} (logical; this machine has {os.cpu_count()} cores). Set RAY_ADDRESS to check a cluster")

@@ -1,0 +1,97 @@
+"""The command line: `ovt-ray run | check | report | doctor`, also `python -m ovt_ray`.
+
+Nothing heavy is imported before the configuration is known to be good.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from ovt_ray.config import RunConfig, load_config
+from ovt_ray.errors import OvtError
+from ovt_ray.shadow import check_no_shadow
+
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 an error that the message explains, 130 and 143 when stopped."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        check_no_shadow(Path.cwd())
+        return parsed.command(parsed)
+    except OvtError as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ovt-ray", description="Train a vision-language model to reason: distil, SFT, GRPO, again.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, summary in (
+        ("run", _run, "run, or go on with, what a config asks for"),
+        ("check", _check, "validate a config, its reward, its data and its model without running it"),
+    ):
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, for example configs/tiny.yaml")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1 iterations[0].grpo.num_steps=5")
+        sub.set_defaults(command=command)
+    report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
+    report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
+    report.set_defaults(command=_report)
+    commands.add_parser("doctor", help="say what is installed, what the machine has, and what is wrong").set_defaults(command=_doctor)
+    return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    config = _outside_job_package(load_config(parsed.config, parsed.overrides))
+    from ovt_ray.recipe import run_recipe
+
+    run_recipe(config)
+    return 0
+
+
+def _check(parsed: argparse.Namespace) -> int:
+    config = load_config(parsed.config, parsed.overrides)
+    print(f"{parsed.config}: the configuration is valid", flush=True)
+    from ovt_ray.check import check_run
+
+    check_run(config)
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from ovt_ray.report import write_report
+
+    print(write_report(parsed.run_dir))
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from ovt_ray.doctor import doctor
+
+    return doctor()
+
+
+def _outside_job_package(config: RunConfig) -> RunConfig:
+    """Return the config with its run folder outside the copy of the working directory that Ray made for a job.
+
+    Ray deletes that copy when it likes, so a relative `runs_dir` then starts at the home directory.
+    """
+    inside_copy = "working_dir_files" in Path.cwd().parts
+    if config.runs_dir.is_absolute() or not inside_copy:
+        return config
+    return config.model_copy(update={"runs_dir": Path.home() / "ovt_ray" / config.runs_dir})
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """End in order: services are closed on the way out."""
+    raise SystemExit(TERMINATED)

@@ -1,0 +1,92 @@
+"""Group relative policy optimisation (GRPO, arXiv 2402.03300): the loop. Its maths is in learner/grpo.py and samples.py.
+
+A step answers fresh problems G times each, verifies the answers, learns from the groups that are not all alike and hands
+the new weights to the rollout workers. Every step is strictly on-policy.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+from ovt_ray.config import GrpoConfig
+from ovt_ray.errors import StageError
+from ovt_ray.order import batch_at, stable_seed
+from ovt_ray.samples import group_stats, split_evenly, to_train_samples
+from ovt_ray.services import Services
+from ovt_ray.track import Track
+from ovt_ray.types import Problem, Sampling, ScoredGroup, UpdateStats
+
+
+def train_grpo(
+    section: GrpoConfig,
+    problems: Sequence[Problem],
+    services: Services,
+    track: Track,
+    *,
+    max_tokens: int,
+    checkpoints: Path,
+    checkpoint_every: int,
+    first_step: int,
+    seed: int,
+) -> None:
+    """Improve the learner's model, which the rollout workers already serve, from `first_step` on.
+
+    Raises StageError when no group of several steps in a row had anything to teach.
+    """
+    num_flat = 0
+    for step in range(first_step, section.num_steps):
+        clock = [time.monotonic()]
+        batch = batch_at(problems, step, section.problems_per_step, seed)
+        groups = services.generate_scored(batch, sampling(section, max_tokens, seed, step))
+        clock.append(time.monotonic())
+        samples = to_train_samples(groups, section.normalise_advantage)
+        updates = [services.learner.update(part) for part in split_evenly(samples, section.updates_per_step)]
+        clock.append(time.monotonic())
+        if updates:
+            services.rollout.load_weights(services.learner.publish())
+        clock.append(time.monotonic())
+        track.step(step, _figures(groups, updates, clock))
+        num_flat = 0 if updates else num_flat + 1
+        if num_flat == section.max_flat_steps:
+            raise StageError(_why_flat(num_flat, groups))
+        if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
+            services.learner.save(checkpoints, step + 1)
+
+
+def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Sampling:
+    """Return how the completions of one step are drawn; their seed follows from the stage's seed and the step."""
+    return Sampling(
+        num_completions=section.num_completions,
+        temperature=section.temperature,
+        max_tokens=max_tokens,
+        seed=stable_seed(seed, "step", step),
+    )
+
+
+def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], clock: Sequence[float]) -> dict[str, float]:
+    """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
+    figures = asdict(group_stats(groups))
+    for name in ("loss", "grad_norm", "learning_rate", "entropy", "clip_fraction", "kl_rollout", "kl_ref"):
+        if updates:
+            figures[name] = fmean(asdict(update)[name] for update in updates)
+    generate_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
+    num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
+    return figures | {
+        "seconds_generate": generate_s,
+        "seconds_update": update_s,
+        "seconds_sync": sync_s,
+        "num_tokens": num_tokens,
+        "tokens_per_s": num_tokens / generate_s,
+    }
+
+
+def _why_flat(num_steps: int, groups: Sequence[ScoredGroup]) -> str:
+    stats = group_stats(groups)
+    return (
+        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike, so there is nothing to learn from. "
+        f"In the last one {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, {stats.truncated:.0%} ran into "
+        f"max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
+        "Use easier or harder problems, more completions per problem, or a better SFT model"
+    )

@@ -1,0 +1,112 @@
+"""The one place that turns a `Problem` into token ids and image inputs, for the rollout engine and the learner alike.
+
+Most silent failures of vision-language RL are two code paths that render differently, so there is only this one.
+A prompt is never truncated: a problem that is too long is refused where its length is known.
+"""
+
+import io
+import string
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ovt_ray.config import ModelConfig
+from ovt_ray.errors import DataError
+from ovt_ray.types import ImageSource, Problem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+PLACEHOLDER_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""Tokens that stand for image features. They may come from images only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptInputs:
+    """One rendered prompt as the learner feeds it."""
+
+    prompt_ids: tuple[int, ...]
+    """(T,) image placeholders expanded to one per image feature."""
+    pixel_values: "Tensor | None"
+    """(num_patches, patch_dim) of all images in order; None for a text-only problem."""
+    image_grid_thw: "Tensor | None"
+    """(num_images, 3) patches in time, height and width; None for a text-only problem."""
+
+
+class Prompts:
+    """Renders problems for one model: its chat template, its tokenizer, its image processor."""
+
+    def __init__(self, model_path: str, config: ModelConfig) -> None:
+        from transformers import AutoProcessor
+
+        self.config = config
+        self.processor = AutoProcessor.from_pretrained(model_path)
+        self.tokenizer = self.processor.tokenizer
+
+    @cached_property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Ids that a completion must not hold: engines cannot sample them and the learner gives them probability 0."""
+        vocabulary = self.tokenizer.get_vocab()
+        return tuple(vocabulary[token] for token in PLACEHOLDER_TOKENS if token in vocabulary)
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the end-of-turn token, which closes every response."""
+        return self.tokenizer.eos_token_id
+
+    def text(self, problem: Problem) -> str:
+        """Return the prompt as text: images, question, choices, instruction, ready for the answer."""
+        lines = [problem.question, *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False))]
+        body = "\n".join([*lines, self.config.instruction] if self.config.instruction else lines)
+        if token := next((token for token in PLACEHOLDER_TOKENS if token in body), None):
+            raise DataError(f"problem {problem.id}: its text holds {token!r}, which stands for an image; remove it from the question")
+        content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
+        messages = [{"role": "user", "content": content}]
+        if self.config.system_prompt:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.config.system_prompt}]})
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def images(self, problem: Problem) -> "list[Image]":
+        """Return the problem's images, decoded to RGB and scaled down to at most `max_pixels`."""
+        return [load_image(source, self.config.max_pixels, problem.id) for source in problem.images]
+
+    def engine_ids(self, problem: Problem) -> list[int]:
+        """Return the prompt's ids with one placeholder per image, as a rollout engine takes them."""
+        return self.tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
+
+    def inputs(self, problem: Problem) -> PromptInputs:
+        """Return the prompt as the learner takes it."""
+        images = self.images(problem) or None
+        rendered = self.processor(text=[self.text(problem)], images=images, return_tensors="pt")
+        return PromptInputs(
+            prompt_ids=tuple(rendered["input_ids"][0].tolist()),
+            pixel_values=rendered["pixel_values"] if images else None,
+            image_grid_thw=rendered["image_grid_thw"] if images else None,
+        )
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a response and its end-of-turn token; text that looks like a special token stays text."""
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return (*ids, self.eos_id)
+
+
+def load_image(source: ImageSource, max_pixels: int, problem_id: str) -> "Image":
+    """Return one image as RGB of at most `max_pixels` pixels, its aspect ratio kept.
+
+    Raises DataError naming the problem and the file if it cannot be read or decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = source if isinstance(source, str) else f"{len(source)} bytes"
+    try:
+        with Image.open(source if isinstance(source, str) else io.BytesIO(source)) as opened:
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise DataError(f"problem {problem_id}: image {name} cannot be read: {error}") from error
+    num_pixels = image.width * image.height
+    if num_pixels <= max_pixels:
+        return image
+    scale = (max_pixels / num_pixels) ** 0.5
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,34 @@
+"""The recipe of OpenVLThinker (arXiv 2503.17352) as one job: the outer loop.
+
+    base -> for each iteration { distil traces; SFT from base on them; GRPO; each evaluated on held-out problems }
+
+A stage is a function of its inputs and its section of the config. It writes to its own folder of the run and is not done
+again once the ledger says it is finished; an unfinished one goes on from its last checkpoint.
+"""
+
+from ovt_ray.config import RunConfig
+from ovt_ray.ledger import RunFolder
+from ovt_ray.report import write_report
+from ovt_ray.results import StageResult, stage_table, write_results
+from ovt_ray.stages import Stages
+from ovt_ray.tasks import load_tasks
+
+
+def run_recipe(config: RunConfig) -> list[StageResult]:
+    """Run, or go on with, all that the config asks for; return the results of all stages, which the run folder holds too."""
+    with RunFolder(config) as folder:
+        print(f"run folder: {folder.path}", flush=True)
+        tasks = load_tasks(config.data, config.seed, folder.path / "images")
+        for message in tasks.loaded.dropped if tasks.loaded else ():
+            print(f"left out: {message}", flush=True)
+        with Stages(config, folder, tasks) as stages:
+            base = stages.base()
+            for number, iteration in enumerate(config.iterations, start=1):
+                traces = stages.distil(number, iteration.distil)
+                model = stages.sft(number, iteration.sft, base, traces)
+                stages.grpo(number, iteration.grpo, model)
+        results = folder.results()
+        write_results(folder.path, results)
+        report = write_report(folder.path)
+    print(f"\n{stage_table(results)}\n\nreport: {report}", flush=True)
+    return results

@@ -1,0 +1,75 @@
+"""From scored groups to samples to learn from: pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeVar
+
+from learner.grpo import group_advantages
+from ovt_ray.types import Outcome, ScoredGroup, TrainSample
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStats:
+    """What one step's groups look like. Means are over scorable completions."""
+
+    reward: float
+    accuracy: float
+    response_tokens: float
+    truncated: float
+    """Share of completions that ran into the token limit."""
+    unparseable: float
+    """Share of completions without a final answer."""
+    flat_groups: float
+    """Share of groups whose scores are all equal: they teach nothing and are dropped."""
+    num_unscorable: int
+    num_completions: int
+
+
+def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
+    """Return the statistics of one step's groups."""
+    pairs = [pair for group in groups for pair in zip(group.group.completions, group.scores, strict=True)]
+    scored = [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+    return GroupStats(
+        reward=_mean([score.value for _, score in scored]),
+        accuracy=_mean([score.outcome is Outcome.CORRECT for _, score in scored]),
+        response_tokens=_mean([len(completion.token_ids) for completion, _ in pairs]),
+        truncated=_mean([completion.finish_reason == "length" for completion, _ in pairs]),
+        unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
+        flat_groups=_mean([not to_train_samples([group], normalise=True) for group in groups]),
+        num_unscorable=len(pairs) - len(scored),
+        num_completions=len(pairs),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
+
+
+def to_train_samples(groups: Sequence[ScoredGroup], normalise: bool) -> list[TrainSample]:
+    """Return one sample per scorable completion of each group that is not flat, in order."""
+    samples = []
+    for scored in groups:
+        pairs = zip(scored.group.completions, scored.scores, strict=True)
+        kept = [(completion, score.value) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+        if len({value for _, value in kept}) < 2:
+            continue
+        for (completion, _), advantage in zip(kept, group_advantages([value for _, value in kept], normalise), strict=True):
+            samples.append(
+                TrainSample(
+                    problem=scored.group.problem,
+                    prompt_ids=scored.group.prompt_ids,
+                    completion_ids=completion.token_ids,
+                    rollout_logprobs=completion.rollout_logprobs,
+                    advantage=advantage,
+                )
+            )
+    return samples
+
+
+def split_evenly(items: Sequence[Item], num_parts: int) -> list[Sequence[Item]]:
+    """Return the items in at most `num_parts` consecutive, non-empty parts whose sizes differ by at most one."""
+    bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
+    return [items[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if high > low]

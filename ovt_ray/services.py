@@ -1,0 +1,80 @@
+"""The three services of a run, on one Ray cluster: started together, closed together."""
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+
+import ray
+
+from actors.pool import RolloutPool
+from learner.group import LearnerGroup
+from ovt_ray.config import RunConfig
+from ovt_ray.errors import ConfigError
+from ovt_ray.types import Problem, Sampling, ScoredGroup
+from reward.pool import RewardPool
+
+REWARD_CPUS = 0.1
+"""Logical CPUs of one reward actor: it waits most of the time."""
+
+
+class Services:
+    """Rollout pool, reward pool and learner group; closing it leaves no process behind."""
+
+    def __init__(self, config: RunConfig, engine_model: str) -> None:
+        """Start every service; engines start with the weights of `engine_model` and are waited for when first used."""
+        self._owns_cluster = connect(config)
+        self.reward = RewardPool(config.reward)
+        self.rollout = RolloutPool(config.rollout, config.model, engine_model)
+        self.learner = LearnerGroup(config.learner, config.model, config.seed)
+
+    def __enter__(self) -> "Services":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for service in (self.learner, self.rollout, self.reward):
+            service.close()
+        if self._owns_cluster:
+            ray.shutdown()
+
+    def generate_scored(self, problems: Sequence[Problem], sampling: Sampling) -> list[ScoredGroup]:
+        """Return the scored groups in the order of the problems; each group is scored while others are generated."""
+        scoring = {}
+        for group in self.rollout.generate(problems, sampling):
+            scoring[group.problem.id] = (group, self.reward.submit(group))
+        found = (scoring[problem.id] for problem in problems)
+        return [ScoredGroup(group=group, scores=self.reward.collect(ref)) for group, ref in found]
+
+
+def cpus_needed(config: RunConfig) -> float:
+    """Return the logical CPUs that all services of a run ask of Ray."""
+    rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
+    learner = config.learner.num_ranks * config.learner.cpus_per_rank
+    return rollout + learner + config.reward.num_actors * REWARD_CPUS
+
+
+def gpus_needed(config: RunConfig) -> int:
+    """Return the GPUs that all services of a run ask of Ray."""
+    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank
+
+
+def connect(config: RunConfig) -> bool:
+    """Connect to the cluster named by RAY_ADDRESS, else start one in this machine; return whether it was started.
+
+    Raises ConfigError naming what is asked for and what the cluster has when they do not fit.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    starts = "RAY_ADDRESS" not in os.environ
+    if starts:
+        num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    else:
+        ray.init(**quiet)
+    wanted = {"CPU": cpus_needed(config), "GPU": float(gpus_needed(config))}
+    present = ray.cluster_resources()
+    for name, amount in wanted.items():
+        if amount > present.get(name, 0):
+            raise ConfigError(
+                f"rollout.num_workers, learner.num_ranks: together they ask for {amount:g} {name}, the cluster has "
+                f"{present.get(name, 0):g}: lower them, their {name.lower()}s_per_worker or _per_rank, or add nodes"
+            )
+    return starts

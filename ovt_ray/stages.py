@@ -1,0 +1,249 @@
+"""The stages of the recipe, each done once: what it reads, what it runs, what it leaves."""
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from learner.stage import Stage
+from ovt_ray.config import DistilConfig, GrpoConfig, RunConfig, SftConfig
+from ovt_ray.distil import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, read_traces, select, write_traces
+from ovt_ray.errors import StageError
+from ovt_ray.evaluate import Evaluation, evaluate
+from ovt_ray.grpo import sampling, train_grpo
+from ovt_ray.ledger import RunFolder
+from ovt_ray.order import shuffled, stable_seed
+from ovt_ray.parity import check_parity
+from ovt_ray.progress import phase
+from ovt_ray.prompts import Prompts
+from ovt_ray.results import measured, stage_key
+from ovt_ray.sample_records import SampleRecord, write_samples
+from ovt_ray.services import Services
+from ovt_ray.sft import train_sft
+from ovt_ray.tasks import Tasks, require
+from ovt_ray.track import Track
+from ovt_ray.types import Problem, Trace, TrainSample
+
+NUM_PARITY_PROBLEMS = 8
+
+
+class Stages:
+    """Runs stages on services that are started when the first unfinished stage needs them.
+
+    Between stages the rollout workers serve the model that the last finished stage left.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, tasks: Tasks) -> None:
+        self.config = config
+        self.folder = folder
+        self.tasks = tasks
+        self._newest_model = self._first_model
+        self._held_out = tasks.held_out()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if "services" in self.__dict__:
+            self.services.__exit__(kind, error, trace)
+
+    @cached_property
+    def _first_model(self) -> str:
+        """The model that nothing of this run has trained: a folder or hub name; the embedded one is built here."""
+        if self.config.model.path != "embedded":
+            return self.config.model.path
+        folder = self.folder.stage_folder(0, "init")
+        if not self.folder.finished("iter0/init"):
+            from ovt_ray.world import build_tiny_model
+
+            with phase("building the embedded model"):
+                self.folder.start("iter0/init")
+                build_tiny_model(folder, self.config.seed)
+                self.folder.finish("iter0/init", [folder])
+        return str(folder)
+
+    @cached_property
+    def services(self) -> Services:
+        """The services, started with the newest model."""
+        with phase("starting the services"):
+            return Services(self.config, self._newest_model)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Tokenizer of the run's model."""
+        return Prompts(self._first_model, self.config.model)
+
+    def base(self) -> str:
+        """Return the base model: as it is, or the embedded one after its training from random weights."""
+        key = stage_key(0, "base")
+        if (outputs := self._done(key)) is not None:
+            return str(outputs[0]) if outputs else self._first_model
+        began = self._start(key, [])
+        if self.config.base is None:
+            self._finish(0, "base", began, [])
+            return self._first_model
+        from ovt_ray.world import base_traces
+
+        with phase("drawing the base corpus"):
+            section = self.config.base
+            corpus = base_traces(section.num_steps * section.batch_size, stable_seed(self.config.seed, key), self.tasks.image_folder)
+        traces = [Trace(problem=problem, response=response) for problem, response in corpus]
+        return self._train_sft(0, "base", section, self._first_model, traces, began)
+
+    def distil(self, iteration: int, section: DistilConfig) -> Path:
+        """Return the file of verified traces of an iteration."""
+        key = stage_key(iteration, "distil")
+        if outputs := self._done(key):
+            return outputs[0]
+        self._start(key, [])
+        problems = self.tasks.train(key, section.num_problems, section.hard)
+        with phase(f"[{key}] asking for {section.num_chains} chains for each of {len(problems)} problems"):
+            chains = self._chains(key, section, problems)
+        traces, report = select(chains, section.max_words)
+        print(
+            f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
+            f"{report.num_too_long} too long; {report.num_traces} traces kept for {report.num_problems} problems",
+            flush=True,
+        )
+        if not traces:
+            raise StageError(
+                f"{key}: none of {report.num_responses} responses to {report.num_problems} problems gives a trace "
+                f"({report.num_correct} correct, {report.num_unparseable} without a final answer, {report.num_unscorable} unscorable): "
+                "use easier problems, more chains, or another source"
+            )
+        path = write_traces(self.folder.stage_folder(iteration, "distil"), traces, report)
+        self.folder.finish(key, [path])
+        return path
+
+    def sft(self, iteration: int, section: SftConfig, base: str, traces: Path) -> str:
+        """Return the model that an iteration's traces make of the base model."""
+        key = stage_key(iteration, "sft")
+        if outputs := self._done(key):
+            return str(outputs[0])
+        began = self._start(key, [traces])
+        return self._train_sft(iteration, "sft", section, base, read_traces(traces), began)
+
+    def grpo(self, iteration: int, section: GrpoConfig, model: str) -> str:
+        """Return the model that reinforcement learning makes of an iteration's SFT model."""
+        key = stage_key(iteration, "grpo")
+        if outputs := self._done(key):
+            return str(outputs[0])
+        began = self._start(key, [Path(model)])
+        problems = self.tasks.train(key, section.num_steps * section.problems_per_step, section.hard)
+        require(problems, section.problems_per_step, f"iterations.{iteration - 1}.grpo.problems_per_step")
+        seed = stable_seed(self.config.seed, key)
+        max_tokens = self.config.max_completion_tokens
+        num_updates = section.num_steps * section.updates_per_step
+        first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
+        gate = sampling(section, max_tokens, seed, -1)
+        gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
+        print(f"[{key}] rollout and learner log-probabilities agree within {gap:.1e}", flush=True)
+        with Track(self.folder.path, key, section.num_steps, first_step) as track:
+            train_grpo(
+                section,
+                problems,
+                self.services,
+                track,
+                max_tokens=max_tokens,
+                checkpoints=self._checkpoints(key),
+                checkpoint_every=self.config.learner.checkpoint_every,
+                first_step=first_step,
+                seed=seed,
+            )
+        return self._finish_training(iteration, "grpo", began, section.num_steps)
+
+    def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
+        seed = stable_seed(self.config.seed, key)
+        if section.source == "policy":
+            return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
+        if section.source == "dataset":
+            return chains_by_dataset(self.services, problems)
+        from ovt_ray.world import ProceduralCaptioner, ProceduralReasoner
+
+        return chains_by_caption(self.services, ProceduralCaptioner(seed), ProceduralReasoner(seed), problems, section)
+
+    def _train_sft(self, iteration: int, stage: str, section: SftConfig, model: str, traces: Sequence[Trace], began: float) -> str:
+        key = stage_key(iteration, stage)
+        samples = [TrainSample(problem=trace.problem, completion_ids=self.prompts.response_ids(trace.response)) for trace in traces]
+        first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=section.num_steps, policy_loss=None))
+        with Track(self.folder.path, key, section.num_steps, first_step) as track:
+            train_sft(
+                section,
+                samples,
+                self.services.learner,
+                track,
+                checkpoints=self._checkpoints(key),
+                checkpoint_every=self.config.learner.checkpoint_every,
+                first_step=first_step,
+                seed=stable_seed(self.config.seed, key),
+            )
+        return self._finish_training(iteration, stage, began, section.num_steps)
+
+    def _begin(self, key: str, stage: Stage) -> int:
+        """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the step to go on from."""
+        with phase(f"[{key}] loading {stage.model_path}"):
+            learner = self.services.learner
+            learner.begin(stage)
+            first_step = learner.restore(self._checkpoints(key))
+            if stage.policy_loss is not None:
+                self.services.rollout.load_weights(learner.publish())
+        return first_step
+
+    def _finish_training(self, iteration: int, stage: str, began: float, num_steps: int) -> str:
+        """Write the trained model, give it to the rollout workers, evaluate it, and note that the stage is finished."""
+        model = self.folder.stage_folder(iteration, stage) / "model"
+        self.services.learner.export(model)
+        self.services.rollout.load_weights(self.services.learner.publish())
+        self._newest_model = str(model)
+        self._finish(iteration, stage, began, [model], num_steps)
+        return str(model)
+
+    def _start(self, key: str, inputs: Sequence[Path]) -> float:
+        self.folder.start(key, inputs)
+        return time.monotonic()
+
+    def _finish(self, iteration: int, stage: str, began: float, outputs: Sequence[Path], num_steps: int = 0) -> None:
+        key = stage_key(iteration, stage)
+        with phase(f"[{key}] evaluating on {len(self._held_out)} held-out problems"):
+            evaluation = evaluate(self.services, self._held_out, self.config.eval.temperature, self.config.max_completion_tokens)
+        result = measured(
+            iteration,
+            stage,
+            num_correct=evaluation.num_correct,
+            num_problems=len(self._held_out),
+            response_tokens=evaluation.response_tokens,
+            seconds=time.monotonic() - began,
+        )
+        print(f"[{key}] accuracy {result.accuracy:.1%} ({result.ci_low:.1%} - {result.ci_high:.1%})", flush=True)
+        write_samples(self.folder.path, key, _records(evaluation, self.config.eval.num_samples_shown, num_steps))
+        self.folder.finish(key, outputs, result)
+
+    def _done(self, key: str) -> tuple[Path, ...] | None:
+        """Return what a finished stage left, None for an unfinished one."""
+        record = self.folder.finished(key)
+        if record is None:
+            return None
+        if record.outputs and record.outputs[0].name == "model":
+            self._newest_model = str(record.outputs[0])
+        print(f"[{key}] finished before, kept", flush=True)
+        return record.outputs
+
+    def _checkpoints(self, key: str) -> Path:
+        return self.folder.path / key / "checkpoints"
+
+
+def _records(evaluation: Evaluation, num_shown: int, num_steps: int) -> list[SampleRecord]:
+    """Return a few answers to show, the same problems for every stage."""
+    return [
+        SampleRecord(
+            problem=scored.group.problem,
+            response=scored.group.completions[0].text,
+            outcome=scored.scores[0].outcome,
+            extracted=scored.scores[0].extracted,
+            reward=scored.scores[0].value,
+            step=num_steps,
+        )
+        for scored in shuffled(evaluation.groups, seed=0)[:num_shown]
+    ]

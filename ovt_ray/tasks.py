@@ -1,0 +1,68 @@
+"""The problems of a run: what each stage learns from, and what every stage is measured on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovt_ray.config import DataConfig
+from ovt_ray.errors import DataError
+from ovt_ray.order import shuffled, stable_seed
+from ovt_ray.problem_rows import LoadedProblems
+from ovt_ray.types import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tasks:
+    """Where the problems of one run come from."""
+
+    config: DataConfig
+    seed: int
+    image_folder: Path
+    """Where the embedded world draws its images."""
+    loaded: LoadedProblems | None
+    """Problems read from files; None for the embedded world, which draws them when asked."""
+
+    def train(self, purpose: str, num: int, hard: bool = False) -> list[Problem]:
+        """Return `num` problems to learn from, in an order that follows from the run's seed and the purpose.
+
+        Files that hold fewer give all they have.
+        """
+        seed = stable_seed(self.seed, purpose)
+        if self.loaded is not None:
+            return shuffled(self.loaded.train, seed)[:num]
+        return _draw("train", num, seed, self.image_folder, hard)
+
+    def held_out(self) -> list[Problem]:
+        """Return the problems that nothing is trained on."""
+        if self.loaded is not None:
+            return list(self.loaded.held_out)
+        return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=True)
+
+
+def _draw(split: str, num: int, seed: int, folder: Path, hard: bool) -> list[Problem]:
+    from ovt_ray.world import world_problems
+
+    return world_problems(split, num, seed, folder, hard)
+
+
+def load_tasks(config: DataConfig, seed: int, image_folder: Path) -> Tasks:
+    """Return the run's problems. Raises DataError naming bad rows, unless the config says to drop them."""
+    return Tasks(config=config, seed=seed, image_folder=image_folder, loaded=_load(config))
+
+
+def _load(config: DataConfig) -> LoadedProblems | None:
+    if config.format == "jsonl":
+        from ovt_ray.problems import load_problems
+
+        return load_problems(config)
+    if config.format == "tabmwp":
+        from ovt_ray.tabmwp import load_tabmwp
+
+        return load_tabmwp(config)
+    return None
+
+
+def require(problems: Sequence[Problem], num: int, key: str) -> None:
+    """Raise DataError if a stage needs more problems at once than there are."""
+    if len(problems) < num:
+        raise DataError(f"{key}={num} asks for more problems than the data has ({len(problems)}): lower it")

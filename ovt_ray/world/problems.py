@@ -1,0 +1,85 @@
+"""Problems of the embedded world: a figure drawn to a file and one question about it, with balanced answers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from ovt_ray.types import AnswerKind, Problem
+from ovt_ray.world.figures import COLOURS, SHAPES, BarChart, Figure, Split, random_chart, random_grid, save_figure, split_of
+from ovt_ray.world.questions import KINDS, Arguments, QuestionKind
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "height": ("1", "2", "3", "4", "5", "6"),
+    "sum": tuple(str(value) for value in range(3, 12)),
+    "difference": ("1", "2", "3", "4", "5"),
+    "comparison": ("yes", "no"),
+    "highest": tuple(COLOURS),
+    "count colour": ("1", "2", "3"),
+    "count shape": ("1", "2", "3"),
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "existence": ("yes", "no"),
+    "total": tuple(str(value) for value in range(7, 15)),
+    "range": ("2", "3", "4", "5"),
+    "count two": ("2", "3", "4"),
+}
+"""The answers of each kind, drawn evenly, so that no kind has a favourite answer to fall back on."""
+
+HARD_SHARE = {False: 0.1, True: 0.5}
+"""Share of hard kinds in the ordinary and in the hard mixture."""
+
+EASY_KINDS = tuple(kind for kind in KINDS if not kind.is_hard)
+HARD_KINDS = tuple(kind for kind in KINDS if kind.is_hard)
+
+
+def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool = False) -> list[Problem]:
+    """Return `num` problems about figures of one split, their PNG files written to `folder`; the same for the same arguments.
+
+    A figure belongs to a split by a hash of what it shows, so nothing held out is ever trained on. One problem in ten is of a
+    hard kind, with `hard` every second.
+    """
+    rng = Random(f"{split} {seed} {hard}")
+    problems = []
+    for index in range(num):
+        kind = rng.choice(HARD_KINDS if rng.random() < HARD_SHARE[hard] else EASY_KINDS)
+        name = f"{split}-{'hard-' if hard else ''}{seed}-{index}"
+        problems.append(draw_problem(kind, split, rng, folder, name))
+    return problems
+
+
+def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, name: str) -> Problem:
+    """Return a problem of one kind about a figure of one split, drawn to `folder`."""
+    figure, arguments = draw_question(kind, split, rng)
+    return Problem(
+        id=name,
+        question=kind.template.format(*arguments),
+        images=(save_figure(figure, folder),),
+        answer=kind.solve(figure, arguments)[1],
+        kind=kind.answer_kind,
+        choices=_choices(figure, rng) if kind.answer_kind is AnswerKind.CHOICE else (),
+        source=kind.name,
+    )
+
+
+def draw_question(kind: QuestionKind, split: Split, rng: Random) -> tuple[Figure, Arguments]:
+    """Return a figure of one split and the arguments of a question about it, its answer drawn evenly from the kind's answers."""
+    target = rng.choice(TARGETS[kind.name])
+    while True:
+        figure = draw_figure(kind, split, rng)
+        fitting = [arguments for arguments in kind.arguments(figure) if kind.solve(figure, arguments)[1] == target]
+        if fitting:
+            return figure, rng.choice(fitting)
+
+
+def draw_figure(kind: QuestionKind, split: Split, rng: Random) -> Figure:
+    """Return a random figure of the kind's sort that belongs to the split."""
+    draw_one: Callable[[Random], Figure] = random_chart if kind.figure is BarChart else random_grid
+    while split_of(figure := draw_one(rng)) != split:
+        pass
+    return figure
+
+
+def _choices(figure: Figure, rng: Random) -> tuple[str, ...]:
+    """Return the options of a choice question, shuffled: the chart's colours or all shapes."""
+    options = [colour for colour, _ in figure.bars] if isinstance(figure, BarChart) else list(SHAPES)
+    return tuple(rng.sample(options, len(options)))

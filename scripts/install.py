@@ -1,0 +1,195 @@
+"""Make `.venv` with the tested versions. Standard library only; run by setup.sh with a Python that fits.
+
+Everything the machine lacks is said first, one line each with its fix, before anything is written. `.venv/.installed` marks
+a finished set-up; the Makefile runs this again only when the files that decide about it are newer.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import repair_torchvision
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements-cpu.lock"
+NEEDED_BYTES = 6 * 2**30
+HEARTBEAT_S = 4.0
+# The one address outside the package registry: CPU builds of torch, asked only where pip does not find the build without it.
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+# DeepSpeed would build this operator in the first training step; two ranks would wait for it in the middle of a run.
+BUILD_COMM_OP = """
+import os
+os.environ["DS_ACCELERATOR"] = "cpu"
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+builder = ShareMemCommBuilder()
+builder.load() if builder.is_compatible() else print("not on this platform: gloo is used instead")
+"""
+
+
+def disk_problem(free_bytes: int, needed_bytes: int, folder: Path) -> str | None:
+    if free_bytes >= needed_bytes:
+        return None
+    return (
+        f"{free_bytes / 2**30:.1f} GB free in {folder}, the set-up needs {needed_bytes / 2**30:.0f} GB; free some or clone to another disk"
+    )
+
+
+def compiler_problem(compiler: str, found: bool) -> str | None:
+    if found:
+        return None
+    return f"no C++ compiler '{compiler}', DeepSpeed needs it for its operators; install one (Debian, Ubuntu: sudo apt-get install g++)"
+
+
+def header_problem(include_folder: Path) -> str | None:
+    if (include_folder / "Python.h").is_file():
+        return None
+    name = f"python3.{sys.version_info.minor}"
+    return f"no Python.h in {include_folder}, DeepSpeed's operators need it; install it (Debian, Ubuntu: sudo apt-get install {name}-dev)"
+
+
+def venv_problem(can_make_venv: bool) -> str | None:
+    if can_make_venv:
+        return None
+    name = f"python3.{sys.version_info.minor}"
+    return f"{sys.executable} cannot make virtual environments; install what is missing (Debian, Ubuntu: sudo apt-get install {name}-venv)"
+
+
+def numa_problem(stack: str, found: bool) -> str | None:
+    if stack == "gpu" or found:
+        return None
+    return "no libnuma.so.1, vLLM's CPU kernels need it; install it (Debian, Ubuntu: sudo apt-get install libnuma1)"
+
+
+def stack_problem(stack: str) -> str | None:
+    if stack in ("cpu", "gpu"):
+        return None
+    return f"STACK={stack} is neither cpu nor gpu; leave it out to take what the machine has"
+
+
+def library_loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def module_found(name: str) -> bool:
+    return subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, check=False).returncode == 0
+
+
+def gpu_works() -> bool:
+    return shutil.which("nvidia-smi") is not None and subprocess.run(["nvidia-smi"], capture_output=True, check=False).returncode == 0
+
+
+def machine_problems(stack: str) -> Iterator[str]:
+    """What this machine lacks, one line each; nothing when the set-up can start."""
+    compiler = os.environ.get("CXX", "c++")
+    needed_bytes = 0 if VENV.exists() else NEEDED_BYTES
+    found = [
+        stack_problem(stack),
+        disk_problem(shutil.disk_usage(ROOT).free, needed_bytes, ROOT),
+        compiler_problem(compiler, shutil.which(compiler) is not None),
+        header_problem(Path(sysconfig.get_path("include"))),
+        venv_problem(module_found("ensurepip")),
+        numa_problem(stack, library_loads("libnuma.so.1")),
+    ]
+    return (problem for problem in found if problem is not None)
+
+
+def tested_torch(lock: str) -> str:
+    """The CPU build of torch that the lock stands for, for example "2.13.0+cpu"."""
+    version = next(line.removeprefix("torch==") for line in lock.splitlines() if line.startswith("torch=="))
+    return f"{version}+cpu"
+
+
+def index_options(listing: str, torch_version: str) -> list[str]:
+    """pip's options to find `torch_version`, given what `pip index versions torch` prints."""
+    versions = listing.replace(",", " ").split()
+    return [] if torch_version in versions else ["--extra-index-url", TORCH_CPU_INDEX]
+
+
+def venv_python() -> str:
+    return str(VENV / "bin" / "python")
+
+
+def pip_options(stack: str) -> list[str]:
+    if stack == "gpu":
+        return []  # the lock holds the CPU versions; on a GPU pyproject.toml's pins and vLLM's own decide
+    pip = [venv_python(), "-m", "pip"]
+    listing = subprocess.run([*pip, "index", "versions", "torch"], capture_output=True, text=True, check=False).stdout
+    return ["-c", str(LOCK), *index_options(listing, tested_torch(LOCK.read_text()))]
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:100] if lines else ""
+
+
+def run_step(title: str, command: list[str]) -> None:
+    """Run `command` with its output in .venv/install.log and a line every few seconds; leaves with the end of the log when it fails."""
+    print(f"set-up: {title}", flush=True)
+    log = VENV / "install.log"
+    environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    started_s = time.monotonic()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
+        while True:
+            try:
+                status = process.wait(timeout=HEARTBEAT_S)
+                break
+            except subprocess.TimeoutExpired:
+                print(f"  {time.monotonic() - started_s:4.0f} s  {last_line(log)}", flush=True)
+    if status != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        sys.exit(f"{tail}\nset-up: '{title}' failed; the whole output is in {log}")
+
+
+def make_venv() -> None:
+    """A `.venv` whose pip answers; one that was left half made is made anew."""
+    pip = [venv_python(), "-m", "pip", "--version"]
+    if Path(venv_python()).exists() and subprocess.run(pip, capture_output=True, check=False).returncode == 0:
+        return
+    VENV.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+
+
+def install(stack: str) -> None:
+    print(f"set-up: virtual environment .venv, Python {sys.version.split()[0]}, {stack} stack", flush=True)
+    make_venv()
+    pip = [venv_python(), "-m", "pip", "install", "--progress-bar", "off", "--no-warn-script-location"]
+    run_step(
+        "installing the tested versions (about 2 minutes and 4 GB the first time)", [*pip, *pip_options(stack), "-e", f".[{stack},dev]"]
+    )
+    status, line = repair_torchvision.repair(venv_python())
+    print(f"set-up: {line}", flush=True)
+    if status != 0:
+        sys.exit(status)
+    if stack == "cpu":
+        run_step("building DeepSpeed's shared-memory operator (about 30 s the first time)", [venv_python(), "-c", BUILD_COMM_OP])
+    (VENV / ".installed").write_text(f"{stack}\n")
+
+
+def main() -> int:
+    started_s = time.monotonic()
+    stack = os.environ.get("STACK") or ("gpu" if gpu_works() else "cpu")
+    problems = list(machine_problems(stack))
+    for problem in problems:
+        print(f"set-up: {problem}", file=sys.stderr)
+    if problems:
+        return 1
+    install(stack)
+    print(f"set-up: done in {time.monotonic() - started_s:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""A configuration is refused for any mistake, with the key, the value, the rule and the nearest known key."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from ovt_ray.config import RunConfig, Section, load_config
+from ovt_ray.errors import ConfigError
+
+TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(TINY, list(overrides))
+    return str(caught.value)
+
+
+def test_the_shipped_configs_are_valid() -> None:
+    assert load_config(TINY, []).name == "demo"
+    assert load_config(TINY.with_name("tabmwp.yaml"), ["data.path=somewhere"]).data.format == "tabmwp"
+
+
+def test_overrides_reach_every_depth() -> None:
+    config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=3e-4", "rollout.num_workers=2"])
+    assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 3e-4, 2)
+    assert config.iterations[0].grpo.optimizer.learning_rate != 3e-4
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    assert "iterations.0.grpo.num_step: unknown key; did you mean 'num_steps'?" in refusal("iterations[0].grpo.num_step=3")
+    assert "learner.zero: unknown key; did you mean 'zero_stage'?" in refusal("learner.zero=3")
+
+
+def test_an_unknown_key_without_a_near_one_is_refused_with_all_known_ones() -> None:
+    assert "known keys: num_workers" in refusal("rollout.xyz=1")
+
+
+def test_a_value_out_of_range_is_refused_with_rule_and_value() -> None:
+    message = refusal("learner.num_ranks=0")
+    assert "learner.num_ranks" in message and "greater than or equal to 1" in message and "got 0" in message
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    message = refusal("learner.num_ranks=0", "nam=x")
+    assert "learner.num_ranks" in message and "nam: unknown key; did you mean 'name'?" in message
+
+
+def test_sections_that_contradict_each_other_are_refused() -> None:
+    assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
+    assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
+    assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
+    assert "needed with model.path=embedded" in refusal("base=null")
+
+
+def test_what_is_no_override_is_refused() -> None:
+    assert "'seed' is not of the form key=value" in refusal("seed")
+
+
+def test_a_missing_file_and_broken_yaml_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        load_config(tmp_path / "none.yaml", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [")
+    with pytest.raises(ConfigError, match="broken.yaml"):
+        load_config(broken, [])
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    assert [name for name, description in options(RunConfig) if not description] == []
+
+
+def test_a_new_option_is_a_decision() -> None:
+    """Whoever adds an option adds it here: each needs a user."""
+    assert [name for name, _ in options(RunConfig)] == OPTIONS.split()
+
+
+def options(section: type[Section], prefix: str = "") -> list[tuple[str, str | None]]:
+    """Return every option's dotted name and docstring, in order of declaration."""
+    found: list[tuple[str, str | None]] = []
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+        found.append((prefix + name, field.description))
+        found += options(inner[0], f"{prefix}{name}.") if inner else []
+    return found
+
+
+OPTIONS = """
+name
+runs_dir
+seed
+max_completion_tokens
+model
+model.path
+model.max_pixels
+model.system_prompt
+model.instruction
+data
+data.format
+data.path
+data.eval_path
+data.num_eval
+data.eval_split
+data.bad_rows
+rollout
+rollout.num_workers
+rollout.cpus_per_worker
+rollout.gpus_per_worker
+rollout.dtype
+rollout.max_model_len
+rollout.max_num_seqs
+rollout.kv_cache_gib
+rollout.gpu_memory_utilization
+rollout.deadline_s
+learner
+learner.num_ranks
+learner.cpus_per_rank
+learner.gpus_per_rank
+learner.zero_stage
+learner.dtype
+learner.micro_batch_tokens
+learner.gradient_checkpointing
+learner.offload_optimizer
+learner.checkpoint_every
+learner.deadline_s
+reward
+reward.name
+reward.num_actors
+reward.deadline_s
+base
+base.num_steps
+base.batch_size
+base.optimizer
+base.optimizer.learning_rate
+base.optimizer.warmup
+base.optimizer.final_lr
+base.optimizer.weight_decay
+base.optimizer.max_grad_norm
+base.optimizer.betas
+base.optimizer.freeze_vision
+iterations
+iterations.distil
+iterations.distil.source
+iterations.distil.num_problems
+iterations.distil.num_chains
+iterations.distil.max_words
+iterations.distil.temperature
+iterations.distil.hard
+iterations.sft
+iterations.sft.num_steps
+iterations.sft.batch_size
+iterations.sft.optimizer
+iterations.sft.optimizer.learning_rate
+iterations.sft.optimizer.warmup
+iterations.sft.optimizer.final_lr
+iterations.sft.optimizer.weight_decay
+iterations.sft.optimizer.max_grad_norm
+iterations.sft.optimizer.betas
+iterations.sft.optimizer.freeze_vision
+iterations.grpo
+iterations.grpo.num_steps
+iterations.grpo.problems_per_step
+iterations.grpo.num_completions
+iterations.grpo.updates_per_step
+iterations.grpo.temperature
+iterations.grpo.clip_low
+iterations.grpo.clip_high
+iterations.grpo.kl_coef
+iterations.grpo.normalise_advantage
+iterations.grpo.max_parity_gap
+iterations.grpo.hard
+iterations.grpo.max_flat_steps
+iterations.grpo.optimizer
+iterations.grpo.optimizer.learning_rate
+iterations.grpo.optimizer.warmup
+iterations.grpo.optimizer.final_lr
+iterations.grpo.optimizer.weight_decay
+iterations.grpo.optimizer.max_grad_norm
+iterations.grpo.optimizer.betas
+iterations.grpo.optimizer.freeze_vision
+eval
+eval.temperature
+eval.num_samples_shown
+"""

@@ -1,0 +1,98 @@
+"""A reward is found by its name, and each mistake in the name has its own message."""
+
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.errors import RewardError
+from ovt_ray.types import AnswerKind, Problem
+from reward.accuracy import score_accuracy
+from reward.load import load_reward
+
+PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
+FILE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from ovt_ray.types import Outcome, Problem, Score
+
+BONUS = 3
+
+@dataclass(slots=True, kw_only=True)
+class Length:
+    num_chars: int
+
+def score_length(problem: Problem, text: str) -> Score:
+    length = Length(num_chars=len(text))
+    return Score(value=float(length.num_chars), outcome=Outcome.CORRECT, extracted=text)
+
+def score_alone(text: str) -> Score:
+    return score_length(None, text)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A user's file with rewards and with what is none."""
+    path = tmp_path / "my_rewards.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_reward_is_found_in_a_package() -> None:
+    assert load_reward("reward.accuracy:score_accuracy") is score_accuracy
+
+
+def test_a_reward_is_found_in_a_file(file: Path) -> None:
+    assert load_reward(f"{file}:score_length")(PROBLEM, "abcd").value == 4.0
+
+
+def test_a_relative_path_starts_at_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert load_reward("my_rewards.py:score_length")(PROBLEM, "ab").value == 2.0
+    with pytest.raises(RewardError, match=f"no file {file.parent}/other.py .*relative paths start at {file.parent}"):
+        load_reward("other.py:score")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("score_accuracy", "is not of the form package.module:Name or path/file.py:Name"),
+        ("reward.accuracy:", "is not of the form"),
+        ("reward.accuracy:a.b", "is not of the form"),
+        ("rewards.accuracy:score_accuracy", "no module named 'rewards'; give path/file.py:Name"),
+        ("reward.acuracy:score_accuracy", "no module named 'reward.acuracy'"),
+        ("reward.accuracy:score_acuracy", "reward.accuracy has no 'score_acuracy'; did you mean 'score_accuracy'"),
+        ("reward.extract:ANSWER", "is a str, not a function"),
+        ("reward.extract:extract_answer", r"takes \(text: str\) -> .*; it is called as \(problem, text\)"),
+    ],
+)
+def test_a_wrong_name_says_what_is_wrong(name: str, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        load_reward(name)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("score_lenght", "did you mean 'score_length'"),
+        ("BONUS", "is a int, not a function"),
+        ("score_alone", r"it is called as \(problem, text\): too many positional arguments"),
+    ],
+)
+def test_a_wrong_name_in_a_file_says_what_is_wrong(file: Path, attribute: str, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        load_reward(f"{file}:{attribute}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import a_package_nobody_has", "needs 'a_package_nobody_has', which is not installed"),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("def score(:", "raised SyntaxError"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(RewardError, match=message):
+        load_reward(f"{tmp_path}/broken.py:score")

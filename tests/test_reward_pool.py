@@ -1,0 +1,135 @@
+"""The reward service on real Ray: whatever is killed, each completion gets exactly one score."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+
+from ovt_ray.config import RewardConfig
+from ovt_ray.errors import RewardError
+from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup
+from reward.pool import RewardPool
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
+
+
+def _group(*texts: str) -> RolloutGroup:
+    problem = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
+    completions = tuple(Completion(token_ids=(), rollout_logprobs=(), text=text, finish_reason="stop", version=0) for text in texts)
+    return RolloutGroup(problem=problem, prompt_ids=(), completions=completions)
+
+
+def _eventually(condition: Callable[[], bool], limit_s: float = 10) -> bool:
+    """Return whether the condition comes true within the limit."""
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _parent(pid: int) -> int:
+    """Return the id of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _pid_in(path: Path) -> int:
+    """Return the process id that a reward writes into a file, once it has."""
+    assert _eventually(lambda: path.exists() and path.read_text() != "")
+    return int(path.read_text())
+
+
+def test_a_group_is_scored_in_order_by_the_default_reward() -> None:
+    pool = RewardPool(RewardConfig())
+    scores = pool.score(_group("<think> a </think> <answer> 6 </answer>", "<think> a </think> <answer> 7 </answer>", "6"))
+    pool.close()
+    assert [score.outcome for score in scores] == [Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSEABLE]
+    assert [score.value for score in scores] == [1.0, 0.0, 0.0]
+
+
+def test_texts_without_a_group_are_scored_too_also_none() -> None:
+    pool = RewardPool(RewardConfig())
+    problem = _group().problem
+    some, none = pool.submit_texts(problem, ["<think> a </think> <answer> 6 </answer>"]), pool.submit_texts(problem, [])
+    assert [score.value for score in pool.collect(some)] == [1.0]
+    assert pool.collect(none) == ()
+    pool.close()
+
+
+def test_groups_are_scored_side_by_side_and_as_they_are_ready() -> None:
+    pool = RewardPool(RewardConfig(name=OBEY, num_actors=2))
+    slow = pool.submit(_group("sleep 3"))
+    fast = pool.submit(_group("a"))
+    ready, _ = ray.wait([slow, fast], num_returns=1, timeout=2.5)
+    assert ready == [fast]
+    assert pool.collect(fast)[0].extracted == "a"
+    assert pool.collect(slow)[0].extracted == "sleep 3"
+    pool.close()
+
+
+def test_a_killed_reward_process_costs_one_score(tmp_path: Path) -> None:
+    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    pending = pool.submit(_group("a", f"once {tmp_path}/pid", "bbb"))
+    os.kill(_pid_in(tmp_path / "pid"), signal.SIGKILL)
+    before, killed, after = pool.collect(pending)
+    pool.close()
+    assert (before.value, after.value) == (1.0, 3.0)
+    assert killed.outcome is Outcome.UNSCORABLE and killed.reason.endswith("was killed by SIGKILL")
+
+
+def test_a_killed_actor_costs_no_score_and_leaves_no_process(tmp_path: Path) -> None:
+    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    text = f"once {tmp_path}/pid"
+    first, second = pool.submit(_group("a", text, "bbb")), pool.submit(_group("cc"))
+    child = _pid_in(tmp_path / "pid")
+    os.kill(_parent(child), signal.SIGKILL)
+    assert [score.extracted for score in pool.collect(first)] == ["a", text, "bbb"]
+    assert [score.extracted for score in pool.collect(second)] == ["cc"]
+    assert not _is_alive(child)
+    assert pool.score(_group("d"))[0].value == 1.0
+    pool.close()
+
+
+def test_a_group_that_kills_its_actor_each_time_is_unscorable() -> None:
+    pool = RewardPool(RewardConfig(name=OBEY))
+    scores = pool.score(_group("a", "orphan"))
+    assert [score.outcome for score in scores] == [Outcome.UNSCORABLE] * 2
+    assert "the reward actor died 4 times on problem p1" in scores[0].reason
+    assert pool.score(_group("bb"))[0].value == 2.0
+    pool.close()
+
+
+def test_a_hang_ends_at_the_deadline_also_through_ray() -> None:
+    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=1))
+    start = time.monotonic()
+    hung, after = pool.score(_group("hang", "bb"))
+    assert time.monotonic() - start < 1.5
+    assert (hung.outcome, after.value) == (Outcome.UNSCORABLE, 2.0)
+    pool.close()
+
+
+def test_a_reward_that_cannot_be_loaded_is_refused_here_with_its_message() -> None:
+    with pytest.raises(RewardError, match=r"^reward\.name: .* has no 'score_acuracy'; did you mean 'score_accuracy'\?$"):
+        RewardPool(RewardConfig(name="reward.accuracy:score_acuracy", num_actors=2))
+
+
+def test_close_leaves_no_process_even_in_the_middle_of_a_score(tmp_path: Path) -> None:
+    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    pool.submit(_group(f"once {tmp_path}/pid"))
+    child = _pid_in(tmp_path / "pid")
+    actor = _parent(child)
+    pool.close()
+    pool.close()
+    assert _eventually(lambda: not _is_alive(child) and not _is_alive(actor))

@@ -1,0 +1,197 @@
+"""The process that runs a reward can hang, crash, hog memory or be killed; only the guilty text loses its score."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.errors import RewardError
+from ovt_ray.types import AnswerKind, Outcome, Problem
+from reward.worker import ScoringProcess
+
+OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
+PROBLEM = Problem(id="p1", question="?", images=(b"\x89PNG",), answer="6", kind=AnswerKind.NUMBER)
+DEADLINE_S = 1.0
+
+
+@pytest.fixture
+def process() -> Iterator[ScoringProcess]:
+    """A process that runs the obedient reward."""
+    process = ScoringProcess(OBEY)
+    yield process
+    process.close()
+    assert not _is_alive(process.pid)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _eventually(condition: Callable[[], bool], limit_s: float = 5) -> bool:
+    """Return whether the condition comes true within the limit."""
+    end = time.monotonic() + limit_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def test_each_text_gets_its_score_in_order(process: ScoringProcess) -> None:
+    scores = process.score(PROBLEM, ("a", "bb", "ccc"), DEADLINE_S)
+    assert [(score.value, score.extracted, score.reason) for score in scores] == [
+        (1.0, "a", "number 1"),
+        (2.0, "bb", "number 2"),
+        (3.0, "ccc", "number 3"),
+    ]
+    assert process.score(PROBLEM, (), DEADLINE_S) == ()
+
+
+@pytest.mark.parametrize("order", ["hang", "regex"])
+def test_a_hang_costs_its_own_score_only_and_ends_at_the_deadline(process: ScoringProcess, order: str) -> None:
+    pid, start = process.pid, time.monotonic()
+    before, hung, after = process.score(PROBLEM, ("a", order, "bb"), DEADLINE_S)
+    assert DEADLINE_S <= time.monotonic() - start < DEADLINE_S + 0.5
+    assert (before.value, after.value) == (1.0, 2.0)
+    assert (hung.outcome, hung.value) == (Outcome.UNSCORABLE, 0.0)
+    assert hung.reason == f"reward {OBEY} on problem p1: its process took longer than 1 s and was killed"
+    assert not _is_alive(pid)
+
+
+def test_the_deadline_is_each_text_s_own(process: ScoringProcess) -> None:
+    scores = process.score(PROBLEM, ("sleep 0.6", "sleep 0.6", "sleep 0.6"), DEADLINE_S)
+    assert [score.outcome for score in scores] == [Outcome.CORRECT] * 3
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        ("exit", "ended with exit code 3"),
+        ("quit", "ended with exit code 4"),
+        ("kill", "was killed by SIGKILL"),
+        ("hog", "needed more than 4 GiB of memory"),
+    ],
+)
+def test_a_crash_costs_its_own_score_only_and_says_how_it_ended(process: ScoringProcess, order: str, reason: str) -> None:
+    before, crashed, after = process.score(PROBLEM, ("a", order, "bb"), 5.0)
+    assert (before.value, after.value) == (1.0, 2.0)
+    assert crashed.outcome is Outcome.UNSCORABLE
+    assert crashed.reason == f"reward {OBEY} on problem p1: its process {reason}"
+
+
+def test_every_text_of_a_group_may_crash(process: ScoringProcess) -> None:
+    scores = process.score(PROBLEM, ("exit", "exit", "raise", "exit"), DEADLINE_S)
+    assert [score.outcome for score in scores] == [Outcome.UNSCORABLE] * 4
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("raise", "KeyError: 'no such part'"),
+        ("number", "TypeError: it returned a float, not a Score"),
+        ("nan", "ValueError: it returned the value nan, not a finite number"),
+    ],
+)
+def test_an_exception_names_reward_and_problem_and_the_process_lives_on(process: ScoringProcess, order: str, message: str) -> None:
+    pid = process.pid
+    failed, after = process.score(PROBLEM, (order, "bb"), DEADLINE_S)
+    assert failed.outcome is Outcome.UNSCORABLE
+    assert failed.reason.startswith(f"reward {OBEY} raised on problem p1 (") and failed.reason.endswith(message)
+    assert (after.value, after.reason, process.pid) == (2.0, "number 2", pid)
+
+
+def test_scores_come_back_as_plain_values(process: ScoringProcess) -> None:
+    (score,) = process.score(PROBLEM, ("numpy",), DEADLINE_S)
+    assert (type(score.value), score.value, type(score.extracted), score.extracted) == (float, 0.5, str, "half")
+
+
+def test_hostile_text_crosses_unchanged(process: ScoringProcess) -> None:
+    texts = ("\ud800 lone", "nul \0", "x" * 8_000_000, "\u202e\u200b", "")
+    assert tuple(score.extracted for score in process.score(PROBLEM, texts, 5.0)) == texts
+
+
+def test_a_process_killed_between_groups_costs_no_score(process: ScoringProcess) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    assert _eventually(lambda: not _is_alive(process.pid))
+    assert process.score(PROBLEM, ("a",), DEADLINE_S)[0].value == 1.0
+
+
+def test_a_stopped_process_that_reads_nothing_is_killed_at_the_deadline(process: ScoringProcess) -> None:
+    os.kill(process.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    big, after = process.score(PROBLEM, ("x" * 8_000_000, "bb"), DEADLINE_S)
+    assert time.monotonic() - start < DEADLINE_S + 0.5
+    assert (big.outcome, after.value) == (Outcome.UNSCORABLE, 2.0)
+
+
+def test_what_a_killed_reward_had_started_ends_with_it(process: ScoringProcess, tmp_path: Path) -> None:
+    process.score(PROBLEM, (f"children {tmp_path}/pid",), DEADLINE_S)
+    child = int((tmp_path / "pid").read_text())
+    assert _eventually(lambda: not _is_alive(child))
+
+
+@pytest.mark.parametrize("text", ["hang", "regex", "a"])
+def test_no_process_outlives_a_killed_owner(text: str) -> None:
+    owner_code = f"""
+import sys, time
+from ovt_ray.types import AnswerKind, Problem
+from reward.worker import ScoringProcess
+process = ScoringProcess({OBEY!r})
+print(process.pid, flush=True)
+process.score(Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER), ({text!r},), 3600)
+time.sleep(3600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", owner_code], stdout=subprocess.PIPE, env=environment, text=True) as owner:
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline())
+        time.sleep(0.3)
+        assert _is_alive(child)
+        owner.kill()
+    assert _eventually(lambda: not _is_alive(child))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "has no 'score'"),
+        ("import os; os._exit(5)", "on its import the process ended with exit code 5"),
+        ("raise SystemExit(6)", "on its import the process ended with exit code 6"),
+    ],
+)
+def test_a_reward_that_cannot_be_loaded_is_refused_with_its_message(tmp_path: Path, source: str, message: str) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    with pytest.raises(RewardError, match=message):
+        ScoringProcess(f"{tmp_path}/broken.py:score")
+
+
+def test_the_process_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "modules.py").write_text(
+        "import sys\nfrom ovt_ray.types import Outcome, Score\n"
+        "def score(problem, text):\n"
+        "    return Score(value=0.0, outcome=Outcome.WRONG, extracted=' '.join(sys.modules))\n"
+    )
+    process = ScoringProcess(f"{tmp_path}/modules.py:score")
+    (score,) = process.score(PROBLEM, ("",), DEADLINE_S)
+    process.close()
+    assert score.extracted is not None
+    assert {"torch", "ray", "numpy", "pydantic", "transformers", "vllm"}.isdisjoint(score.extracted.split())
+
+
+def test_a_group_of_eight_costs_less_than_two_milliseconds() -> None:
+    process = ScoringProcess("reward.accuracy:score_accuracy")
+    texts = tuple(f"<think> {number} </think> <answer> {number} </answer>" for number in range(8))
+    seconds = []
+    for _ in range(50):
+        start = time.perf_counter()
+        process.score(PROBLEM, texts, DEADLINE_S)
+        seconds.append(time.perf_counter() - start)
+    process.close()
+    assert sorted(seconds)[25] < 2e-3

@@ -1,0 +1,47 @@
+"""From scored groups to samples: flat groups and unscorable answers teach nothing, and are counted."""
+
+import pytest
+
+from ovt_ray.samples import group_stats, split_evenly, to_train_samples
+from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Score, ScoredGroup
+
+PROBLEM = Problem(id="p", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
+VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Outcome.UNSCORABLE: 0.0}
+
+
+def scored(*outcomes: Outcome) -> ScoredGroup:
+    completions = tuple(
+        Completion(token_ids=(5,) * (i + 1), rollout_logprobs=(-0.5,) * (i + 1), text="", finish_reason="stop", version=0)
+        for i in range(len(outcomes))
+    )
+    scores = tuple(Score(value=VALUES[outcome], outcome=outcome, extracted=None) for outcome in outcomes)
+    return ScoredGroup(group=RolloutGroup(problem=PROBLEM, prompt_ids=(1, 2), completions=completions), scores=scores)
+
+
+def test_advantages_of_a_group_are_centred_and_scaled() -> None:
+    group = scored(Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG, Outcome.WRONG)
+    # mean 1/4, population standard deviation sqrt(3)/4
+    assert [sample.advantage for sample in to_train_samples([group], normalise=True)] == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
+    assert [sample.advantage for sample in to_train_samples([group], normalise=False)] == pytest.approx([0.75, -0.25, -0.25, -0.25])
+
+
+def test_an_unscorable_answer_is_left_out_of_its_group() -> None:
+    group = scored(Outcome.CORRECT, Outcome.UNSCORABLE, Outcome.WRONG)
+    samples = to_train_samples([group], normalise=True)
+    assert [(len(sample.completion_ids), sample.advantage) for sample in samples] == [(1, 1.0), (3, -1.0)]
+
+
+def test_flat_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_differ() -> None:
+    assert to_train_samples([scored(Outcome.CORRECT, Outcome.CORRECT), scored(Outcome.CORRECT, Outcome.UNSCORABLE)], normalise=True) == []
+
+
+def test_the_statistics_count_what_was_seen() -> None:
+    stats = group_stats([scored(Outcome.CORRECT, Outcome.UNPARSEABLE), scored(Outcome.WRONG, Outcome.UNSCORABLE)])
+    assert (stats.accuracy, stats.unparseable) == pytest.approx((1 / 3, 1 / 3))
+    assert (stats.flat_groups, stats.num_unscorable, stats.num_completions, stats.response_tokens) == (0.5, 1, 4, 1.5)
+
+
+def test_a_split_keeps_order_and_sizes_even() -> None:
+    assert split_evenly([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4, 5]]
+    assert split_evenly([1], 3) == [[1]]
+    assert split_evenly([], 2) == []

@@ -1,0 +1,92 @@
+"""The TabMWP adapter on the real files, and on small folders that are damaged."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.config import DataConfig
+from ovt_ray.errors import DataError
+from ovt_ray.problem_rows import LoadedProblems
+from ovt_ray.tabmwp import load_tabmwp
+from ovt_ray.types import AnswerKind
+from reward.equivalence import is_equivalent
+
+
+@pytest.fixture(scope="module")
+def loaded(shared: Path) -> LoadedProblems:
+    return load_tabmwp(DataConfig(format="tabmwp", path=shared / "tabmwp"))
+
+
+def read_split(shared: Path, split: str) -> dict[str, dict[str, object]]:
+    return json.loads((shared / f"tabmwp/data/tabmwp/problems_{split}.json").read_text())
+
+
+def test_every_problem_of_dev1k_loads_and_none_is_dropped(shared: Path, loaded: LoadedProblems) -> None:
+    assert [problem.id for problem in loaded.train] == list(read_split(shared, "dev1k"))
+    assert len(loaded.train) == 1000
+    assert loaded.dropped == ()
+
+
+def test_the_first_300_of_test1k_are_held_out(shared: Path, loaded: LoadedProblems) -> None:
+    assert [problem.id for problem in loaded.held_out] == list(read_split(shared, "test1k"))[:300]
+    assert {problem.id for problem in loaded.train}.isdisjoint(problem.id for problem in loaded.held_out)
+
+
+def test_kinds_are_counted_as_the_data_set_counts_its_answer_types(shared: Path, loaded: LoadedProblems) -> None:
+    types = Counter(
+        "number" if row["ques_type"] == "free_text" else "yesno" if row["answer"] in ("yes", "no") else "choice"
+        for row in read_split(shared, "dev1k").values()
+    )
+    assert Counter(problem.kind.value for problem in loaded.train) == types
+    numbers = sum(row["ans_type"] in ("integer_number", "decimal_number") for row in read_split(shared, "dev1k").values())
+    assert types["number"] == numbers == 725
+
+
+def test_answers_and_choices_are_those_of_the_rows(shared: Path, loaded: LoadedProblems) -> None:
+    rows = read_split(shared, "dev1k")
+    for problem in loaded.train:
+        assert problem.answer == rows[problem.id]["answer"]
+        if problem.kind is AnswerKind.CHOICE:
+            assert list(problem.choices) == rows[problem.id]["choices"]
+
+
+def test_the_verifier_accepts_every_gold_answer_as_its_own(loaded: LoadedProblems) -> None:
+    assert [problem.id for problem in loaded.train + loaded.held_out if not is_equivalent(problem.answer, problem)] == []
+
+
+def test_a_unit_is_named_in_the_question_and_not_in_the_answer(loaded: LoadedProblems) -> None:
+    problem = next(problem for problem in loaded.train if problem.id == "117")
+    assert problem.question.endswith("What is the weight of the lightest child? (Unit: pounds)")
+    assert problem.answer == "10"
+
+
+def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_path: Path) -> None:
+    rows = dict(list(read_split(shared, "dev1k").items())[:5])
+    cut, gone, empty, short, good = rows
+    rows[empty]["answer"] = ""
+    del rows[short]["question"]
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for pid in (cut, empty, short, good):
+        shutil.copyfile(shared / f"tabmwp/data/tabmwp/tables/{pid}.png", tables / f"{pid}.png")
+    whole = (tables / f"{cut}.png").read_bytes()
+    (tables / f"{cut}.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "problems_dev1k.json").write_text(json.dumps(rows))
+    (tmp_path / "problems_test1k.json").write_text(json.dumps({good: rows[good]}))
+
+    loaded = load_tabmwp(DataConfig(format="tabmwp", path=tmp_path, bad_rows="drop"))
+    assert [problem.id for problem in loaded.train] == [good]
+    fragments = [(cut, "not a readable"), (gone, "no such file"), (empty, "answer: must not be empty"), (short, "question: missing")]
+    for message, (pid, fragment) in zip(loaded.dropped, fragments, strict=True):
+        assert f"problems_dev1k.json problem {pid}: " in message
+        assert fragment in message
+    with pytest.raises(DataError, match="4 rows cannot be used"):
+        load_tabmwp(DataConfig(format="tabmwp", path=tmp_path))
+
+
+def test_a_folder_without_the_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"problems_test1k.json: cannot be read .*data.path"):
+        load_tabmwp(DataConfig(format="tabmwp", path=tmp_path))
