@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 BACKEND = "safetensors_file"
@@ -73,8 +74,16 @@ class SafetensorsFileEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 yield name, tensor
 
     def finish_weight_update(self) -> None:
-        """Put the loaded weights into place; no layer may be left without its weights."""
+        """Put the loaded weights into place.
+
+        On a CPU every layer computes with a packed copy of its weight. vLLM 0.32 packs anew only what was loaded under its own
+        name; an output head tied to the embedding never is, and would go on with the weights of the engine's start.
+        """
         finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            for module in self.model.modules():
+                if isinstance(module, ParallelLMHead):
+                    module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
         """Do nothing: nothing is held between updates."""

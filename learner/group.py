@@ -51,7 +51,7 @@ class LearnerGroup:
         """
         self._config = config
         self._version = 0
-        self._placement = _place(config)
+        self._placement = place(config, PLACEMENT_DEADLINE_S)
         env = {"OMP_NUM_THREADS": str(config.cpus_per_rank), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         self._actors = [
             ray.remote(RankActor)
@@ -146,17 +146,20 @@ class LearnerGroup:
             raise
 
 
-def _place(config: LearnerConfig) -> PlacementGroup:
-    """Return a placement group with one bundle per rank, close together."""
+def place(config: LearnerConfig, deadline_s: float) -> PlacementGroup:
+    """Return a placement group with one bundle per rank, close together.
+
+    Raises LearnerError saying what was asked for and what the cluster has if there is no room before the deadline.
+    """
     bundle = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in bundle.items() if amount}
     placement = placement_group([bundle] * config.num_ranks, strategy="PACK")
-    if placement.wait(PLACEMENT_DEADLINE_S):
+    if placement.wait(deadline_s):
         return placement
     remove_placement_group(placement)
     total, free = ray.cluster_resources(), ray.available_resources()
     has = ", ".join(f"{name} {total.get(name, 0):g} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
     raise LearnerError(
-        f"learner.num_ranks={config.num_ranks}: no room for {config.num_ranks} times {bundle} within {PLACEMENT_DEADLINE_S:g} s; "
+        f"learner.num_ranks={config.num_ranks}: no room for {config.num_ranks} times {bundle} within {deadline_s:g} s; "
         f"the cluster has {has}. Ask for fewer ranks or less per rank, or add nodes"
     )

@@ -42,7 +42,9 @@ class LearnerRank:
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR=address[0], MASTER_PORT=str(address[1]))
         os.environ["DS_ACCELERATOR"] = self._device.type
         import deepspeed
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         torch.set_num_threads(self._config.cpus_per_rank)
         torch.manual_seed(self._seed)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
@@ -81,14 +83,14 @@ class LearnerRank:
         The gradient is that of the sum over all loss tokens divided by their number, whatever the ranks and micro-batches.
         """
         _, micro_batches = self._micro_batches(samples)
-        num_loss_tokens = self._sum(torch.stack([batch.loss_mask.sum() for batch in micro_batches]).sum().double())
+        num_loss_tokens = self._sum(torch.stack([batch.loss_mask.sum() for batch in micro_batches]).sum().double().to(self._device))
         if not num_loss_tokens:
             raise LearnerError(f"an update of {len(samples)} samples has no token with a loss: hand it samples with completions")
         rate = learning_rate(self._stage.optimizer, self._num_updates, self._stage.num_updates)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         sums = torch.zeros(5, dtype=torch.float64, device=self._device)
-        for number, batch in enumerate(micro_batches, start=1):
+        for number, batch in enumerate((batch.to(self._device) for batch in micro_batches), start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             policy_logprobs, entropy = self._engine(batch)
             losses = self._token_losses(batch, policy_logprobs)
@@ -119,9 +121,9 @@ class LearnerRank:
         rows: dict[int, tuple[float, ...]] = {}
         for batch, members in zip(micro_batches, indices, strict=True):
             with torch.no_grad():
-                policy_logprobs, _ = self._engine(batch)
+                policy_logprobs, _ = self._engine(batch.to(self._device))
             lengths = [len(samples[index].completion_ids) for index in members]
-            parts = (policy_logprobs * batch.loss_mask)[: sum(lengths)].cpu().split(lengths)
+            parts = (policy_logprobs.cpu() * batch.loss_mask)[: sum(lengths)].split(lengths)
             rows.update({index: tuple(part.tolist()) for index, part in zip(members, parts, strict=True)})
         return [rows[index] for index in sorted(rows)]
 
@@ -190,8 +192,7 @@ class LearnerRank:
         return indices, [self._collate([sequences[index] for index in members]) for members in indices]
 
     def _collate(self, sequences: list[TrainSequence]) -> MicroBatch:
-        batch = collate(sequences, blank=self._prompts.blank, filler_id=self._filler_id, forbidden_ids=self._forbidden_ids)
-        return batch.to(self._device)
+        return collate(sequences, blank=self._prompts.blank, filler_id=self._filler_id, forbidden_ids=self._forbidden_ids)
 
     def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
         section = self._stage.policy_loss

@@ -93,7 +93,7 @@ def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> list[C
 
 
 def _scored(services: Services, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[Chains]:
-    submitted = [(problem, texts, services.reward.submit(problem, texts)) for problem, texts in answered]
+    submitted = [(problem, texts, services.reward.submit_texts(problem, tuple(texts))) for problem, texts in answered]
     for problem, texts, ref in submitted:
         yield Chains(problem=problem, responses=tuple(texts), scores=services.reward.collect(ref))
 

@@ -11,11 +11,7 @@ from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
 from ovt_ray.types import Problem, Sampling, ScoredGroup
-from reward.pool import RewardPool
-
-REWARD_CPUS = 0.1
-"""Logical CPUs of one reward actor: it waits most of the time."""
-
+from reward.pool import CPUS_PER_ACTOR, RewardPool
 
 class Services:
     """Rollout pool, reward pool and learner group; closing it leaves no process behind."""
@@ -23,9 +19,9 @@ class Services:
     def __init__(self, config: RunConfig, engine_model: str) -> None:
         """Start every service; engines start with the weights of `engine_model` and are waited for when first used."""
         self._owns_cluster = connect(config)
-        self.reward = RewardPool(config.reward)
         self.rollout = RolloutPool(config.rollout, config.model, engine_model)
         self.learner = LearnerGroup(config.learner, config.model, config.seed)
+        self.reward = RewardPool(config.reward)
 
     def __enter__(self) -> "Services":
         return self
@@ -49,7 +45,7 @@ def cpus_needed(config: RunConfig) -> float:
     """Return the logical CPUs that all services of a run ask of Ray."""
     rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
     learner = config.learner.num_ranks * config.learner.cpus_per_rank
-    return rollout + learner + config.reward.num_actors * REWARD_CPUS
+    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR
 
 
 def gpus_needed(config: RunConfig) -> int:

@@ -19,7 +19,8 @@ import repair_torchvision
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements-cpu.lock"
-NEEDED_BYTES = 6 * 2**30
+GIB = 2**30
+NEEDED_BYTES = 6 * GIB
 HEARTBEAT_S = 4.0
 # The one address outside the package registry: CPU builds of torch, asked only where pip does not find the build without it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -37,35 +38,12 @@ builder.load() if builder.is_compatible() else print("not on this platform: gloo
 def disk_problem(free_bytes: int, needed_bytes: int, folder: Path) -> str | None:
     if free_bytes >= needed_bytes:
         return None
-    return (
-        f"{free_bytes / 2**30:.1f} GB free in {folder}, the set-up needs {needed_bytes / 2**30:.0f} GB; free some or clone to another disk"
-    )
+    return f"{free_bytes / GIB:.1f} GB free in {folder}, the set-up needs {needed_bytes / GIB:.0f} GB; free some or clone to another disk"
 
 
-def compiler_problem(compiler: str, found: bool) -> str | None:
-    if found:
-        return None
-    return f"no C++ compiler '{compiler}', DeepSpeed needs it for its operators; install one (Debian, Ubuntu: sudo apt-get install g++)"
-
-
-def header_problem(include_folder: Path) -> str | None:
-    if (include_folder / "Python.h").is_file():
-        return None
-    name = f"python3.{sys.version_info.minor}"
-    return f"no Python.h in {include_folder}, DeepSpeed's operators need it; install it (Debian, Ubuntu: sudo apt-get install {name}-dev)"
-
-
-def venv_problem(can_make_venv: bool) -> str | None:
-    if can_make_venv:
-        return None
-    name = f"python3.{sys.version_info.minor}"
-    return f"{sys.executable} cannot make virtual environments; install what is missing (Debian, Ubuntu: sudo apt-get install {name}-venv)"
-
-
-def numa_problem(stack: str, found: bool) -> str | None:
-    if stack == "gpu" or found:
-        return None
-    return "no libnuma.so.1, vLLM's CPU kernels need it; install it (Debian, Ubuntu: sudo apt-get install libnuma1)"
+def missing(what: str, *, found: bool, need: str, package: str) -> str | None:
+    """The line about a part of the system that is not there, with the package that brings it."""
+    return None if found else f"no {what}, needed by {need}; install it (Debian, Ubuntu: sudo apt-get install {package})"
 
 
 def stack_problem(stack: str) -> str | None:
@@ -94,18 +72,21 @@ def machine_problems(stack: str) -> Iterator[str]:
     """What this machine lacks, one line each; nothing when the set-up can start."""
     compiler = os.environ.get("CXX", "c++")
     needed_bytes = 0 if VENV.exists() else NEEDED_BYTES
+    include = Path(sysconfig.get_path("include"))
+    python = f"python3.{sys.version_info.minor}"
+    numa_is_found = stack == "gpu" or library_loads("libnuma.so.1")
     found = [
         stack_problem(stack),
         disk_problem(shutil.disk_usage(ROOT).free, needed_bytes, ROOT),
-        compiler_problem(compiler, shutil.which(compiler) is not None),
-        header_problem(Path(sysconfig.get_path("include"))),
-        venv_problem(module_found("ensurepip")),
-        numa_problem(stack, library_loads("libnuma.so.1")),
+        missing(f"C++ compiler '{compiler}'", found=shutil.which(compiler) is not None, need="DeepSpeed's operators", package="g++"),
+        missing(f"{include}/Python.h", found=(include / "Python.h").is_file(), need="DeepSpeed's operators", package=f"{python}-dev"),
+        missing(f"ensurepip in {sys.executable}", found=module_found("ensurepip"), need="virtual environments", package=f"{python}-venv"),
+        missing("libnuma.so.1", found=numa_is_found, need="vLLM's CPU kernels", package="libnuma1"),
     ]
     return (problem for problem in found if problem is not None)
 
 
-def tested_torch(lock: str) -> str:
+def torch_build(lock: str) -> str:
     """The CPU build of torch that the lock stands for, for example "2.13.0+cpu"."""
     version = next(line.removeprefix("torch==") for line in lock.splitlines() if line.startswith("torch=="))
     return f"{version}+cpu"
@@ -126,12 +107,13 @@ def pip_options(stack: str) -> list[str]:
         return []  # the lock holds the CPU versions; on a GPU pyproject.toml's pins and vLLM's own decide
     pip = [venv_python(), "-m", "pip"]
     listing = subprocess.run([*pip, "index", "versions", "torch"], capture_output=True, text=True, check=False).stdout
-    return ["-c", str(LOCK), *index_options(listing, tested_torch(LOCK.read_text()))]
+    return ["-c", str(LOCK), *index_options(listing, torch_build(LOCK.read_text()))]
 
 
-def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:100] if lines else ""
+def latest_line(log: str) -> str:
+    """The last line that says what is being done: warnings about one of several indexes say nothing."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("WARNING")]
+    return lines[-1][:100] if lines else ""
 
 
 def run_step(title: str, command: list[str]) -> None:
@@ -147,7 +129,7 @@ def run_step(title: str, command: list[str]) -> None:
                 status = process.wait(timeout=HEARTBEAT_S)
                 break
             except subprocess.TimeoutExpired:
-                print(f"  {time.monotonic() - started_s:4.0f} s  {last_line(log)}", flush=True)
+                print(f"  {time.monotonic() - started_s:4.0f} s  {latest_line(log.read_text(errors='replace'))}", flush=True)
     if status != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         sys.exit(f"{tail}\nset-up: '{title}' failed; the whole output is in {log}")

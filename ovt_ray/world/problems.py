@@ -54,7 +54,7 @@ def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, na
         id=name,
         question=kind.template.format(*arguments),
         images=(save_figure(figure, folder),),
-        answer=kind.solve(figure, arguments)[1],
+        answer=kind.solve(figure, arguments).answer,
         kind=kind.answer_kind,
         choices=_choices(figure, rng) if kind.answer_kind is AnswerKind.CHOICE else (),
         source=kind.name,
@@ -66,7 +66,7 @@ def draw_question(kind: QuestionKind, split: Split, rng: Random) -> tuple[Figure
     target = rng.choice(TARGETS[kind.name])
     while True:
         figure = draw_figure(kind, split, rng)
-        fitting = [arguments for arguments in kind.arguments(figure) if kind.solve(figure, arguments)[1] == target]
+        fitting = [arguments for arguments in kind.arguments(figure) if kind.solve(figure, arguments).answer == target]
         if fitting:
             return figure, rng.choice(fitting)
 

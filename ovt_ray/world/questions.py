@@ -1,6 +1,6 @@
 """The question kinds of the embedded world: wording, arguments, the chain of steps to the answer, and the answer.
 
-A kind is a template and a function from what a figure shows to (steps, answer). The same function gives the gold answer
+A kind is a template and a function from what a figure shows to a solution. The same function gives the gold answer
 when it is asked of the figure, and a teacher's answer when it is asked of what the teacher believes the figure shows.
 """
 
@@ -14,8 +14,22 @@ from ovt_ray.types import AnswerKind
 from ovt_ray.world.figures import COLOURS, SHAPES, BarChart, Figure, ShapeGrid
 
 Arguments = tuple[str, ...]
-Solution = tuple[str, str]
-"""Steps of a careful chain as text, and the final answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A careful way to an answer."""
+
+    readings: str
+    """What has to be seen."""
+    calculation: str
+    """What follows from the readings alone; empty if the answer is one of them."""
+    answer: str
+
+    @property
+    def steps(self) -> str:
+        """The whole chain of thought."""
+        return f"{self.readings} {self.calculation}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,7 @@ class QuestionKind:
     arguments: Callable[[Figure], Sequence[Arguments]]
     """The arguments with which the question has exactly one answer on a figure, without ties."""
     solve: Callable[[Figure, Arguments], Solution]
-    """Steps and answer. Raises KeyError or ValueError if the figure does not show what is asked for."""
+    """The way to the answer. Raises KeyError or ValueError if the figure does not show what is asked for."""
     is_hard: bool = False
     takes_short_cuts: bool = False
     """Whether the reasoner is tempted to guess: kinds of two or more steps."""
@@ -84,9 +98,8 @@ def _single_colours(figure: Figure) -> list[Arguments]:
     return [(colour,) for colour in COLOURS if colours.count(colour) == 1]
 
 
-def _colour_and_shape(figure: Figure) -> list[Arguments]:
-    """Return pairs whose colour and whose shape are both shown, together or apart."""
-    return [(*colour, *shape) for colour in _colours_shown(figure) for shape in _shapes_shown(figure)]
+def _any_colour(figure: Figure) -> list[Arguments]:
+    return [(colour,) for colour in COLOURS] if _cells(figure) else []
 
 
 def _two_colours(figure: Figure) -> list[Arguments]:
@@ -95,41 +108,41 @@ def _two_colours(figure: Figure) -> list[Arguments]:
 
 def _height(figure: Figure, arguments: Arguments) -> Solution:
     height = _heights(figure)[arguments[0]]
-    return f"{arguments[0]} {height} .", str(height)
+    return Solution(_readings(figure, arguments), "", str(height))
 
 
 def _sum(figure: Figure, arguments: Arguments) -> Solution:
     first, second = (_heights(figure)[colour] for colour in arguments)
-    return f"{arguments[0]} {first} . {arguments[1]} {second} . {first} + {second} = {first + second} .", str(first + second)
+    return Solution(_readings(figure, arguments), f"{first} + {second} = {first + second} .", str(first + second))
 
 
 def _difference(figure: Figure, arguments: Arguments) -> Solution:
     first, second = (_heights(figure)[colour] for colour in arguments)
-    return f"{arguments[0]} {first} . {arguments[1]} {second} . {first} - {second} = {first - second} .", str(first - second)
+    return Solution(_readings(figure, arguments), f"{first} - {second} = {first - second} .", str(first - second))
 
 
 def _is_higher(figure: Figure, arguments: Arguments) -> Solution:
     first, second = (_heights(figure)[colour] for colour in arguments)
-    sign = ">" if first > second else "<"
-    return f"{arguments[0]} {first} . {arguments[1]} {second} . {first} {sign} {second} .", "yes" if first > second else "no"
+    sign, answer = (">", "yes") if first > second else ("<", "no")
+    return Solution(_readings(figure, arguments), f"{first} {sign} {second} .", answer)
 
 
 def _highest(figure: Figure, arguments: Arguments) -> Solution:
     heights = _heights(figure)
     colour = max(heights, key=lambda name: heights[name])
-    return f"{figure.words} high {heights[colour]} .", colour
+    return Solution(figure.words, f"high {colour} .", colour)
 
 
 def _total(figure: Figure, arguments: Arguments) -> Solution:
     first, second, third = _heights(figure).values()
-    total = first + second + third
-    return f"{figure.words} {first} + {second} = {first + second} . {first + second} + {third} = {total} .", str(total)
+    both, total = first + second, first + second + third
+    return Solution(figure.words, f"{first} + {second} = {both} . {both} + {third} = {total} .", str(total))
 
 
 def _range(figure: Figure, arguments: Arguments) -> Solution:
     heights = _heights(figure).values()
     high, low = max(heights), min(heights)
-    return f"{figure.words} high {high} . low {low} . {high} - {low} = {high - low} .", str(high - low)
+    return Solution(figure.words, f"high {high} . low {low} . {high} - {low} = {high - low} .", str(high - low))
 
 
 def _count(figure: Figure, arguments: Arguments) -> Solution:
@@ -137,21 +150,26 @@ def _count(figure: Figure, arguments: Arguments) -> Solution:
     counts = [sum(1 for cell in _cells(figure) if argument in cell) for argument in arguments]
     found = " ".join(f"{argument} {count} ." for argument, count in zip(arguments, counts, strict=True))
     addition = f" {counts[0]} + {counts[1]} = {sum(counts)} ." if len(counts) == 2 else ""
-    return f"{figure.words} {found}{addition}", str(sum(counts))
+    return Solution(figure.words, found + addition, str(sum(counts)))
 
 
 def _colour_of(figure: Figure, arguments: Arguments) -> Solution:
     colour = {shape: colour for colour, shape in _cells(figure)}[arguments[0]]
-    return f"{colour} {arguments[0]} .", colour
+    return Solution(f"{colour} {arguments[0]} .", "", colour)
 
 
 def _shape_of(figure: Figure, arguments: Arguments) -> Solution:
     shape = dict(_cells(figure))[arguments[0]]
-    return f"{arguments[0]} {shape} .", shape
+    return Solution(f"{arguments[0]} {shape} .", "", shape)
 
 
 def _is_there(figure: Figure, arguments: Arguments) -> Solution:
-    return figure.words, "yes" if arguments in _cells(figure) else "no"
+    return Solution(figure.words, "", "yes" if arguments[0] in dict(_cells(figure)) else "no")
+
+
+def _readings(figure: Figure, colours: Arguments) -> str:
+    """Return the readings of the named bars. Raises KeyError if the chart does not show one."""
+    return " ".join(f"{colour} {_heights(figure)[colour]} ." for colour in colours)
 
 
 NUMBER, TEXT, YESNO, CHOICE = AnswerKind.NUMBER, AnswerKind.TEXT, AnswerKind.YESNO, AnswerKind.CHOICE
@@ -165,11 +183,19 @@ KINDS = (
     QuestionKind("count shape", "How many times is there a {0}?", ShapeGrid, NUMBER, _shapes_shown, _count, takes_short_cuts=True),
     QuestionKind("colour", "What colour is the {0}?", ShapeGrid, TEXT, _single_shapes, _colour_of),
     QuestionKind("shape", "Which shape is {0}?", ShapeGrid, CHOICE, _single_colours, _shape_of),
-    QuestionKind("existence", "Is there a {0} {1}?", ShapeGrid, YESNO, _colour_and_shape, _is_there),
+    QuestionKind("existence", "Is there a {0} shape?", ShapeGrid, YESNO, _any_colour, _is_there),
     QuestionKind("total", "What is the sum of all bars?", BarChart, NUMBER, _whole_chart, _total, is_hard=True, takes_short_cuts=True),
     QuestionKind("range", "How much higher is the highest bar than the lowest?", BarChart, NUMBER, _whole_chart, _range, is_hard=True),
     QuestionKind("count two", "How many shapes are {0} or {1}?", ShapeGrid, NUMBER, _two_colours, _count, is_hard=True),
 )
+
+
+def named_readings(figure: Figure) -> dict[str, str]:
+    """Return the reading of each part that one word names: every bar, and the shapes alone in their colour or their form."""
+    if isinstance(figure, BarChart):
+        return {colour: f"{colour} {height} ." for colour, height in figure.bars}
+    alone = [name for (name,) in (*_single_colours(figure), *_single_shapes(figure))]
+    return {name: f"{colour} {shape} ." for name in alone for colour, shape in figure.cells if name in (colour, shape)}
 
 
 def parse_question(question: str) -> tuple[QuestionKind, Arguments] | None:

@@ -78,11 +78,11 @@ class ProceduralReasoner:
             return [guess(_any_answer(words, choices, rng)) for _ in range(num_chains)]
         kind, arguments = parsed
         try:
-            steps, answer = kind.solve(figure, arguments)
+            solution = kind.solve(figure, arguments)
         except (KeyError, ValueError):  # the caption does not show what is asked for
             return [guess(_any_answer(words, choices, rng)) for _ in range(num_chains)]
         short_cuts = self.short_cuts if kind.takes_short_cuts else RARE_SHORT_CUTS
-        return [_chain(steps, answer, short_cuts, rng) for _ in range(num_chains)]
+        return [_chain(solution.steps, solution.answer, short_cuts, rng) for _ in range(num_chains)]
 
 
 def caption(figure: Figure) -> str:

@@ -1,0 +1,181 @@
+"""The rollout service on real vLLM engines: reproducible, parity-safe, always at the current weights, and it heals."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file, save, save_file
+from transformers import AutoModelForImageTextToText
+
+from actors.pool import RolloutPool
+from actors.receiver import tensor_checksum
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.errors import RolloutError
+from ovt_ray.prompts import Prompts
+from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.world import world_problems
+
+CONFIG = RolloutConfig(num_workers=1, max_model_len=256, kv_cache_gib=0.1)
+PAIR = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
+    return world_problems("train", 12, 0, tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
+    pool = RolloutPool(PAIR, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    yield pool
+    pool.close()
+
+
+def sampling(num_completions: int = 4, seed: int = 0, temperature: float = 1.0) -> Sampling:
+    return Sampling(num_completions=num_completions, temperature=temperature, max_tokens=24, seed=seed)
+
+
+def by_id(groups: Iterator[RolloutGroup]) -> dict[str, list[tuple[tuple[int, ...], tuple[float, ...]]]]:
+    return {group.problem.id: [(c.token_ids, c.rollout_logprobs) for c in group.completions] for group in groups}
+
+
+def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
+    payload = np.frombuffer(save(tensors), dtype=np.uint8)
+    return Weights(version=version, payload=ray.put(payload), checksums={name: tensor_checksum(tensor) for name, tensor in tensors.items()})
+
+
+def jittered(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """Return the tensors with noise on those whose name holds `part`."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) if part in name else tensor for name, tensor in tensors.items()
+    }
+
+
+def transformers_logprobs(model: torch.nn.Module, prompts: Prompts, group: RolloutGroup, completion: Completion) -> list[float]:
+    """Return the log-probabilities of a completion's tokens by transformers, image placeholders excluded from the vocabulary."""
+    inputs = prompts.inputs(group.problem)
+    assert inputs.prompt_ids == group.prompt_ids
+    ids = torch.tensor([[*inputs.prompt_ids, *completion.token_ids]])
+    image_token = prompts.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    with torch.no_grad():
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=inputs.pixel_values,
+            image_grid_thw=inputs.image_grid_thw,
+            mm_token_type_ids=(ids == image_token).long(),
+        ).logits[0]
+    logits[:, list(prompts.placeholder_ids)] = -torch.inf
+    logprobs = logits.log_softmax(-1)[len(inputs.prompt_ids) - 1 : -1]
+    return logprobs.gather(1, ids[0, len(inputs.prompt_ids) :, None])[:, 0].tolist()
+
+
+def test_every_problem_gets_its_group_once_with_as_many_completions_as_asked(pool: RolloutPool, problems: list[Problem]) -> None:
+    groups = list(pool.generate(problems, sampling()))
+    assert sorted(group.problem.id for group in groups) == sorted(problem.id for problem in problems)
+    assert all(len(group.completions) == 4 for group in groups)
+    assert len({completion.token_ids for completion in groups[0].completions}) > 1
+
+
+def test_a_seed_gives_the_same_tokens_whatever_else_is_running(pool: RolloutPool, problems: list[Problem]) -> None:
+    together = by_id(pool.generate(problems, sampling(seed=3)))
+    alone = by_id(pool.generate(problems[5:6], sampling(seed=3)))
+    assert together[problems[5].id] == alone[problems[5].id]
+    assert together != by_id(pool.generate(problems, sampling(seed=4)))
+
+
+def test_image_placeholders_are_never_sampled(pool: RolloutPool, problems: list[Problem], tiny_model: Path) -> None:
+    forbidden = set(Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).placeholder_ids)
+    assert len(forbidden) == 4
+    hot = by_id(pool.generate(problems, sampling(num_completions=16, temperature=2.0)))
+    seen = {token for completions in hot.values() for tokens, _ in completions for token in tokens}
+    assert len(seen) > 200 and not seen & forbidden
+
+
+def test_a_prompt_that_is_too_long_is_refused_by_name(pool: RolloutPool) -> None:
+    long = Problem(id="long-one", question="word " * 500, images=(), answer="1", kind=AnswerKind.NUMBER)
+    with pytest.raises(RolloutError, match="long-one"):
+        list(pool.generate([long], sampling()))
+
+
+def test_the_engine_computes_with_the_weights_it_was_sent(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Every tensor moves: transformers, loaded with the same weights, gives each sampled token the same log-probability."""
+    tensors = load_file(tiny_model / "model.safetensors")
+    moved = jittered(tensors, "")
+    pool.load_weights(as_weights(1, moved))
+    groups = list(pool.generate(problems, sampling()))
+    pool.load_weights(as_weights(2, tensors))
+    prompts = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model)))
+    shutil.copytree(tiny_model, tmp_path / "moved")
+    save_file(moved, tmp_path / "moved" / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "moved", dtype=torch.float32)
+    for group in groups:
+        for completion in group.completions:
+            expected = transformers_logprobs(model, prompts, group, completion)
+            assert completion.rollout_logprobs == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    """What was computed with the old weights, image features included, is forgotten; the old weights bring it back bit by bit."""
+    tensors = load_file(tiny_model / "model.safetensors")
+    original = pool.weight_checksums()
+    before = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+    pool.load_weights(as_weights(3, jittered(tensors, "visual")))
+    changed = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+    assert all(before[problem.id] != changed[problem.id] for problem in problems)
+    assert original[0] == original[1] and pool.weight_checksums()[0] == pool.weight_checksums()[1] != original[0]
+    pool.load_weights(as_weights(4, tensors))
+    assert pool.weight_checksums() == original
+    assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
+
+
+def test_weights_that_lack_a_tensor_or_are_damaged_are_refused(ray_session: None, tiny_model: Path) -> None:
+    tensors = load_file(tiny_model / "model.safetensors")
+    lone = RolloutPool(CONFIG, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    try:
+        damaged = as_weights(1, tensors)
+        name = next(iter(tensors))
+        wrong = Weights(version=1, payload=damaged.payload, checksums={**damaged.checksums, name: "0"})
+        with pytest.raises(RolloutError, match="not what the learner published"):
+            lone.load_weights(wrong)
+        norm = "visual.merger.ln_q.weight"
+        name = next(name for name in tensors if name.endswith(norm))
+        with pytest.raises(RolloutError, match="leaves 1 tensors as they were"):
+            lone.load_weights(as_weights(2, {key: tensor for key, tensor in tensors.items() if key != name}))
+    finally:
+        lone.close()
+
+
+def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(pool: RolloutPool, problems: list[Problem]) -> None:
+    before = pool.weight_checksums()
+    undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
+    victim = pool.process_ids()[0]
+    engine = psutil.Process(victim).children(recursive=True)
+    assert engine, "the engine runs in a process of its own"
+    killer = threading.Timer(0.1, os.kill, (victim, signal.SIGKILL))
+    killer.start()
+    disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
+    killer.join()
+    assert disturbed == undisturbed
+    assert victim not in pool.process_ids()
+    assert pool.weight_checksums() == before
+    deadline = time.monotonic() + 5
+    while any(process.is_running() for process in engine) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in engine), (
+        "the killed worker's engine lives on"
+    )
