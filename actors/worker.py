@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 
 def completion_seed(seed: int, problem_id: str) -> int:
@@ -27,7 +32,7 @@ class RolloutWorker:
         self.version = 0
         self._forbidden = dict.fromkeys(self.prompts.placeholder_ids, -100.0)
         self._num_requests = 0
-        self.engine = _start_engine(model_path, model, rollout)
+        self.engine = _start_engine(model_path, rollout)
 
     async def ready(self) -> int:
         """Return the worker's process id once its engine answers."""
@@ -46,18 +51,15 @@ class RolloutWorker:
         prompt = TokensPrompt(prompt_token_ids=prompt_ids)
         if problem.images:
             prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
-        output = None
-        async for output in self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}"):
-            pass
-        if output is None or not output.finished:
-            raise RolloutError(f"problem {problem.id}: the engine ended without an answer")
+        request = self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}")
+        *_, output = [output async for output in request]
         return RolloutGroup(
             problem=problem,
             prompt_ids=tuple(output.prompt_token_ids),
             completions=tuple(self._completion(choice, problem.id) for choice in sorted(output.outputs, key=lambda choice: choice.index)),
         )
 
-    def _params(self, problem: Problem, sampling: Sampling):  # noqa: ANN202 - vLLM is imported when an engine starts
+    def _params(self, problem: Problem, sampling: Sampling) -> "SamplingParams":
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -71,15 +73,15 @@ class RolloutWorker:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, choice, problem_id: str) -> Completion:  # noqa: ANN001
-        if choice.finish_reason not in ("stop", "length"):
+    def _completion(self, choice: "CompletionOutput", problem_id: str) -> Completion:
+        if choice.finish_reason not in ("stop", "length") or choice.logprobs is None:
             raise RolloutError(f"problem {problem_id}: the engine ended a completion with {choice.finish_reason!r}")
         token_ids = tuple(choice.token_ids)
         return Completion(
             token_ids=token_ids,
             rollout_logprobs=tuple(step[token].logprob for step, token in zip(choice.logprobs, token_ids, strict=True)),
             text=choice.text,
-            finish_reason=choice.finish_reason,
+            finish_reason="stop" if choice.finish_reason == "stop" else "length",
             version=self.version,
         )
 
@@ -94,7 +96,7 @@ class RolloutWorker:
 
         file = os.memfd_create(f"weights-{version}")
         try:
-            _write_all(file, memoryview(payload))
+            _write_all(file, memoryview(payload.data))
             await self.engine.pause_generation(mode="keep", clear_cache=True)
             await self.engine.start_weight_update()
             path = f"/proc/{os.getpid()}/fd/{file}"
@@ -125,7 +127,7 @@ def _write_all(file: int, content: memoryview) -> None:
         content = content[os.write(file, content) :]
 
 
-def _start_engine(model_path: str, model: ModelConfig, rollout: RolloutConfig):  # noqa: ANN202
+def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
     from vllm.v1.engine.async_llm import AsyncLLM

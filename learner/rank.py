@@ -45,6 +45,8 @@ class LearnerRank:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
+        # An operator for inference on one host, which we never use: DeepSpeed would spend half a minute compiling it here.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.set_num_threads(self._config.cpus_per_rank)
         torch.manual_seed(self._seed)
         backend = "nccl" if self._device.type == "cuda" else "gloo"

@@ -49,12 +49,14 @@ def _check_prompt(config: RunConfig, problem: Problem, folder: Path) -> None:
         build_tiny_model(Path(path), config.seed)
     prompts = Prompts(path, config.model)
     num_tokens = len(prompts.inputs(problem).prompt_ids)
-    print(f"prompt of problem {problem.id}, {num_tokens} tokens with its {len(problem.images)} image(s):\n{prompts.text(problem)}", flush=True)
+    print(
+        f"prompt of problem {problem.id}, {num_tokens} tokens with its {len(problem.images)} image(s):\n{prompts.text(problem)}", flush=True
+    )
     room = config.rollout.max_model_len - config.max_completion_tokens
     if num_tokens > room:
         raise ConfigError(
-            f"rollout.max_model_len: {config.rollout.max_model_len} less max_completion_tokens {config.max_completion_tokens} leaves {room} "
-            f"tokens, problem {problem.id} needs {num_tokens}: raise it, or lower model.max_pixels (now {config.model.max_pixels})"
+            f"rollout.max_model_len: {config.rollout.max_model_len} less {config.max_completion_tokens} of max_completion_tokens leaves "
+            f"{room} tokens, problem {problem.id} needs {num_tokens}: raise it, or lower model.max_pixels (now {config.model.max_pixels})"
         )
 
 
@@ -74,4 +76,6 @@ def _check_cluster(config: RunConfig) -> None:
         connect(config)
         print(f"cluster: the services ask for {asked}, which {os.environ['RAY_ADDRESS']} has")
     else:
-        print(f"machine: the services ask for {asked} (logical; this machine has {os.cpu_count()} cores). Set RAY_ADDRESS to check a cluster")
+        print(
+            f"machine: the services ask for {asked} (logical; this machine has {os.cpu_count()} cores). Set RAY_ADDRESS to check a cluster"
+        )

@@ -70,8 +70,10 @@ def chains_by_policy(services: Services, problems: Sequence[Problem], section: D
         seed=stable_seed(seed, "distil"),
     )
     return [
-        Chains(problem=scored.group.problem, responses=tuple(completion.text for completion in scored.group.completions), scores=scored.scores)
-        for scored in services.generate_scored(problems, sampling)
+        Chains(
+            problem=scored.group.problem, responses=tuple(completion.text for completion in scored.group.completions), scores=scored.scores
+        )
+        for scored in services.scores(services.generate(problems, sampling))
     ]
 
 

@@ -29,4 +29,4 @@ class Evaluation:
 def evaluate(services: Services, problems: Sequence[Problem], temperature: float, max_tokens: int) -> Evaluation:
     """Return the evaluation of the model that the rollout workers serve."""
     sampling = Sampling(num_completions=1, temperature=temperature, max_tokens=max_tokens, seed=0)
-    return Evaluation(groups=tuple(services.generate_scored(problems, sampling)))
+    return Evaluation(groups=tuple(services.scores(services.generate(problems, sampling))))

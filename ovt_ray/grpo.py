@@ -39,7 +39,9 @@ def train_grpo(
     for step in range(first_step, section.num_steps):
         clock = [time.monotonic()]
         batch = batch_at(problems, step, section.problems_per_step, seed)
-        groups = services.generate_scored(batch, sampling(section, max_tokens, seed, step))
+        pending = services.generate(batch, sampling(section, max_tokens, seed, step))
+        clock.append(time.monotonic())
+        groups = services.scores(pending)
         clock.append(time.monotonic())
         samples = to_train_samples(groups, section.normalise_advantage)
         updates = [services.learner.update(part) for part in split_evenly(samples, section.updates_per_step)]
@@ -71,10 +73,11 @@ def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], cloc
     for name in ("loss", "grad_norm", "learning_rate", "entropy", "clip_fraction", "kl_rollout", "kl_ref"):
         if updates:
             figures[name] = fmean(asdict(update)[name] for update in updates)
-    generate_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
+    generate_s, score_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
     num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
     return figures | {
         "seconds_generate": generate_s,
+        "seconds_score": score_s,
         "seconds_update": update_s,
         "seconds_sync": sync_s,
         "num_tokens": num_tokens,

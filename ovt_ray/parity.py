@@ -34,7 +34,7 @@ def check_parity(services: Services, problems: Sequence[Problem], sampling: Samp
     if not worst <= max_gap:
         raise ParityError(
             f"rollout and learner differ by {worst:.2g} nats on token {position} of an answer to problem {problem_id}; allowed is "
-            f"grpo.max_parity_gap={max_gap:g}. Look at: the dtypes of rollout and learner (bfloat16 needs about 0.1), whether the learner's "
-            "weights reached the engine, and image size limits"
+            f"grpo.max_parity_gap={max_gap:g}. Look at: the dtypes of rollout and learner (bfloat16 needs about 0.1), whether the "
+            "learner's weights reached the engine, and image size limits"
         )
     return worst

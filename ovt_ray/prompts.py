@@ -57,7 +57,10 @@ class Prompts:
 
     def text(self, problem: Problem) -> str:
         """Return the prompt as text: images, question, choices, instruction, ready for the answer."""
-        lines = [problem.question, *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False))]
+        lines = [
+            problem.question,
+            *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False)),
+        ]
         body = "\n".join([*lines, self.config.instruction] if self.config.instruction else lines)
         if token := next((token for token in PLACEHOLDER_TOKENS if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which stands for an image; remove it from the question")

@@ -10,8 +10,12 @@ from actors.pool import RolloutPool
 from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
-from ovt_ray.types import Problem, Sampling, ScoredGroup
+from ovt_ray.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
 from reward.pool import CPUS_PER_ACTOR, RewardPool
+
+PendingGroup = tuple[RolloutGroup, "ray.ObjectRef[tuple[Score, ...]]"]
+"""A group and the reference to its scores, for `Services.scores`."""
+
 
 class Services:
     """Rollout pool, reward pool and learner group; closing it leaves no process behind."""
@@ -32,13 +36,14 @@ class Services:
         if self._owns_cluster:
             ray.shutdown()
 
-    def generate_scored(self, problems: Sequence[Problem], sampling: Sampling) -> list[ScoredGroup]:
-        """Return the scored groups in the order of the problems; each group is scored while others are generated."""
-        scoring = {}
-        for group in self.rollout.generate(problems, sampling):
-            scoring[group.problem.id] = (group, self.reward.submit(group))
-        found = (scoring[problem.id] for problem in problems)
-        return [ScoredGroup(group=group, scores=self.reward.collect(ref)) for group, ref in found]
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> "list[PendingGroup]":
+        """Return the groups in the order of the problems; each has been on its way to the reward since it was finished."""
+        pending = {group.problem.id: (group, self.reward.submit(group)) for group in self.rollout.generate(problems, sampling)}
+        return [pending[problem.id] for problem in problems]
+
+    def scores(self, pending: "Sequence[PendingGroup]") -> list[ScoredGroup]:
+        """Return the groups with their scores, waiting for those that are not scored yet."""
+        return [ScoredGroup(group=group, scores=self.reward.collect(scoring)) for group, scoring in pending]
 
 
 def cpus_needed(config: RunConfig) -> float:

@@ -1,5 +1,6 @@
 """The stages of the recipe, each done once: what it reads, what it runs, what it leaves."""
 
+import shutil
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -198,6 +199,7 @@ class Stages:
         self.services.rollout.load_weights(self.services.learner.publish())
         self._newest_model = str(model)
         self._finish(iteration, stage, began, [model], num_steps)
+        shutil.rmtree(self._checkpoints(stage_key(iteration, stage)), ignore_errors=True)
         return str(model)
 
     def _start(self, key: str, inputs: Sequence[Path]) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
@@ -39,7 +40,7 @@ class Tasks:
         return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=True)
 
 
-def _draw(split: str, num: int, seed: int, folder: Path, hard: bool) -> list[Problem]:
+def _draw(split: Literal["train", "validation", "test"], num: int, seed: int, folder: Path, hard: bool) -> list[Problem]:
     from ovt_ray.world import world_problems
 
     return world_problems(split, num, seed, folder, hard)

@@ -22,17 +22,9 @@ LOCK = ROOT / "requirements-cpu.lock"
 GIB = 2**30
 NEEDED_BYTES = 6 * GIB
 HEARTBEAT_S = 4.0
+PIP_ASIDES = ("WARNING", "Attempting uninstall", "Found existing", "Uninstalling", "Successfully uninstalled")
 # The one address outside the package registry: CPU builds of torch, asked only where pip does not find the build without it.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-
-# DeepSpeed would build this operator in the first training step; two ranks would wait for it in the middle of a run.
-BUILD_COMM_OP = """
-import os
-os.environ["DS_ACCELERATOR"] = "cpu"
-from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-builder = ShareMemCommBuilder()
-builder.load() if builder.is_compatible() else print("not on this platform: gloo is used instead")
-"""
 
 
 def disk_problem(free_bytes: int, needed_bytes: int, folder: Path) -> str | None:
@@ -78,8 +70,8 @@ def machine_problems(stack: str) -> Iterator[str]:
     found = [
         stack_problem(stack),
         disk_problem(shutil.disk_usage(ROOT).free, needed_bytes, ROOT),
-        missing(f"C++ compiler '{compiler}'", found=shutil.which(compiler) is not None, need="DeepSpeed's operators", package="g++"),
-        missing(f"{include}/Python.h", found=(include / "Python.h").is_file(), need="DeepSpeed's operators", package=f"{python}-dev"),
+        missing(f"C++ compiler '{compiler}'", found=shutil.which(compiler) is not None, need="operators that DeepSpeed and torch build when first used", package="g++"),
+        missing(f"{include}/Python.h", found=(include / "Python.h").is_file(), need="operators that DeepSpeed and torch build when first used", package=f"{python}-dev"),
         missing(f"ensurepip in {sys.executable}", found=module_found("ensurepip"), need="virtual environments", package=f"{python}-venv"),
         missing("libnuma.so.1", found=numa_is_found, need="vLLM's CPU kernels", package="libnuma1"),
     ]
@@ -94,8 +86,8 @@ def torch_build(lock: str) -> str:
 
 def index_options(listing: str, torch_version: str) -> list[str]:
     """pip's options to find `torch_version`, given what `pip index versions torch` prints."""
-    versions = listing.replace(",", " ").split()
-    return [] if torch_version in versions else ["--extra-index-url", TORCH_CPU_INDEX]
+    available = next((line for line in listing.splitlines() if line.startswith("Available versions:")), "")
+    return [] if torch_version in available.replace(",", " ").split() else ["--extra-index-url", TORCH_CPU_INDEX]
 
 
 def venv_python() -> str:
@@ -111,8 +103,8 @@ def pip_options(stack: str) -> list[str]:
 
 
 def latest_line(log: str) -> str:
-    """The last line that says what is being done: warnings about one of several indexes say nothing."""
-    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("WARNING")]
+    """The last line that says what is being done: warnings about an index and the removal of a package do not."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.strip().startswith(PIP_ASIDES)]
     return lines[-1][:100] if lines else ""
 
 
@@ -155,8 +147,6 @@ def install(stack: str) -> None:
     print(f"set-up: {line}", flush=True)
     if status != 0:
         sys.exit(status)
-    if stack == "cpu":
-        run_step("building DeepSpeed's shared-memory operator (about 30 s the first time)", [venv_python(), "-c", BUILD_COMM_OP])
     (VENV / ".installed").write_text(f"{stack}\n")
 
 
@@ -174,4 +164,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nset-up: stopped; the same command goes on from here")

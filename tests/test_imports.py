@@ -22,7 +22,12 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_imports_only_itself_and_what_all_share(service: str) -> None:
-    ours = {f"{imported} in {path.name}" for path in (ROOT / service).glob("*.py") for imported in imports_of(path) if forbidden(imported, service)}
+    ours = {
+        f"{imported} in {path.name}"
+        for path in (ROOT / service).glob("*.py")
+        for imported in imports_of(path)
+        if forbidden(imported, service)
+    }
     assert ours == set()
 
 

@@ -59,10 +59,12 @@ PROBLEMS = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _process_as_before() -> Iterator[None]:
-    """Take this process out of its group of one, and its variables out of the environment of later tests' processes."""
+def compiled_operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where torch compiles extensions. After the tests this process has left its group of one, and its environment is as before."""
     before = dict(os.environ)
-    yield
+    folder = tmp_path_factory.mktemp("extensions")
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    yield folder
     torch.distributed.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
@@ -187,6 +189,11 @@ def assert_same_run(
             gap = (tensor - expected[folder_names[name]].data).abs()
             # Adam divides the few gradients near 0 by their own rounding noise; a step is 2e-4
             assert gap.mean() < 2e-7 and gap.max() < 2e-5, f"{name}: mean {gap.mean():.1e}, largest {gap.max():.1e}"
+
+
+def test_joining_a_group_compiles_nothing(tiny_model: Path, compiled_operators: Path) -> None:
+    single_rank(tiny_model, learner_config(0))
+    assert not list(compiled_operators.iterdir())
 
 
 def test_log_probabilities_are_those_of_transformers_own_forward_pass(tiny_model: Path, samples: list[TrainSample]) -> None:

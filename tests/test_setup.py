@@ -143,7 +143,10 @@ def test_a_changed_lock_sets_up_again(clone: Path, commands: Path) -> None:
 
 def test_the_cpu_index_is_asked_only_where_pip_does_not_find_the_build() -> None:
     assert index_options("torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0+cpu, 2.13.0\n", "2.13.0+cpu") == []
-    assert index_options("torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0\n", "2.13.0+cpu")[0] == "--extra-index-url"
+    assert (
+        index_options("torch (2.15.0)\nAvailable versions: 2.15.0, 2.13.0\n  INSTALLED: 2.13.0+cpu\n", "2.13.0+cpu")[0]
+        == "--extra-index-url"
+    )
 
 
 def test_the_lock_pins_the_torch_that_vllm_pins_and_names_no_address() -> None:
@@ -153,7 +156,10 @@ def test_the_lock_pins_the_torch_that_vllm_pins_and_names_no_address() -> None:
 
 
 def test_progress_shows_the_last_line_that_is_no_warning() -> None:
-    assert latest_line("Collecting ray\n  Downloading ray.whl\nWARNING: an index is away\n\n") == "Downloading ray.whl"
+    assert (
+        latest_line("Collecting ray\n  Downloading ray.whl\nWARNING: an index is away\n  Successfully uninstalled x\n")
+        == "Downloading ray.whl"
+    )
     assert latest_line("") == ""
 
 

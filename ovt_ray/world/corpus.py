@@ -7,28 +7,23 @@ from pathlib import Path
 from random import Random
 
 from ovt_ray.types import AnswerKind, Problem
-from ovt_ray.world.figures import MAX_HEIGHT, ShapeGrid, save_figure
+from ovt_ray.world.figures import MAX_NUMBER, save_figure
 from ovt_ray.world.problems import draw_figure, draw_problem, draw_question
-from ovt_ray.world.questions import KINDS, named_readings
+from ovt_ray.world.questions import KINDS
 from ovt_ray.world.teacher import caption, respond
 
 DESCRIBE = "Describe the picture."
-GRID_KINDS = tuple(kind for kind in KINDS if kind.figure is ShapeGrid)
-NUM_NAMES = 4
-"""Parts asked for in one reading; some more than once."""
-GRID_SHARE = 0.4
-"""Share of readings that are always of shapes, which are harder to tell apart than bars."""
-TASKS = {"describe": 0.13, "read": 0.35, "reason": 0.42, "answer": 0.05, "calculate": 0.05}
+TASKS = {"describe": 0.3, "look": 0.35, "reason": 0.25, "answer": 0.05, "calculate": 0.05}
 """Share of each task in the corpus."""
 
 
 def base_traces(num: int, seed: int, folder: Path) -> list[tuple[Problem, str]]:
     """Return `num` problems with the responses to imitate, about training figures only; the same for the same arguments.
 
-    Tasks: describe a picture; read named parts of one; reason over readings given as text; answer without reasoning; calculate.
+    Tasks: describe a picture; name the readings that a question takes; reason over readings given as text; answer at once; calculate.
     """
     rng = Random(f"base {seed}")
-    write = {"describe": _describe, "read": _read, "reason": _reason, "answer": _answer, "calculate": _calculate}
+    write = {"describe": _describe, "look": _look, "reason": _reason, "answer": _answer, "calculate": _calculate}
     tasks = rng.choices(list(TASKS), list(TASKS.values()), k=num)
     return [write[task](rng, folder, f"base-{seed}-{index}") for index, task in enumerate(tasks)]
 
@@ -40,14 +35,11 @@ def _describe(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     return Problem(id=name, question=DESCRIBE, images=(save_figure(figure, folder),), answer=text, kind=AnswerKind.TEXT), text
 
 
-def _read(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a picture with the names of some of its parts, and the readings of these parts in that order."""
-    readings: dict[str, str] = {}
-    while not readings:
-        figure = draw_figure(rng.choice(GRID_KINDS if rng.random() < GRID_SHARE else KINDS), "train", rng)
-        readings = named_readings(figure)
-    names = rng.choices(list(readings), k=NUM_NAMES)
-    question, text = f"Read {' '.join(names)}.", " ".join(readings[part] for part in names)
+def _look(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
+    """Return a picture with a question that is only to be looked at for, and the readings that it takes."""
+    kind = rng.choice(KINDS)
+    figure, arguments = draw_question(kind, "train", rng)
+    text, question = kind.solve(figure, arguments).readings, f"Look: {kind.template.format(*arguments)}"
     return Problem(id=name, question=question, images=(save_figure(figure, folder),), answer=text, kind=AnswerKind.TEXT), text
 
 
@@ -69,7 +61,7 @@ def _answer(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
 
 def _calculate(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     """Return a sum or a difference of two readings and its result."""
-    first, second = rng.randint(1, 2 * MAX_HEIGHT), rng.randint(1, MAX_HEIGHT)
+    first, second = rng.randint(1, 2 * MAX_NUMBER), rng.randint(1, MAX_NUMBER)
     if first >= second and rng.random() < 0.5:
         question, result = f"{first} - {second} =", first - second
     else:

@@ -1,0 +1,146 @@
+"""The whole job on the real stack, shortened: it runs, repeats itself, goes on after a kill, and leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHORT = [
+    "base.num_steps=6",
+    "data.num_eval=20",
+    "learner.checkpoint_every=2",
+    *(f"iterations[{turn}].{key}" for turn in (0, 1) for key in ("sft.num_steps=30", "grpo.num_steps=3", "distil.num_problems=60")),
+    *(f"iterations[{turn}].grpo.{key}" for turn in (0, 1) for key in ("problems_per_step=8", "num_completions=4")),
+]
+"""A recipe of seconds. The model learns next to nothing in it, but every stage runs on the real parts."""
+
+
+def start(runs: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "ovt_ray", "run", "configs/tiny.yaml", f"runs_dir={runs}", f"name={name}", *SHORT, *overrides]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def figures(run: Path) -> list[dict[str, float]]:
+    """Return the run's metrics without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if "second" not in key and key not in ("time", "tokens_per_s")} for row in rows]
+
+
+def accuracies(run: Path) -> list[tuple[int, str, float, float]]:
+    rows = json.loads((run / "result.json").read_text())
+    return [(row["iteration"], row["stage"], row["accuracy"], row["response_tokens"]) for row in rows]
+
+
+def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while not (path.exists() and text in path.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, f"{text!r} never came: {process.communicate()[0][-2000:]}"
+        time.sleep(0.2)
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    return [str(process) for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def assert_all_end(processes: list[psutil.Process]) -> None:
+    deadline = time.monotonic() + 30
+    while alive(processes) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive(processes) == []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def unbroken(runs: Path) -> Path:
+    """A finished run of two iterations."""
+    finish(start(runs, "unbroken"))
+    return runs / "unbroken"
+
+
+def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
+    rows = json.loads((unbroken / "result.json").read_text())
+    assert [(row["iteration"], row["stage"]) for row in rows] == [(0, "base"), (1, "sft"), (1, "grpo"), (2, "sft"), (2, "grpo")]
+    assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] and row["num_problems"] == 20 for row in rows)
+    for stage in ("iter0/base", "iter1/sft", "iter1/grpo", "iter2/sft", "iter2/grpo"):
+        assert (unbroken / stage / "model" / "model.safetensors").exists() and (unbroken / stage / "model" / "config.json").exists()
+        assert not (unbroken / stage / "checkpoints").exists(), "checkpoints of a finished stage are only in the way"
+    assert "<img" in (unbroken / "report.html").read_text()
+    assert json.loads((unbroken / "config.json").read_text())["base"]["num_steps"] == 6
+
+
+def test_a_stage_model_loads_in_transformers_without_our_code(unbroken: Path) -> None:
+    code = (
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import sys; path = sys.argv[1];"
+        "AutoProcessor.from_pretrained(path); AutoModelForImageTextToText.from_pretrained(path); print('ovt_ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(unbroken / "iter2/grpo/model")], capture_output=True, text=True, cwd="/")
+    assert done.stdout.strip() == "False", done.stderr[-2000:]
+
+
+def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
+    before = (unbroken / "metrics.jsonl").read_bytes()
+    output = finish(start(unbroken.parent, "unbroken"))
+    assert output.count("finished before, kept") == 7 and "starting the services" not in output
+    assert (unbroken / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_killed_twice_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
+    """Also: the same seed gives the same numbers twice."""
+    metrics = runs / "killed" / "metrics.jsonl"
+    for row in ('"stage": "iter0/base", "step": 3', '"stage": "iter2/grpo", "step": 2'):
+        process = start(runs, "killed")
+        wait_for(metrics, row, process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert_all_end(family)
+    finish(start(runs, "killed"))
+    assert figures(runs / "killed") == figures(unbroken)
+    assert accuracies(runs / "killed") == accuracies(unbroken)
+
+
+def test_ctrl_c_leaves_no_process_and_no_shared_memory(runs: Path) -> None:
+    before = set(Path("/dev/shm").iterdir())
+    process = start(runs, "interrupted")
+    wait_for(runs / "interrupted" / "metrics.jsonl", '"step": 1', process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) > 5
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on from here" in output and "Traceback" not in output
+    assert_all_end(family)
+    assert set(Path("/dev/shm").iterdir()) <= before
+
+
+def test_two_workers_and_two_ranks_with_zero_3_run_the_same_recipe(runs: Path) -> None:
+    sizes = ["rollout.num_workers=2", "rollout.cpus_per_worker=1", "learner.num_ranks=2", "learner.cpus_per_rank=1", "learner.zero_stage=3"]
+    output = finish(start(runs, "sharded", *sizes, "reward.num_actors=2"))
+    assert output.count("log-probabilities agree within") == 2
+    assert len(accuracies(runs / "sharded")) == 5
+
+
+def test_learning_rate_zero_leaves_the_model_as_it_is(unbroken: Path, runs: Path) -> None:
+    zero = [f"iterations[{turn}].grpo.optimizer.learning_rate=0" for turn in (0, 1)]
+    finish(start(runs, "zero", *zero))
+    result = accuracies(runs / "zero")
+    assert [row[2:] for row in result if row[1] == "sft"] == [row[2:] for row in result if row[1] == "grpo"]
+    rl = [row for row in figures(runs / "zero") if "kl_rollout" in row]
+    assert rl and all(row["kl_rollout"] < 1e-9 and row["clip_fraction"] == 0 for row in rl)
