@@ -21,10 +21,14 @@ lock: $(INSTALLED)  ## write the versions in .venv to requirements-cpu.lock
 	sed 's/+cpu$$//' .venv/lock > requirements-cpu.lock
 	touch $(INSTALLED)
 
+base: $(INSTALLED)  ## train the embedded base model anew from random weights, and ship it (about 10 minutes)
+	$(PYTHON_IN_VENV) -m ovt_ray run configs/base.yaml
+	$(PYTHON_IN_VENV) scripts/ship_base.py runs/base/iter0/base/model
+
 clean:         ## remove the virtual environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 $(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
 	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
 
-.PHONY: help demo test check lock clean
+.PHONY: help demo test check lock base clean

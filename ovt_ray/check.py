@@ -22,7 +22,7 @@ def check_run(config: RunConfig) -> None:
     print(f"reward: {config.reward.name} loads", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         problem = _check_data(config, Path(folder))
-        _check_prompt(config, problem, Path(folder))
+        _check_prompt(config, problem)
     _check_deepspeed(config)
     _check_cluster(config)
 
@@ -37,17 +37,11 @@ def _check_data(config: RunConfig, folder: Path) -> Problem:
     return tasks.train("check", 1)[0]
 
 
-def _check_prompt(config: RunConfig, problem: Problem, folder: Path) -> None:
+def _check_prompt(config: RunConfig, problem: Problem) -> None:
     """Render the problem as both sides will; raises ConfigError if it leaves no room for an answer."""
-    from ovt_ray.prompts import Prompts
+    from ovt_ray.prompts import Prompts, model_path
 
-    path = config.model.path
-    if path == "embedded":
-        from ovt_ray.world import build_tiny_model
-
-        path = str(folder / "model")
-        build_tiny_model(Path(path), config.seed)
-    prompts = Prompts(path, config.model)
+    prompts = Prompts(model_path(config.model), config.model)
     num_tokens = len(prompts.inputs(problem).prompt_ids)
     print(
         f"prompt of problem {problem.id}, {num_tokens} tokens with its {len(problem.images)} image(s):\n{prompts.text(problem)}", flush=True

@@ -14,8 +14,9 @@ from ovt_ray.config import RunConfig, load_config
 from ovt_ray.errors import OvtError
 from ovt_ray.shadow import check_no_shadow
 
-TERMINATED = 128 + signal.SIGTERM
-INTERRUPTED = 128 + signal.SIGINT
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stops a run in the same order as Ctrl-C does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OvtError as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
-        return INTERRUPTED
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,4 +95,4 @@ def _outside_job_package(config: RunConfig) -> RunConfig:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     """End in order: services are closed on the way out."""
-    raise SystemExit(TERMINATED)
+    raise _Terminated

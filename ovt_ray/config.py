@@ -30,7 +30,7 @@ class ModelConfig(Section):
     """The base model and how it is shown a problem."""
 
     path: str
-    """A Hugging Face folder or hub name, or `embedded` for the tiny model that the run builds and trains itself."""
+    """A Hugging Face folder or hub name, or `embedded` for the tiny model that comes with the project."""
     max_pixels: int = Field(default=262_144, ge=28 * 28)
     """Larger images are scaled down to this many pixels, on the rollout and the learner side alike."""
     system_prompt: str = ""
@@ -192,7 +192,7 @@ class GrpoConfig(Section):
     normalise_advantage: bool = True
     """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
-    """Largest difference between rollout and learner log-probabilities at the start of the stage, else the run stops."""
+    """Largest mean difference between rollout and learner log-probabilities at the start of the stage, else the run stops."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
     max_flat_steps: int = Field(default=5, ge=1)
@@ -243,9 +243,9 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     """The reward service."""
     base: SftConfig | None = None
-    """How the embedded model is trained from random weights; only for `model.path: embedded`."""
-    iterations: list[IterationConfig] = Field(min_length=1)
-    """One entry per turn of the recipe."""
+    """Build the embedded model anew from random weights and train it so; without it, it is taken as it comes."""
+    iterations: list[IterationConfig]
+    """One entry per turn of the recipe; none to evaluate, or build, the base model alone."""
     eval: EvalConfig = EvalConfig()
     """How each model is measured."""
 
@@ -256,14 +256,14 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":
-        if (self.base is not None) != (self.model.path == "embedded"):
-            raise ValueError("base: is needed with model.path=embedded and refused with any other model")
+        if self.base is not None and self.model.path != "embedded":
+            raise ValueError(f"base: only model.path=embedded is trained from random weights, not {self.model.path!r}: leave base out")
         if self.max_completion_tokens >= self.rollout.max_model_len:
             raise ValueError(
                 f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "
                 f"rollout.max_model_len ({self.rollout.max_model_len}): raise the latter"
             )
-        if self.iterations[0].distil.source == "policy":
+        if self.iterations and self.iterations[0].distil.source == "policy":
             raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
         if self.data.format != "embedded" and any(turn.distil.source == "caption" for turn in self.iterations):
             raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")

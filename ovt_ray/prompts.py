@@ -8,10 +8,11 @@ import io
 import string
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovt_ray.config import ModelConfig
-from ovt_ray.errors import DataError
+from ovt_ray.errors import ConfigError, DataError
 from ovt_ray.types import ImageSource, Problem
 
 if TYPE_CHECKING:
@@ -34,14 +35,30 @@ class PromptInputs:
     """(num_images, 3) patches in time, height and width; None for a text-only problem."""
 
 
+EMBEDDED_MODEL = Path(__file__).parent / "world" / "base"
+"""The tiny base model that comes with the project; `make base` builds it."""
+
+
+def model_path(config: ModelConfig) -> str:
+    """Return the Hugging Face folder or hub name of the run's base model."""
+    return str(EMBEDDED_MODEL) if config.path == "embedded" else config.path
+
+
 class Prompts:
     """Renders problems for one model: its chat template, its tokenizer, its image processor."""
 
     def __init__(self, model_path: str, config: ModelConfig) -> None:
+        """Load them from a Hugging Face folder or hub name; raises ConfigError if that fails."""
         from transformers import AutoProcessor
 
         self.config = config
-        self.processor = AutoProcessor.from_pretrained(model_path)
+        try:
+            self.processor = AutoProcessor.from_pretrained(model_path)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"model.path: no processor can be loaded from {model_path!r} ({reason}); give a model folder or hub name"
+            ) from error
         self.tokenizer = self.processor.tokenizer
 
     @cached_property

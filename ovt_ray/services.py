@@ -1,6 +1,7 @@
 """The three services of a run, on one Ray cluster: started together, closed together."""
 
 import os
+import signal
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -65,11 +66,13 @@ def connect(config: RunConfig) -> bool:
     """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     starts = "RAY_ADDRESS" not in os.environ
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     if starts:
         num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     else:
         ray.init(**quiet)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
     wanted = {"CPU": cpus_needed(config), "GPU": float(gpus_needed(config))}
     present = ray.cluster_resources()
     for name, amount in wanted.items():

@@ -18,7 +18,7 @@ from ovt_ray.ledger import RunFolder
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.parity import check_parity
 from ovt_ray.progress import phase
-from ovt_ray.prompts import Prompts
+from ovt_ray.prompts import Prompts, model_path
 from ovt_ray.results import measured, stage_key
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
@@ -52,14 +52,14 @@ class Stages:
 
     @cached_property
     def _first_model(self) -> str:
-        """The model that nothing of this run has trained: a folder or hub name; the embedded one is built here."""
-        if self.config.model.path != "embedded":
-            return self.config.model.path
+        """The model that nothing of this run has trained: a folder or hub name, or random weights if the run trains its base."""
+        if self.config.base is None:
+            return model_path(self.config.model)
         folder = self.folder.stage_folder(0, "init")
         if not self.folder.finished("iter0/init"):
             from ovt_ray.world import build_tiny_model
 
-            with phase("building the embedded model"):
+            with phase("building the embedded model with random weights"):
                 self.folder.start("iter0/init")
                 build_tiny_model(folder, self.config.seed)
                 self.folder.finish("iter0/init", [folder])
@@ -68,6 +68,7 @@ class Stages:
     @cached_property
     def services(self) -> Services:
         """The services, started with the newest model."""
+        assert self.prompts, "a wrong model path is refused before anything is started"
         with phase("starting the services"):
             return Services(self.config, self._newest_model)
 
@@ -77,7 +78,7 @@ class Stages:
         return Prompts(self._first_model, self.config.model)
 
     def base(self) -> str:
-        """Return the base model: as it is, or the embedded one after its training from random weights."""
+        """Return the base model, evaluated: as it is, or trained from random weights if the config says so."""
         key = stage_key(0, "base")
         if (outputs := self._done(key)) is not None:
             return str(outputs[0]) if outputs else self._first_model
@@ -140,7 +141,7 @@ class Stages:
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
         gate = sampling(section, max_tokens, seed, -1)
         gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
-        print(f"[{key}] rollout and learner log-probabilities agree within {gap:.1e}", flush=True)
+        print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         with Track(self.folder.path, key, section.num_steps, first_step) as track:
             train_grpo(
                 section,

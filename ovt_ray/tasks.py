@@ -37,7 +37,7 @@ class Tasks:
         """Return the problems that nothing is trained on."""
         if self.loaded is not None:
             return list(self.loaded.held_out)
-        return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=True)
+        return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=False)
 
 
 def _draw(split: Literal["train", "validation", "test"], num: int, seed: int, folder: Path, hard: bool) -> list[Problem]:

@@ -70,8 +70,18 @@ def machine_problems(stack: str) -> Iterator[str]:
     found = [
         stack_problem(stack),
         disk_problem(shutil.disk_usage(ROOT).free, needed_bytes, ROOT),
-        missing(f"C++ compiler '{compiler}'", found=shutil.which(compiler) is not None, need="operators that DeepSpeed and torch build when first used", package="g++"),
-        missing(f"{include}/Python.h", found=(include / "Python.h").is_file(), need="operators that DeepSpeed and torch build when first used", package=f"{python}-dev"),
+        missing(
+            f"C++ compiler '{compiler}'",
+            found=shutil.which(compiler) is not None,
+            need="DeepSpeed and torch, which build operators",
+            package="g++",
+        ),
+        missing(
+            f"{include}/Python.h",
+            found=(include / "Python.h").is_file(),
+            need="DeepSpeed and torch, which build operators",
+            package=f"{python}-dev",
+        ),
         missing(f"ensurepip in {sys.executable}", found=module_found("ensurepip"), need="virtual environments", package=f"{python}-venv"),
         missing("libnuma.so.1", found=numa_is_found, need="vLLM's CPU kernels", package="libnuma1"),
     ]

@@ -51,7 +51,7 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
     assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
     assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
-    assert "needed with model.path=embedded" in refusal("base=null")
+    assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
 
 def test_what_is_no_override_is_refused() -> None:

@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SHORT = [
-    "base.num_steps=6",
     "data.num_eval=20",
     "learner.checkpoint_every=2",
     *(f"iterations[{turn}].{key}" for turn in (0, 1) for key in ("sft.num_steps=30", "grpo.num_steps=3", "distil.num_problems=60")),
@@ -79,11 +78,11 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
     rows = json.loads((unbroken / "result.json").read_text())
     assert [(row["iteration"], row["stage"]) for row in rows] == [(0, "base"), (1, "sft"), (1, "grpo"), (2, "sft"), (2, "grpo")]
     assert all(row["ci_low"] <= row["accuracy"] <= row["ci_high"] and row["num_problems"] == 20 for row in rows)
-    for stage in ("iter0/base", "iter1/sft", "iter1/grpo", "iter2/sft", "iter2/grpo"):
+    for stage in ("iter1/sft", "iter1/grpo", "iter2/sft", "iter2/grpo"):
         assert (unbroken / stage / "model" / "model.safetensors").exists() and (unbroken / stage / "model" / "config.json").exists()
         assert not (unbroken / stage / "checkpoints").exists(), "checkpoints of a finished stage are only in the way"
     assert "<img" in (unbroken / "report.html").read_text()
-    assert json.loads((unbroken / "config.json").read_text())["base"]["num_steps"] == 6
+    assert json.loads((unbroken / "config.json").read_text())["iterations"][1]["sft"]["num_steps"] == 30
 
 
 def test_a_stage_model_loads_in_transformers_without_our_code(unbroken: Path) -> None:
@@ -105,7 +104,7 @@ def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
 def test_a_run_killed_twice_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
     """Also: the same seed gives the same numbers twice."""
     metrics = runs / "killed" / "metrics.jsonl"
-    for row in ('"stage": "iter0/base", "step": 3', '"stage": "iter2/grpo", "step": 2'):
+    for row in ('"stage": "iter1/sft", "step": 13', '"stage": "iter2/grpo", "step": 2'):
         process = start(runs, "killed")
         wait_for(metrics, row, process)
         family = psutil.Process(process.pid).children(recursive=True)
@@ -117,15 +116,16 @@ def test_a_run_killed_twice_ends_with_the_numbers_of_an_unbroken_one(unbroken: P
     assert accuracies(runs / "killed") == accuracies(unbroken)
 
 
-def test_ctrl_c_leaves_no_process_and_no_shared_memory(runs: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_leaves_no_process_and_no_shared_memory(runs: Path, number: signal.Signals, status: int) -> None:
     before = set(Path("/dev/shm").iterdir())
-    process = start(runs, "interrupted")
-    wait_for(runs / "interrupted" / "metrics.jsonl", '"step": 1', process)
+    process = start(runs, number.name)
+    wait_for(runs / number.name / "metrics.jsonl", '"step": 1', process)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from here" in output and "Traceback" not in output
+    assert process.returncode == status and "goes on from here" in output and "Traceback" not in output
     assert_all_end(family)
     assert set(Path("/dev/shm").iterdir()) <= before
 

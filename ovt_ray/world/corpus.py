@@ -7,23 +7,28 @@ from pathlib import Path
 from random import Random
 
 from ovt_ray.types import AnswerKind, Problem
-from ovt_ray.world.figures import MAX_NUMBER, save_figure
-from ovt_ray.world.problems import draw_figure, draw_problem, draw_question
-from ovt_ray.world.questions import KINDS
+from ovt_ray.world.figures import ShapeGrid, save_figure
+from ovt_ray.world.problems import draw_choices, draw_figure, draw_problem, draw_question
+from ovt_ray.world.questions import KINDS, named_readings
 from ovt_ray.world.teacher import caption, respond
 
 DESCRIBE = "Describe the picture."
-TASKS = {"describe": 0.3, "look": 0.35, "reason": 0.25, "answer": 0.05, "calculate": 0.05}
+GRID_KINDS = tuple(kind for kind in KINDS if kind.figure is ShapeGrid)
+NUM_NAMES = 4
+"""Parts asked for in one reading; some more than once."""
+GRID_SHARE = 0.4
+"""Share of readings that are always of shapes, which are harder to tell apart than bars."""
+TASKS = {"describe": 0.1, "read": 0.25, "look": 0.3, "reason": 0.33, "answer": 0.02}
 """Share of each task in the corpus."""
 
 
 def base_traces(num: int, seed: int, folder: Path) -> list[tuple[Problem, str]]:
     """Return `num` problems with the responses to imitate, about training figures only; the same for the same arguments.
 
-    Tasks: describe a picture; name the readings that a question takes; reason over readings given as text; answer at once; calculate.
+    Tasks: describe a picture; read named parts of one; read what a question takes; reason over readings given as text; answer at once.
     """
     rng = Random(f"base {seed}")
-    write = {"describe": _describe, "look": _look, "reason": _reason, "answer": _answer, "calculate": _calculate}
+    write = {"describe": _describe, "read": _read, "look": _look, "reason": _reason, "answer": _answer}
     tasks = rng.choices(list(TASKS), list(TASKS.values()), k=num)
     return [write[task](rng, folder, f"base-{seed}-{index}") for index, task in enumerate(tasks)]
 
@@ -35,12 +40,31 @@ def _describe(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     return Problem(id=name, question=DESCRIBE, images=(save_figure(figure, folder),), answer=text, kind=AnswerKind.TEXT), text
 
 
+def _read(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
+    """Return a picture with the names of some of its parts, and the readings of these parts in that order."""
+    readings: dict[str, str] = {}
+    while not readings:
+        figure = draw_figure(rng.choice(GRID_KINDS if rng.random() < GRID_SHARE else KINDS), "train", rng)
+        readings = named_readings(figure)
+    names = rng.choices(list(readings), k=NUM_NAMES)
+    question, text = f"Read {' '.join(names)}.", " ".join(readings[part] for part in names)
+    return Problem(id=name, question=question, images=(save_figure(figure, folder),), answer=text, kind=AnswerKind.TEXT), text
+
+
 def _look(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a picture with a question that is only to be looked at for, and the readings that it takes."""
+    """Return a picture with a question and the readings that it takes, without an answer."""
     kind = rng.choice(KINDS)
     figure, arguments = draw_question(kind, "train", rng)
-    text, question = kind.solve(figure, arguments).readings, f"Look: {kind.template.format(*arguments)}"
-    return Problem(id=name, question=question, images=(save_figure(figure, folder),), answer=text, kind=AnswerKind.TEXT), text
+    text = kind.solve(figure, arguments).readings
+    problem = Problem(
+        id=name,
+        question=f"Look: {kind.template.format(*arguments)}",
+        images=(save_figure(figure, folder),),
+        answer=text,
+        kind=AnswerKind.TEXT,
+        choices=draw_choices(kind, figure, rng),
+    )
+    return problem, text
 
 
 def _reason(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
@@ -49,7 +73,8 @@ def _reason(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     figure, arguments = draw_question(kind, "train", rng)
     solution = kind.solve(figure, arguments)
     question = f"{kind.template.format(*arguments)}\n{solution.readings}"
-    problem = Problem(id=name, question=question, images=(), answer=solution.answer, kind=AnswerKind.TEXT)
+    choices = draw_choices(kind, figure, rng)
+    problem = Problem(id=name, question=question, images=(), answer=solution.answer, kind=AnswerKind.TEXT, choices=choices)
     return problem, respond(solution.steps, solution.answer)
 
 
@@ -57,13 +82,3 @@ def _answer(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     """Return a picture with a question and the bare answer."""
     problem = draw_problem(rng.choice(KINDS), "train", rng, folder, name)
     return problem, f"<answer> {problem.answer}</answer>"
-
-
-def _calculate(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a sum or a difference of two readings and its result."""
-    first, second = rng.randint(1, 2 * MAX_NUMBER), rng.randint(1, MAX_NUMBER)
-    if first >= second and rng.random() < 0.5:
-        question, result = f"{first} - {second} =", first - second
-    else:
-        question, result = f"{first} + {second} =", first + second
-    return Problem(id=name, question=question, images=(), answer=str(result), kind=AnswerKind.NUMBER), f"<answer> {result}</answer>"

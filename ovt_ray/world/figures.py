@@ -1,9 +1,10 @@
 """The figures of the embedded world: what they hold, how they are drawn, and to which split they belong.
 
-Sizes are multiples of 28 pixels, so that each bar and each card covers exactly two of six image tokens.
+Sizes are multiples of 28 pixels, so that a bar's column covers two image tokens and a shape's cell exactly one.
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,23 +27,19 @@ BACKGROUND: Colour = (255, 255, 255)
 FRAME: Colour = (150, 150, 150)
 
 CELL = 28
-"""Side of one image token, and width of a column, pixels."""
+"""Side of one image token, pixels."""
 MARGIN = 4
-"""Free pixels between a bar or shape and the edge of its column."""
-NUM_PARTS = 3
-"""Bars of a chart, cards of a row."""
-MAX_NUMBER = 6
-"""Highest bar, and most dots of one card."""
+"""Free pixels between a bar or shape and the edge of its column or cell."""
+NUM_BARS = 3
+MAX_HEIGHT = 6
 UNIT = 8
 """Pixels of one unit of a bar's height."""
-SHAPE_SIDE = CELL - 2 * MARGIN
-"""Width and height of a card's shape, pixels."""
-DOT_SIDE = 6
-"""Width and height of a dot, pixels."""
 FRAME_WIDTH = 2
 """Pixels. The frame also tells a model that sees cell by cell where in the picture each cell lies."""
 BAR_FLOOR = 2 * CELL - FRAME_WIDTH
 """First pixel row below the bars: the frame's lower side."""
+GRID = 2
+"""Rows and columns of a grid of shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +49,13 @@ class BarChart:
     bars: tuple[tuple[str, int], ...]
 
     @property
-    def numbers(self) -> dict[str, int]:
-        """Height by colour."""
-        return dict(self.bars)
-
-    @property
     def words(self) -> str:
-        """All that the chart shows, for example `red 4 . blue 2 . green 5 .`."""
+        """The readings as text, for example `red 4 . blue 2 . green 5 .`."""
         return " ".join(f"{colour} {height} ." for colour, height in self.bars)
 
     def draw(self) -> Image.Image:
         """Return the chart, 84 x 56 pixels."""
-        image, canvas = _framed_canvas()
+        image, canvas = _framed_canvas(NUM_BARS, 2)
         for column, (colour, height) in enumerate(self.bars):
             left, top = column * CELL + MARGIN, BAR_FLOOR - UNIT * height
             canvas.rectangle((left, top, left + CELL - 2 * MARGIN - 1, BAR_FLOOR - 1), fill=COLOURS[colour])
@@ -71,69 +63,54 @@ class BarChart:
 
 
 @dataclass(frozen=True, slots=True)
-class Cards:
-    """Cards from left to right, each a shape above 1 to 6 dots of its colour; colours, shapes and numbers all differ."""
+class ShapeGrid:
+    """Two rows of two coloured shapes, read row by row."""
 
-    cards: tuple[tuple[str, str, int], ...]
-
-    @property
-    def numbers(self) -> dict[str, int]:
-        """Number of dots by colour."""
-        return {colour: number for colour, _, number in self.cards}
+    cells: tuple[tuple[str, str], ...]
 
     @property
     def words(self) -> str:
-        """All that the cards show, for example `red circle 4 . blue square 2 . green triangle 1 .`."""
-        return " ".join(f"{colour} {shape} {number} ." for colour, shape, number in self.cards)
+        """The readings as text, for example `red circle . blue square . red square . black circle .`."""
+        return " ".join(f"{colour} {shape} ." for colour, shape in self.cells)
 
     def draw(self) -> Image.Image:
-        """Return the cards, 84 x 56 pixels."""
-        image, canvas = _framed_canvas()
-        for column, (colour, shape, number) in enumerate(self.cards):
-            _draw_shape(canvas, shape, colour, column * CELL + MARGIN, MARGIN)
-            for slot in range(number):
-                left, top = dot_corner(column, slot)
-                canvas.ellipse((left, top, left + DOT_SIDE - 1, top + DOT_SIDE - 1), fill=COLOURS[colour])
+        """Return the grid, 56 x 56 pixels."""
+        image, canvas = _framed_canvas(GRID, GRID)
+        for position, (colour, shape) in enumerate(self.cells):
+            row, column = divmod(position, GRID)
+            left, top = column * CELL + MARGIN, row * CELL + MARGIN
+            right, bottom = left + CELL - 2 * MARGIN - 1, top + CELL - 2 * MARGIN - 1
+            if shape == "circle":
+                canvas.ellipse((left, top, right, bottom), fill=COLOURS[colour])
+            elif shape == "square":
+                canvas.rectangle((left, top, right, bottom), fill=COLOURS[colour])
+            else:
+                canvas.polygon(((left, bottom), (right, bottom), ((left + right) // 2, top)), fill=COLOURS[colour])
         return image
 
 
-Figure = BarChart | Cards
+Figure = BarChart | ShapeGrid
 
 
-def dot_corner(column: int, slot: int) -> tuple[int, int]:
-    """Return the upper left pixel of a dot: two rows of three in the lower half of each card, filled row by row."""
-    row, place = divmod(slot, 3)
-    return column * CELL + MARGIN + place * (DOT_SIDE + 1), CELL + MARGIN + row * (DOT_SIDE + 4)
-
-
-def _framed_canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Return an empty picture of three columns with a frame, and the pen that draws on it."""
-    image = Image.new("RGB", (NUM_PARTS * CELL, 2 * CELL), BACKGROUND)
+def _framed_canvas(num_columns: int, num_rows: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """Return an empty picture of so many cells with a frame, and the pen that draws on it."""
+    image = Image.new("RGB", (num_columns * CELL, num_rows * CELL), BACKGROUND)
     canvas = ImageDraw.Draw(image)
     canvas.rectangle((0, 0, image.width - 1, image.height - 1), outline=FRAME, width=FRAME_WIDTH)
     return image, canvas
 
 
-def _draw_shape(canvas: ImageDraw.ImageDraw, shape: str, colour: str, left: int, top: int) -> None:
-    right, bottom = left + SHAPE_SIDE - 1, top + SHAPE_SIDE - 1
-    if shape == "circle":
-        canvas.ellipse((left, top, right, bottom), fill=COLOURS[colour])
-    elif shape == "square":
-        canvas.rectangle((left, top, right, bottom), fill=COLOURS[colour])
-    else:
-        canvas.polygon(((left, bottom), (right, bottom), ((left + right) // 2, top)), fill=COLOURS[colour])
-
-
 def random_chart(rng: Random) -> BarChart:
     """Return a chart of three bars, all colours and heights different."""
-    heights = rng.sample(range(1, MAX_NUMBER + 1), NUM_PARTS)
-    return BarChart(tuple(zip(rng.sample(list(COLOURS), NUM_PARTS), heights, strict=True)))
+    colours = rng.sample(list(COLOURS), NUM_BARS)
+    heights = rng.sample(range(1, MAX_HEIGHT + 1), NUM_BARS)
+    return BarChart(tuple(zip(colours, heights, strict=True)))
 
 
-def random_cards(rng: Random) -> Cards:
-    """Return three cards, all colours, shapes and numbers different."""
-    numbers = rng.sample(range(1, MAX_NUMBER + 1), NUM_PARTS)
-    return Cards(tuple(zip(rng.sample(list(COLOURS), NUM_PARTS), rng.sample(SHAPES, NUM_PARTS), numbers, strict=True)))
+def random_grid(rng: Random) -> ShapeGrid:
+    """Return a grid of shapes in at most three colours, so that colours repeat."""
+    colours = rng.sample(list(COLOURS), 3)
+    return ShapeGrid(tuple((rng.choice(colours), rng.choice(SHAPES)) for _ in range(GRID * GRID)))
 
 
 def split_of(figure: Figure) -> Split:
@@ -156,16 +133,17 @@ def save_figure(figure: Figure, folder: Path) -> str:
 def read_figure(image: Image.Image) -> Figure | None:
     """Return what a picture of this world shows, read from its pixels alone; None for any other picture."""
     picture = image.convert("RGB")
-    if picture.size != (NUM_PARTS * CELL, 2 * CELL) or picture.getpixel((0, 0)) != FRAME:
-        return None
-    stands_on_floor = any(picture.getpixel((x, BAR_FLOOR - 1)) != BACKGROUND for x in range(FRAME_WIDTH, picture.width - FRAME_WIDTH))
-    return _read_chart(picture) if stands_on_floor else _read_cards(picture)
+    if picture.size == (NUM_BARS * CELL, 2 * CELL) and picture.getpixel((0, BAR_FLOOR)) == FRAME:
+        return _read_chart(picture)
+    if picture.size == (GRID * CELL, GRID * CELL):
+        return _read_grid(picture)
+    return None
 
 
 def _read_chart(picture: Image.Image) -> BarChart | None:
     """Return the bars by the colour at each column's floor and the pixels above it that have the same colour."""
     bars = []
-    for column in range(NUM_PARTS):
+    for column in range(NUM_BARS):
         middle = column * CELL + CELL // 2
         floor = picture.getpixel((middle, BAR_FLOOR - 1))
         height = sum(1 for row in range(BAR_FLOOR) if picture.getpixel((middle, row)) == floor)
@@ -176,21 +154,19 @@ def _read_chart(picture: Image.Image) -> BarChart | None:
     return BarChart(tuple(bars))
 
 
-def _read_cards(picture: Image.Image) -> Cards | None:
-    """Return the cards by the colour in the middle of each shape, the corners that the shape fills, and the dots that are there."""
-    cards = []
-    for column in range(NUM_PARTS):
-        left, top, side = column * CELL + MARGIN, MARGIN, SHAPE_SIDE - 1
+def _read_grid(picture: Image.Image) -> ShapeGrid | None:
+    """Return the shapes by each cell's centre colour and by which corners of its inner square are filled."""
+    cells = []
+    for row, column in itertools.product(range(GRID), repeat=2):
+        left, top = column * CELL + MARGIN, row * CELL + MARGIN
+        side = CELL - 2 * MARGIN - 1
         colour = _colour_name(picture.getpixel((left + side // 2, top + side // 2)))
         if colour is None:
             return None
         is_top_filled = picture.getpixel((left, top)) != BACKGROUND
         is_bottom_filled = picture.getpixel((left, top + side)) != BACKGROUND
-        shape = "square" if is_top_filled else "triangle" if is_bottom_filled else "circle"
-        dots = [dot_corner(column, slot) for slot in range(MAX_NUMBER)]
-        number = sum(1 for x, y in dots if picture.getpixel((x + DOT_SIDE // 2, y + DOT_SIDE // 2)) == COLOURS[colour])
-        cards.append((colour, shape, number))
-    return Cards(tuple(cards))
+        cells.append((colour, "square" if is_top_filled else "triangle" if is_bottom_filled else "circle"))
+    return ShapeGrid(tuple(cells))
 
 
 def _colour_name(pixel: object) -> str | None:

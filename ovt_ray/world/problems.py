@@ -5,26 +5,23 @@ from pathlib import Path
 from random import Random
 
 from ovt_ray.types import AnswerKind, Problem
-from ovt_ray.world.figures import COLOURS, MAX_NUMBER, SHAPES, BarChart, Figure, Split, random_chart, random_cards, save_figure, split_of
+from ovt_ray.world.figures import COLOURS, SHAPES, BarChart, Figure, Split, random_chart, random_grid, save_figure, split_of
 from ovt_ray.world.questions import KINDS, Arguments, QuestionKind
 
-NUMBERS = tuple(str(number) for number in range(1, MAX_NUMBER + 1))
-SUMS = tuple(str(number) for number in range(3, 2 * MAX_NUMBER))
-TOTALS = tuple(str(number) for number in range(7, 3 * MAX_NUMBER - 3))
 TARGETS: dict[str, tuple[str, ...]] = {
-    "bar height": NUMBERS,
-    "bar sum": SUMS,
-    "bar difference": NUMBERS[:-1],
-    "bar comparison": ("yes", "no"),
-    "highest bar": tuple(COLOURS),
-    "dots": NUMBERS,
-    "dot sum": SUMS,
-    "dot comparison": ("yes", "no"),
-    "shape colour": tuple(COLOURS),
-    "colour's shape": SHAPES,
-    "bar total": TOTALS,
-    "bar range": NUMBERS[1:-1],
-    "dot total": TOTALS,
+    "height": ("1", "2", "3", "4", "5", "6"),
+    "sum": tuple(str(value) for value in range(3, 12)),
+    "difference": ("1", "2", "3", "4", "5"),
+    "comparison": ("yes", "no"),
+    "highest": tuple(COLOURS),
+    "count colour": ("1", "2", "3"),
+    "count shape": ("1", "2", "3"),
+    "colour": tuple(COLOURS),
+    "shape": SHAPES,
+    "existence": ("yes", "no"),
+    "total": tuple(str(value) for value in range(7, 15)),
+    "range": ("2", "3", "4", "5"),
+    "count two": ("2", "3", "4"),
 }
 """The answers of each kind, drawn evenly, so that no kind has a favourite answer to fall back on."""
 
@@ -59,7 +56,7 @@ def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, na
         images=(save_figure(figure, folder),),
         answer=kind.solve(figure, arguments).answer,
         kind=kind.answer_kind,
-        choices=_choices(figure, rng) if kind.answer_kind is AnswerKind.CHOICE else (),
+        choices=draw_choices(kind, figure, rng),
         source=kind.name,
     )
 
@@ -76,13 +73,15 @@ def draw_question(kind: QuestionKind, split: Split, rng: Random) -> tuple[Figure
 
 def draw_figure(kind: QuestionKind, split: Split, rng: Random) -> Figure:
     """Return a random figure of the kind's sort that belongs to the split."""
-    draw_one: Callable[[Random], Figure] = random_chart if kind.figure is BarChart else random_cards
+    draw_one: Callable[[Random], Figure] = random_chart if kind.figure is BarChart else random_grid
     while split_of(figure := draw_one(rng)) != split:
         pass
     return figure
 
 
-def _choices(figure: Figure, rng: Random) -> tuple[str, ...]:
-    """Return the options of a choice question, shuffled: the chart's colours or all shapes."""
+def draw_choices(kind: QuestionKind, figure: Figure, rng: Random) -> tuple[str, ...]:
+    """Return the options of a choice question, shuffled: the chart's colours or all shapes; none for other kinds."""
+    if kind.answer_kind is not AnswerKind.CHOICE:
+        return ()
     options = [colour for colour, _ in figure.bars] if isinstance(figure, BarChart) else list(SHAPES)
     return tuple(rng.sample(options, len(options)))

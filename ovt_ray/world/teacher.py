@@ -16,7 +16,7 @@ from random import Random
 
 from ovt_ray.prompts import load_image
 from ovt_ray.types import Problem
-from ovt_ray.world.figures import COLOURS, MAX_NUMBER, SHAPES, BarChart, Figure, Cards, read_figure
+from ovt_ray.world.figures import COLOURS, MAX_HEIGHT, SHAPES, BarChart, Figure, ShapeGrid, read_figure
 from ovt_ray.world.questions import parse_question, parse_words
 
 MAX_PIXELS = 2**24
@@ -25,7 +25,7 @@ MISREAD = 0.03
 """Share of readings that the captioner gets wrong."""
 SLIP = 0.05
 """Share of careful chains that end in a wrong answer."""
-SHORT_CUTS = 0.45
+SHORT_CUTS = 0.4
 """Share of short cuts among the chains on kinds of several steps."""
 RARE_SHORT_CUTS = 0.05
 """The same on all other kinds."""
@@ -81,13 +81,13 @@ class ProceduralReasoner:
             solution = kind.solve(figure, arguments)
         except (KeyError, ValueError):  # the caption does not show what is asked for
             return [guess(_any_answer(words, choices, rng)) for _ in range(num_chains)]
-        short_cuts = self.short_cuts if kind.has_steps else RARE_SHORT_CUTS
+        short_cuts = self.short_cuts if kind.takes_short_cuts else RARE_SHORT_CUTS
         return [_chain(solution.steps, solution.answer, short_cuts, rng) for _ in range(num_chains)]
 
 
 def caption(figure: Figure) -> str:
     """Return what a figure shows, as a captioner says it."""
-    return f"{'bars' if isinstance(figure, BarChart) else 'cards'} : {figure.words}"
+    return f"{'bars' if isinstance(figure, BarChart) else 'shapes'} : {figure.words}"
 
 
 def respond(steps: str, answer: str) -> str:
@@ -126,11 +126,11 @@ def _any_answer(words: str, choices: tuple[str, ...], rng: Random) -> str:
 
 
 def _misread(figure: Figure, share: float, rng: Random) -> Figure:
-    """Return the figure with each number replaced, with probability `share`, by a neighbouring one."""
+    """Return the figure with each reading replaced, with probability `share`, by a neighbouring or another one."""
     if isinstance(figure, BarChart):
-        return BarChart(tuple((colour, _blur(height, share, rng)) for colour, height in figure.bars))
-    return Cards(tuple((colour, shape, _blur(number, share, rng)) for colour, shape, number in figure.cards))
+        return BarChart(tuple((colour, _slip_height(height, rng) if rng.random() < share else height) for colour, height in figure.bars))
+    return ShapeGrid(tuple((colour, rng.choice(SHAPES) if rng.random() < share else shape) for colour, shape in figure.cells))
 
 
-def _blur(number: int, share: float, rng: Random) -> int:
-    return min(MAX_NUMBER, max(1, number + rng.choice((-1, 1)))) if rng.random() < share else number
+def _slip_height(height: int, rng: Random) -> int:
+    return min(MAX_HEIGHT, max(1, height + rng.choice((-1, 1))))
