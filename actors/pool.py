@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.worker import RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
@@ -59,7 +59,7 @@ class RolloutPool:
                         group = ray.get(ref)
                     except RayTaskError as error:
                         raise RolloutError(f"problem {problem.id}: {error.cause}") from error
-                    except RayActorError as error:
+                    except RayError as error:  # the worker died, whatever of
                         pending.append(problem)
                         pending.extend(seat.waiting.values())
                         replacements += 1
@@ -111,11 +111,12 @@ class RolloutPool:
     def load_weights(self, weights: Weights) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._weights = weights
-        loads = [(seat, self._load(seat.actor, weights)) for seat in self._seats]
-        for replacements, (seat, ref) in enumerate(loads, start=1):
+        replacements = 0
+        for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
             try:
                 ray.get(ref, timeout=self.config.deadline_s)
-            except (RayError, GetTimeoutError) as error:
+            except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
+                replacements += 1
                 self._replace(seat, error, replacements)
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:

@@ -45,6 +45,7 @@ class RolloutWorker:
         Raises RolloutError if the prompt leaves no room for a completion, or the engine gave up.
         """
         from vllm.inputs import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         self._num_requests += 1
         prompt_ids = self.prompts.engine_ids(problem)
@@ -52,7 +53,10 @@ class RolloutWorker:
         if problem.images:
             prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
         request = self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}")
-        *_, output = [output async for output in request]
+        try:
+            *_, output = [output async for output in request]
+        except EngineDeadError:
+            os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
         return RolloutGroup(
             problem=problem,
             prompt_ids=tuple(output.prompt_token_ids),

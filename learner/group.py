@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 import safetensors.torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -138,7 +138,7 @@ class LearnerGroup:
             if isinstance(error.cause, LearnerError):
                 raise LearnerError(f"{verb}: {error.cause}") from error
             raise LearnerError(f"{verb}: a learner rank failed: {error}") from error
-        except RayActorError as error:
+        except RayError as error:
             self.close()
             raise LearnerError(f"{verb}: a learner rank died: {error}") from error
         except LearnerError:

@@ -57,7 +57,8 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
 def _check_deepspeed(config: RunConfig) -> None:
     from learner.deepspeed_config import deepspeed_config
 
-    section = deepspeed_config(config.learner, config.iterations[0].grpo.optimizer.max_grad_norm)
+    sections = [config.base] if config.base else [turn.grpo for turn in config.iterations]
+    section = deepspeed_config(config.learner, sections[0].optimizer.max_grad_norm if sections else 1.0)
     print(f"DeepSpeed: {json.dumps(section)}", flush=True)
 
 

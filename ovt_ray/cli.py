@@ -29,6 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OvtError as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return 1
+    except OSError as error:
+        print(
+            f"\n{error.strerror}: {error.filename}: free space or give access, and run the same command again",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 1
     except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)

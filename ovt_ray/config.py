@@ -18,6 +18,7 @@ from ovt_ray.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -110,6 +111,12 @@ class LearnerConfig(Section):
     deadline_s: float = Field(default=1800, gt=0)
     """Longest wait for one call to the learner."""
 
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> "LearnerConfig":
+        if self.offload_optimizer and self.zero_stage < 2:
+            raise ValueError(f"offload_optimizer needs zero_stage 2 or 3, got {self.zero_stage}: raise the stage, or set it to false")
+        return self
+
 
 class RewardConfig(Section):
     """The reward service."""
@@ -135,7 +142,7 @@ class Optimizer(Section):
     """Decoupled (AdamW)."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The norm of the whole gradient is clipped to this."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of first and second moments."""
     freeze_vision: bool = False
     """Freeze the vision tower and its projector."""
@@ -192,7 +199,7 @@ class GrpoConfig(Section):
     normalise_advantage: bool = True
     """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
-    """Largest mean difference between rollout and learner log-probabilities at the start of the stage, else the run stops."""
+    """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
     max_flat_steps: int = Field(default=5, ge=1)
@@ -287,7 +294,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         values = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return parse_config(values, str(path))
 

@@ -54,6 +54,8 @@ class DistilReport:
     num_correct: int
     num_unparseable: int
     num_unscorable: int
+    num_thoughtless: int
+    """Correct responses with nothing between the think tags, after reflections were cut."""
     num_too_long: int
     """Correct responses of more than `max_words` words, after reflections were cut."""
     num_reflections_cut: int
@@ -112,13 +114,15 @@ def cut_reflection(response: str) -> str:
 def select(chains: Sequence[Chains], max_words: int) -> tuple[list[Trace], DistilReport]:
     """Return at most one trace per problem, the shortest correct one in words, and the count of everything else."""
     scores = [score for chain in chains for score in chain.scores]
-    traces, num_too_long, num_cut = [], 0, 0
+    traces, num_thoughtless, num_too_long, num_cut = [], 0, 0, 0
     for chain in chains:
         correct = [text for text, score in zip(chain.responses, chain.scores, strict=True) if score.outcome is Outcome.CORRECT]
         cut = [cut_reflection(text) for text in correct]
         num_cut += sum(after != before for after, before in zip(cut, correct, strict=True))
-        short = [text for text in cut if len(text.split()) <= max_words]
-        num_too_long += len(cut) - len(short)
+        reasoned = [text for text in cut if text.partition("</think>")[0].removeprefix("<think>").strip()]
+        num_thoughtless += len(cut) - len(reasoned)
+        short = [text for text in reasoned if len(text.split()) <= max_words]
+        num_too_long += len(reasoned) - len(short)
         if short:
             traces.append(Trace(problem=chain.problem, response=min(short, key=lambda text: len(text.split()))))
     outcomes = [score.outcome for score in scores]
@@ -128,6 +132,7 @@ def select(chains: Sequence[Chains], max_words: int) -> tuple[list[Trace], Disti
         num_correct=outcomes.count(Outcome.CORRECT),
         num_unparseable=outcomes.count(Outcome.UNPARSEABLE),
         num_unscorable=outcomes.count(Outcome.UNSCORABLE),
+        num_thoughtless=num_thoughtless,
         num_too_long=num_too_long,
         num_reflections_cut=num_cut,
         num_traces=len(traces),

@@ -24,8 +24,9 @@ from ovt_ray.errors import ConfigError
 from ovt_ray.files import append_json_line, drop_torn_end, read_json_lines, write_json_atomically
 from ovt_ray.results import StageResult, stage_key
 
-PLACE_KEYS = ("name", "runs_dir")
-"""Where the folder lies is not what the run depends on: a copy under another name is the same run."""
+FREE_KEYS = {"name", "runs_dir", "data.bad_rows", "rollout.num_workers", "rollout.cpus_per_worker", "learner.checkpoint_every"}
+FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "reward")}
+"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +59,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.path)
         try:
-            _store_config(self.path / "config.json", config)
             drop_torn_end(self._ledger)
+            _store_config(self.path / "config.json", config, begun=any(row["event"] == "finished" for row in read_json_lines(self._ledger)))
         except BaseException:
             self.close()
             raise
@@ -147,14 +148,14 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _store_config(path: Path, config: RunConfig) -> None:
-    """Write the configuration of a new run, or raise ConfigError if an earlier one had another."""
+def _store_config(path: Path, config: RunConfig, begun: bool) -> None:
+    """Write the configuration of a run that has not finished a stage, or raise ConfigError if an earlier one had another."""
     now = config.model_dump(mode="json")
-    if not path.exists():
+    if not path.exists() or not begun:
         write_json_atomically(path, now)
         return
     before, now = _flat(json.loads(path.read_text())), _flat(now)
-    keys = [key for key in {**before, **now} if key not in PLACE_KEYS and before.get(key, "absent") != now.get(key, "absent")]
+    keys = [key for key in {**before, **now} if key not in FREE_KEYS and before.get(key, "absent") != now.get(key, "absent")]
     if keys:
         changes = [f"  {key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now" for key in keys]
         advice = f"give this run another name with name=NAME, or delete {path.parent}"

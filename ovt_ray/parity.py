@@ -2,9 +2,9 @@
 
 It catches what raises nothing: stale image features, pixels lost on the way, wrong positions, weights that did not arrive.
 
-The gate is on the mean over tokens. In float32 both sides agree to 1e-6 on almost every token, but where a trained model's attention
-is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from float64 as vLLM is. Any of the faults
-above moves whole answers by more than 1e-2, and with them the mean.
+The gate is on the mean over an answer's tokens, the worst answer deciding. In float32 both sides agree to 1e-6 on almost every token, but
+where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
+float64 as vLLM is. Any of the faults above moves whole answers by more than 1e-2.
 """
 
 import math
@@ -22,13 +22,15 @@ class ParityGap:
     """Differences of log-probabilities between rollout and learner, nats."""
 
     mean: float
+    """Of the answer on which it is largest, over its tokens."""
     worst: float
+    """Of all tokens."""
 
 
 def check_parity(services: Services, problems: Sequence[Problem], sampling: Sampling, max_gap: float) -> ParityGap:
     """Return how far rollout and learner are apart on the tokens of a few completions.
 
-    Raises ParityError naming the worst token if the mean is above `max_gap`.
+    Raises ParityError naming the problem of the worst answer if its mean is above `max_gap`.
     """
     samples = [
         TrainSample(
@@ -41,16 +43,16 @@ def check_parity(services: Services, problems: Sequence[Problem], sampling: Samp
         for completion in group.completions
     ]
     gaps = [
-        (abs(rollout - policy), sample.problem.id, position)
+        [abs(rollout - policy) for rollout, policy in zip(sample.rollout_logprobs or (), row, strict=True)]
         for sample, row in zip(samples, services.learner.logprobs(samples), strict=True)
-        for position, (rollout, policy) in enumerate(zip(sample.rollout_logprobs or (), row, strict=True))
     ]
-    worst, problem_id, position = max(gaps, key=lambda row: math.inf if math.isnan(row[0]) else row[0])
-    gap = ParityGap(mean=fmean(gap for gap, _, _ in gaps), worst=worst)
+    means = [fmean(answer) for answer in gaps]
+    place = max(range(len(means)), key=lambda place: math.inf if math.isnan(means[place]) else means[place])
+    gap = ParityGap(mean=means[place], worst=max(max(answer) for answer in gaps))
     if not gap.mean <= max_gap:
         raise ParityError(
-            f"rollout and learner differ by {gap.mean:.2g} nats a token, allowed is grpo.max_parity_gap={max_gap:g}; the worst is token "
-            f"{position} of an answer to problem {problem_id}, {worst:.2g}. Look at: the dtypes of rollout and learner (bfloat16 needs "
-            "about 0.01), whether the learner's weights reached the engine, and image size limits"
+            f"rollout and learner differ by {gap.mean:.2g} nats a token on an answer to problem {samples[place].problem.id}, allowed is "
+            f"{max_gap:g} (max_parity_gap of the stage's grpo section); the worst token is {gap.worst:.2g} apart. Look at: the dtypes "
+            "of rollout and learner (bfloat16 needs about 0.05), whether the learner's weights reached the engine, and image size limits"
         )
     return gap

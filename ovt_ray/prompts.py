@@ -79,8 +79,8 @@ class Prompts:
             *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False)),
         ]
         body = "\n".join([*lines, self.config.instruction] if self.config.instruction else lines)
-        if token := next((token for token in PLACEHOLDER_TOKENS if token in body), None):
-            raise DataError(f"problem {problem.id}: its text holds {token!r}, which stands for an image; remove it from the question")
+        if token := next((token for token in self.tokenizer.all_special_tokens if token in body), None):
+            raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
         content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
         messages = [{"role": "user", "content": content}]
         if self.config.system_prompt:

@@ -9,9 +9,10 @@ again once the ledger says it is finished; an unfinished one goes on from its la
 from ovt_ray.config import RunConfig
 from ovt_ray.ledger import RunFolder
 from ovt_ray.report import write_report
-from ovt_ray.results import StageResult, stage_table, write_results
+from ovt_ray.results import StageResult, stage_table
 from ovt_ray.stages import Stages
 from ovt_ray.tasks import load_tasks
+from reward.load import load_reward
 
 
 def run_recipe(config: RunConfig) -> list[StageResult]:
@@ -21,6 +22,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         tasks = load_tasks(config.data, config.seed, folder.path / "images")
         for message in tasks.loaded.dropped if tasks.loaded else ():
             print(f"left out: {message}", flush=True)
+        load_reward(config.reward.name)
         with Stages(config, folder, tasks) as stages:
             base = stages.base()
             for number, iteration in enumerate(config.iterations, start=1):
@@ -28,7 +30,6 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
                 model = stages.sft(number, iteration.sft, base, traces)
                 stages.grpo(number, iteration.grpo, model)
         results = folder.results()
-        write_results(folder.path, results)
         report = write_report(folder.path)
     print(f"\n{stage_table(results)}\n\nreport: {report}", flush=True)
     return results

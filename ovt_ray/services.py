@@ -3,9 +3,11 @@
 import os
 import signal
 from collections.abc import Sequence
-from types import TracebackType
+from contextlib import ExitStack
+from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
@@ -22,20 +24,24 @@ class Services:
     """Rollout pool, reward pool and learner group; closing it leaves no process behind."""
 
     def __init__(self, config: RunConfig, engine_model: str) -> None:
-        """Start every service; engines start with the weights of `engine_model` and are waited for when first used."""
-        self._owns_cluster = connect(config)
-        self.rollout = RolloutPool(config.rollout, config.model, engine_model)
-        self.learner = LearnerGroup(config.learner, config.model, config.seed)
-        self.reward = RewardPool(config.reward)
+        """Start every service and wait until the engines, which take longest, answer with the weights of `engine_model`."""
+        with ExitStack() as started:
+            if connect(config):
+                started.callback(ray.shutdown)
+            self.rollout = RolloutPool(config.rollout, config.model, engine_model)
+            started.callback(self.rollout.close)
+            self.learner = LearnerGroup(config.learner, config.model, config.seed)
+            started.callback(self.learner.close)
+            self.reward = RewardPool(config.reward)
+            started.callback(self.reward.close)
+            self.rollout.wait_until_ready()
+            self._started = started.pop_all()
 
     def __enter__(self) -> "Services":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for service in (self.learner, self.rollout, self.reward):
-            service.close()
-        if self._owns_cluster:
-            ray.shutdown()
+    def __exit__(self, *error: object) -> None:
+        self._started.close()
 
     def generate(self, problems: Sequence[Problem], sampling: Sampling) -> "list[PendingGroup]":
         """Return the groups in the order of the problems; each has been on its way to the reward since it was finished."""
@@ -71,7 +77,7 @@ def connect(config: RunConfig) -> bool:
         num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
     else:
-        ray.init(**quiet)
+        _join(os.environ["RAY_ADDRESS"], quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
     wanted = {"CPU": cpus_needed(config), "GPU": float(gpus_needed(config))}
     present = ray.cluster_resources()
@@ -82,3 +88,13 @@ def connect(config: RunConfig) -> bool:
                 f"{present.get(name, 0):g}: lower them, their {name.lower()}s_per_worker or _per_rank, or add nodes"
             )
     return starts
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one, correct the address, or unset it. "
+            "A cluster that asks for a token needs RAY_AUTH_MODE=token"
+        ) from error

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from learner.stage import Stage
@@ -19,7 +18,7 @@ from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.parity import check_parity
 from ovt_ray.progress import phase
 from ovt_ray.prompts import Prompts, model_path
-from ovt_ray.results import measured, stage_key
+from ovt_ray.results import measured, stage_key, write_results
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
 from ovt_ray.sft import train_sft
@@ -41,14 +40,15 @@ class Stages:
         self.folder = folder
         self.tasks = tasks
         self._newest_model = self._first_model
+        self._has_run = False
         self._held_out = tasks.held_out()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if "services" in self.__dict__:
-            self.services.__exit__(kind, error, trace)
+            self.services.__exit__(*error)
 
     @cached_property
     def _first_model(self) -> str:
@@ -204,6 +204,9 @@ class Stages:
         return str(model)
 
     def _start(self, key: str, inputs: Sequence[Path]) -> float:
+        if self._has_run:
+            shutil.rmtree(self._checkpoints(key), ignore_errors=True)  # of a run whose earlier stages came out otherwise
+        self._has_run = True
         self.folder.start(key, inputs)
         return time.monotonic()
 
@@ -222,12 +225,14 @@ class Stages:
         print(f"[{key}] accuracy {result.accuracy:.1%} ({result.ci_low:.1%} - {result.ci_high:.1%})", flush=True)
         write_samples(self.folder.path, key, _records(evaluation, self.config.eval.num_samples_shown, num_steps))
         self.folder.finish(key, outputs, result)
+        write_results(self.folder.path, self.folder.results())
 
     def _done(self, key: str) -> tuple[Path, ...] | None:
         """Return what a finished stage left, None for an unfinished one."""
         record = self.folder.finished(key)
-        if record is None:
+        if record is None or self._has_run:  # what follows a stage that was done again is done again too
             return None
+        shutil.rmtree(self._checkpoints(key), ignore_errors=True)
         if record.outputs and record.outputs[0].name == "model":
             self._newest_model = str(record.outputs[0])
         print(f"[{key}] finished before, kept", flush=True)

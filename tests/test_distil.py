@@ -44,6 +44,13 @@ def test_length_is_measured_after_the_cut() -> None:
     assert (report.num_too_long, report.num_reflections_cut, report.num_problems) == (1, 1, 2)
 
 
+def test_an_answer_without_a_thought_is_no_trace_however_short() -> None:
+    asked = chains((answer("Wait, 3 + 1 = 4 ."), Outcome.CORRECT), (answer("3 + 1 = 4 ."), Outcome.CORRECT))
+    traces, report = select([asked], max_words=50)
+    assert [trace.response for trace in traces] == [answer("3 + 1 = 4 .")]
+    assert (report.num_thoughtless, report.num_correct) == (1, 2)
+
+
 def test_nothing_but_correct_chains_is_kept() -> None:
     asked = chains(*[(answer("x"), outcome) for outcome in (Outcome.WRONG, Outcome.UNPARSEABLE, Outcome.UNSCORABLE)])
     traces, report = select([asked], max_words=9)

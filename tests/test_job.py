@@ -24,7 +24,7 @@ class Head:
 
     def submit(self, runs: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [str(RAY), "job", "submit", "--address", self.address, "--working-dir", ".", *options, "--"]
-        run = [sys.executable, "-m", "ovt_ray", "run", "configs/tiny.yaml", f"runs_dir={runs}", f"name={name}", *SHORT]
+        run = ["python", "-m", "ovt_ray", "run", "configs/tiny.yaml", f"runs_dir={runs}", f"name={name}", *SHORT]
         return subprocess.run([*command, *run], cwd=ROOT, env=client(), capture_output=True, text=True, timeout=400)
 
     def job(self, verb: str, job: str) -> str:
@@ -33,7 +33,8 @@ class Head:
 
 
 def client() -> dict[str, str]:
-    return {**os.environ, "RAY_AUTH_MODE": "token"}
+    """Return the environment of an activated `.venv`, as the README has it."""
+    return {**os.environ, "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def free_port() -> int:

@@ -89,8 +89,8 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     finish_sft(make_config(tmp_path))
     ledger = tmp_path / "demo/ledger.jsonl"
     ledger.write_text("not json\n" + ledger.read_text())
-    with RunFolder(make_config(tmp_path)) as run, pytest.raises(DataError, match=r"ledger.jsonl line 1: not JSON"):
-        run.finished("iter1/sft")
+    with pytest.raises(DataError, match=r"ledger.jsonl line 1: not JSON"):
+        RunFolder(make_config(tmp_path))
 
 
 def test_a_copied_folder_goes_on_under_its_new_name(tmp_path: Path) -> None:
@@ -149,3 +149,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         write_json_atomically(path, [float("nan")])
     assert json.loads(path.read_text()) == [1]
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_run_that_has_finished_nothing_takes_a_corrected_configuration(tmp_path: Path) -> None:
+    RunFolder(make_config(tmp_path, seed=1)).close()
+    RunFolder(make_config(tmp_path, seed=2)).close()
+    assert json.loads((tmp_path / "demo/config.json").read_text())["seed"] == 2

@@ -160,6 +160,18 @@ def test_weights_that_lack_a_tensor_or_are_damaged_are_refused(ray_session: None
         lone.close()
 
 
+def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
+    undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
+    worker = psutil.Process(pool.process_ids()[1])
+    engine = next(process for process in worker.children(recursive=True) if "EngineCore" in " ".join(process.cmdline()))
+    killer = threading.Timer(0.1, engine.kill)
+    killer.start()
+    disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
+    killer.join()
+    assert disturbed == undisturbed
+    assert worker.pid not in pool.process_ids()
+
+
 def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(pool: RolloutPool, problems: list[Problem]) -> None:
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))

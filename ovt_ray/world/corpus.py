@@ -68,17 +68,23 @@ def _look(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
 
 
 def _reason(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a question with the readings that it takes, both text, and a careful chain."""
+    """Return a question with the readings that it takes, both text, and a careful chain.
+
+    Every second question comes without readings, so that the chain makes them up: the model has to calculate from what it wrote, not
+    from what it was told. Without these, chains over three readings did not carry over to pictures.
+    """
     kind = rng.choice(KINDS)
     figure, arguments = draw_question(kind, "train", rng)
     solution = kind.solve(figure, arguments)
-    question = f"{kind.template.format(*arguments)}\n{solution.readings}"
+    question = kind.template.format(*arguments)
+    if rng.random() < 0.5:
+        question = f"{question}\n{solution.readings}"
     choices = draw_choices(kind, figure, rng)
     problem = Problem(id=name, question=question, images=(), answer=solution.answer, kind=AnswerKind.TEXT, choices=choices)
     return problem, respond(solution.steps, solution.answer)
 
 
 def _answer(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a picture with a question and the bare answer."""
+    """Return a picture with a question and an answer without a thought."""
     problem = draw_problem(rng.choice(KINDS), "train", rng, folder, name)
-    return problem, f"<answer> {problem.answer}</answer>"
+    return problem, respond("", problem.answer)
