@@ -200,8 +200,6 @@ class GrpoConfig(Section):
     """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
-    hard: bool = False
-    """Draw the embedded world's harder mixture of questions."""
     max_flat_steps: int = Field(default=5, ge=1)
     """Stop after this many steps in a row in which every group's scores are equal."""
     optimizer: Optimizer

@@ -133,7 +133,7 @@ class Stages:
         if outputs := self._done(key):
             return str(outputs[0])
         began = self._start(key, [Path(model)])
-        problems = self.tasks.train(key, section.num_steps * section.problems_per_step, section.hard)
+        problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
         require(problems, section.problems_per_step, f"iterations.{iteration - 1}.grpo.problems_per_step")
         seed = stable_seed(self.config.seed, key)
         max_tokens = self.config.max_completion_tokens

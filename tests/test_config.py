@@ -23,9 +23,9 @@ def test_the_shipped_configs_are_valid() -> None:
 
 
 def test_overrides_reach_every_depth() -> None:
-    config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=3e-4", "rollout.num_workers=2"])
-    assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 3e-4, 2)
-    assert config.iterations[0].grpo.optimizer.learning_rate != 3e-4
+    config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=7e-5", "rollout.num_workers=2"])
+    assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 7e-5, 2)
+    assert config.iterations[0].grpo.optimizer.learning_rate != 7e-5
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
@@ -169,7 +169,6 @@ iterations.grpo.clip_high
 iterations.grpo.kl_coef
 iterations.grpo.normalise_advantage
 iterations.grpo.max_parity_gap
-iterations.grpo.hard
 iterations.grpo.max_flat_steps
 iterations.grpo.optimizer
 iterations.grpo.optimizer.learning_rate
