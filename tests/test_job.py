@@ -34,7 +34,8 @@ class Head:
 
 def client() -> dict[str, str]:
     """Return the environment of an activated `.venv`, as the README has it."""
-    return {**os.environ, "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}  # of a Ray session in this process
+    return {**inherited, "RAY_AUTH_MODE": "token", "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def free_port() -> int:
