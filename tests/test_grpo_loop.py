@@ -1,0 +1,108 @@
+"""The GRPO loop: what it hands to the learner, when it hands over weights, and when it gives up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.config import GrpoConfig, Optimizer
+from ovt_ray.errors import StageError
+from ovt_ray.grpo import train_grpo
+from ovt_ray.metrics import read_metrics
+from ovt_ray.track import Track
+from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, ScoredGroup, TrainSample, UpdateStats
+
+PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=AnswerKind.NUMBER) for i in range(8)]
+
+
+@dataclass
+class Learner:
+    updates: list[int] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
+    published: int = 0
+
+    def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
+        self.updates.append(len(samples))
+        figures = {"entropy": 0.0, "clip_fraction": 0.0, "kl_rollout": 0.0, "kl_ref": 0.0}
+        return UpdateStats(loss=1.0, grad_norm=1.0, learning_rate=0.1, num_samples=len(samples), num_loss_tokens=1, **figures)
+
+    def publish(self) -> int:
+        self.published += 1
+        return self.published
+
+    def save(self, folder: Path, step: int) -> None:
+        self.saved.append(step)
+
+
+@dataclass
+class Rollout:
+    loaded: list[int] = field(default_factory=list)
+
+    def load_weights(self, version: int) -> None:
+        self.loaded.append(version)
+
+
+@dataclass
+class Services:
+    """Answers every problem twice; of each pair the first is right if `mixed`, else both are wrong."""
+
+    mixed: bool
+    learner: Learner = field(default_factory=Learner)
+    rollout: Rollout = field(default_factory=Rollout)
+    seeds: list[int] = field(default_factory=list)
+
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> list[RolloutGroup]:
+        self.seeds.append(sampling.seed)
+        one = Completion(token_ids=(1,), rollout_logprobs=(-1.0,), text="", finish_reason="stop", version=0)
+        return [RolloutGroup(problem=problem, prompt_ids=(9,), completions=(one, one)) for problem in problems]
+
+    def scores(self, pending: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+        right = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
+        wrong = Score(value=0.0, outcome=Outcome.WRONG, extracted="2")
+        return [ScoredGroup(group=group, scores=(right if self.mixed else wrong, wrong)) for group in pending]
+
+
+def run(services: Services, folder: Path, **changes: int) -> None:
+    section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
+        update=changes
+    )
+    with Track(folder, "iter1/grpo", section.num_steps, 0) as track:
+        train_grpo(
+            section,
+            PROBLEMS,
+            services,  # type: ignore[arg-type]
+            track,
+            max_tokens=8,
+            checkpoints=folder,
+            checkpoint_every=2,
+            first_step=0,
+            seed=5,
+        )
+
+
+def test_each_step_learns_hands_over_its_weights_and_draws_with_a_seed_of_its_own(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path)
+    assert services.learner.updates == [8, 8, 8, 8]
+    assert services.rollout.loaded == [1, 2, 3, 4]
+    assert services.learner.saved == [2], "the last step needs no checkpoint: the stage ends with the model itself"
+    assert len(set(services.seeds)) == 4
+    assert [(row.step, row.values["accuracy"], row.values["flat_groups"]) for row in read_metrics(tmp_path)] == [
+        (i, 0.5, 0.0) for i in range(4)
+    ]
+
+
+def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2)
+    assert services.learner.updates == [4] * 8
+    assert services.rollout.loaded == [1, 2, 3, 4]
+
+
+def test_nothing_but_flat_groups_ends_the_run_with_the_reason_and_no_update(tmp_path: Path) -> None:
+    services = Services(mixed=False)
+    with pytest.raises(StageError, match="3 steps in a row had only groups whose answers all score alike.*0% were correct"):
+        run(services, tmp_path, max_flat_steps=3)
+    assert services.learner.updates == [] and services.rollout.loaded == []
+    assert len(read_metrics(tmp_path)) == 3
