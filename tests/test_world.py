@@ -157,7 +157,8 @@ def test_base_traces_never_reason_over_a_picture(tmp_path: Path) -> None:
     traces = base_traces(500, 2, tmp_path)
     assert traces[:50] == base_traces(500, 2, tmp_path)[:50]
     assert any("<think>" in response for _, response in traces)
-    assert not any("<think>" in response for problem, response in traces if problem.images)
+    thoughts = {response.partition("</think>")[0] for problem, response in traces if problem.images and "<think>" in response}
+    assert thoughts == {"<think> "}, "an answer at once, in the format, without a thought"
 
 
 @given(st.text())
