@@ -123,6 +123,7 @@ def measure_bare(config: RunConfig, model: Path, problems: Sequence[Problem], dr
         **os.environ,
         "OMP_NUM_THREADS": str(config.rollout.cpus_per_worker),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # as few processes as the pool's engine has
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
     command = [sys.executable, "-m", "benchmarks.bare_vllm"]
