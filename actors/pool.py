@@ -1,20 +1,30 @@
 """The rollout service: one Ray actor per vLLM engine, and the pool that feeds and heals them."""
 
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.worker import RolloutWorker
+from actors.worker import Ended, PromptIds, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
-from ovt_ray.types import Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 
 MAX_REPLACEMENTS = 3
 """Workers that may die in one call of `generate` before the pool gives up."""
+
+
+OnCompletion = Callable[[Problem, int, Completion], None]
+"""Told of each completion, with its index in the group, as it ends."""
+
+
+def _unheard(problem: Problem, index: int, completion: Completion) -> None:
+    """For callers who wait for whole groups."""
 
 
 @dataclass(eq=False)
@@ -23,7 +33,23 @@ class _Seat:
 
     actor: ActorHandle
     tokens_in_flight: int = 0
-    waiting: dict[ray.ObjectRef, Problem] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Request:
+    """A problem on its way through a worker, and what has come back of it."""
+
+    problem: Problem
+    seat: _Seat
+    due_at: float
+    """On the clock of `time.monotonic`."""
+    prompt_ids: PromptIds = ()
+    completions: dict[int, Completion] = field(default_factory=dict)
+
+    def group(self) -> RolloutGroup:
+        """Return the group of all that came back, in the order of the indices."""
+        in_order = tuple(self.completions[index] for index in sorted(self.completions))
+        return RolloutGroup(problem=self.problem, prompt_ids=self.prompt_ids, completions=in_order)
 
 
 class RolloutPool:
@@ -36,36 +62,40 @@ class RolloutPool:
         self.model_path = model_path
         self._weights: Weights | None = None
         self._seats = [_Seat(self._launch()) for _ in range(config.num_workers)]
+        self._requests: dict[ray.ObjectRefGenerator, _Request] = {}
 
     def wait_until_ready(self) -> None:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
         self._gather([seat.actor.ready.remote() for seat in self._seats], "start")
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[RolloutGroup]:
-        """Yield each problem's group as it finishes, in any order, each exactly once.
+    def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
+        """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
 
-        A worker that dies is replaced and its problems are generated again. Raises RolloutError when an engine refuses a
-        problem, a group takes longer than the deadline, or workers keep dying.
+        A worker that dies is replaced and its problems are generated again, all G completions, of which `on_completion` then
+        hears again. Raises RolloutError when an engine refuses a problem, a group takes longer than the deadline, or workers
+        keep dying.
         """
         pending = deque(problems)
-        replacements = 0
+        num_replaced = 0
         try:
-            while pending or any(seat.waiting for seat in self._seats):
+            while pending or self._requests:
                 self._dispatch(pending, sampling)
-                for seat, ref in self._finished():
-                    problem = seat.waiting.pop(ref)
-                    seat.tokens_in_flight -= sampling.num_completions * sampling.max_tokens
+                for stream in self._with_news():
+                    if (request := self._requests.get(stream)) is None:
+                        continue  # its worker died a moment ago
                     try:
-                        group = ray.get(ref)
+                        part = ray.get(next(stream))
+                    except StopIteration:
+                        self._forget(stream, sampling)
+                        yield request.group()
                     except RayTaskError as error:
-                        raise RolloutError(f"problem {problem.id}: {error.cause}") from error
+                        raise RolloutError(f"problem {request.problem.id}: {error.cause}") from error
                     except RayError as error:  # the worker died, whatever of
-                        pending.append(problem)
-                        pending.extend(seat.waiting.values())
-                        replacements += 1
-                        self._replace(seat, error, replacements)
-                        break
-                    yield group
+                        num_replaced += 1
+                        pending.extend(self._take_back(request.seat))
+                        self._replace(request.seat, error, num_replaced)
+                    else:
+                        _note(request, part, on_completion)
         finally:
             self._abandon()
 
@@ -78,30 +108,43 @@ class RolloutPool:
             if seat.tokens_in_flight + tokens > room:
                 return
             problem = pending.popleft()
-            seat.waiting[seat.actor.generate.remote(problem, sampling)] = problem
+            stream = seat.actor.generate.options(num_returns="streaming").remote(problem, sampling)
+            self._requests[stream] = _Request(problem, seat, time.monotonic() + self.config.deadline_s)
             seat.tokens_in_flight += tokens
 
-    def _finished(self) -> list[tuple[_Seat, ray.ObjectRef]]:
-        owners = {ref: seat for seat in self._seats for ref in seat.waiting}
-        refs = list(owners)
-        ready, _ = ray.wait(refs, num_returns=1, timeout=self.config.deadline_s, fetch_local=False)
-        if not ready:
-            raise RolloutError(f"no completion within rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers")
-        more, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-        return [(owners[ref], ref) for ref in more]
+    def _with_news(self) -> "list[ray.ObjectRefGenerator]":
+        """Return the streams that have a next part, or have ended, waiting for the first."""
+        streams = list(self._requests)
+        left_s = min(request.due_at for request in self._requests.values()) - time.monotonic()
+        ray.wait(streams, num_returns=1, timeout=max(0.0, left_s), fetch_local=False)
+        ready, waiting = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
+        for request in (self._requests[stream] for stream in waiting):
+            if time.monotonic() > request.due_at:
+                raise RolloutError(
+                    f"problem {request.problem.id}: only {len(request.completions)} of its completions ended within "
+                    f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
+                )
+        return ready
+
+    def _forget(self, stream: "ray.ObjectRefGenerator", sampling: Sampling) -> None:
+        self._requests.pop(stream).seat.tokens_in_flight -= sampling.num_completions * sampling.max_tokens
+
+    def _take_back(self, seat: _Seat) -> list[Problem]:
+        """Return the problems of a worker that will not finish them."""
+        lost = [stream for stream, request in self._requests.items() if request.seat is seat]
+        return [self._requests.pop(stream).problem for stream in lost]
 
     def _abandon(self) -> None:
+        for stream in self._requests:
+            ray.cancel(stream)
+        self._requests.clear()
         for seat in self._seats:
-            for ref in seat.waiting:
-                ray.cancel(ref)
-            seat.waiting.clear()
             seat.tokens_in_flight = 0
 
     def _replace(self, seat: _Seat, error: Exception, replacements: int) -> None:
         """Put a new worker with the current weights into a dead one's seat."""
         if replacements > MAX_REPLACEMENTS:
             raise RolloutError(f"{replacements} rollout workers died in a row, the last one: {error}") from error
-        seat.waiting.clear()
         seat.tokens_in_flight = 0
         ray.kill(seat.actor)
         seat.actor = self._launch()
@@ -169,6 +212,16 @@ class RolloutPool:
         for seat in self._seats:
             ray.kill(seat.actor)
         self._seats = []
+
+
+def _note(request: _Request, part: PromptIds | Ended, on_completion: OnCompletion) -> None:
+    """Take in what a worker's stream brought."""
+    if not request.prompt_ids:
+        request.prompt_ids = cast(PromptIds, part)
+        return
+    index, completion = cast(Ended, part)
+    request.completions[index] = completion
+    on_completion(request.problem, index, completion)
 
 
 def _amounts(resources: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,17 @@ import numpy as np
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling
+from ovt_ray.types import Completion, Problem, Sampling
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
+
+
+PromptIds = tuple[int, ...]
+"""(T,) the prompt as the engine saw it, image placeholders expanded."""
+Ended = tuple[int, Completion]
+"""A completion with its index in the group."""
 
 
 def completion_seed(seed: int, problem_id: str) -> int:
@@ -39,8 +45,8 @@ class RolloutWorker:
         await self.engine.check_health()
         return os.getpid()
 
-    async def generate(self, problem: Problem, sampling: Sampling) -> RolloutGroup:
-        """Return G completions of one problem; they share one prefill and one pass over the images.
+    async def generate(self, problem: Problem, sampling: Sampling) -> AsyncIterator[PromptIds | Ended]:
+        """Yield the prompt's ids once, then each of its G completions as it ends; they share one prefill and one pass over the images.
 
         Raises RolloutError if the prompt leaves no room for a completion, or the engine gave up.
         """
@@ -48,20 +54,20 @@ class RolloutWorker:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._num_requests += 1
-        prompt_ids = self.prompts.engine_ids(problem)
-        prompt = TokensPrompt(prompt_token_ids=prompt_ids)
+        prompt = TokensPrompt(prompt_token_ids=self.prompts.engine_ids(problem))
         if problem.images:
             prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
-        request = self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}")
+        has_begun = False
         try:
-            *_, output = [output async for output in request]
+            async for output in self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}"):
+                if not has_begun:
+                    has_begun = True
+                    yield tuple(output.prompt_token_ids)
+                for choice in output.outputs:
+                    if choice.finished():
+                        yield choice.index, self._completion(choice, problem.id)
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
-        return RolloutGroup(
-            problem=problem,
-            prompt_ids=tuple(output.prompt_token_ids),
-            completions=tuple(self._completion(choice, problem.id) for choice in sorted(output.outputs, key=lambda choice: choice.index)),
-        )
 
     def _params(self, problem: Problem, sampling: Sampling) -> "SamplingParams":
         from vllm import SamplingParams
@@ -74,7 +80,7 @@ class RolloutWorker:
             seed=completion_seed(sampling.seed, problem.id),
             logprobs=0,
             logit_bias=self._forbidden,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
         )
 
     def _completion(self, choice: "CompletionOutput", problem_id: str) -> Completion:
@@ -156,5 +162,7 @@ def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":
             weight_transfer_config=WeightTransferConfig(backend="safetensors_file"),
             worker_extension_cls="actors.receiver.WeightReceiver",
             disable_log_stats=True,
+            # An output is made of a completion's first token and when it has ended, of none between.
+            stream_interval=rollout.max_model_len,
         )
     )

@@ -3,7 +3,6 @@
 from typing import Any
 
 from ovt_ray.config import LearnerConfig
-from ovt_ray.errors import ConfigError
 
 BUCKET_ELEMENTS = 50_000_000
 """Elements reduced or gathered in one collective: DeepSpeed's own default would take gigabytes of GPU memory."""
@@ -15,13 +14,7 @@ def deepspeed_config(learner: LearnerConfig, max_grad_norm: float) -> dict[str, 
     """Return the configuration for `deepspeed.initialize`, in DeepSpeed's own format.
 
     Batch sizes are 1 because the learner drives accumulation itself: micro-batches differ in size and number from update to update.
-    Raises ConfigError if the optimizer is to be offloaded at a ZeRO stage that cannot.
     """
-    if learner.offload_optimizer and learner.zero_stage < 2:
-        raise ConfigError(
-            f"learner.offload_optimizer=true needs learner.zero_stage 2 or 3, got {learner.zero_stage}: "
-            "raise the stage or set offload_optimizer=false"
-        )
     zero: dict[str, Any] = {"stage": learner.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
     if learner.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": learner.gpus_per_rank > 0}

@@ -5,8 +5,9 @@ A row is flat: `{"time": ..., "stage": "iter1/grpo", "step": 3, "reward": 0.61, 
 """
 
 import math
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +43,7 @@ class MetricsLog:
         kept = [row for row in rows if row["stage"] != stage or row["step"] < first_step]
         if len(kept) < len(rows):
             write_json_lines_atomically(self._path, kept)
-        self._events = _EventFile(run_dir / "tensorboard" / stage, first_step)
+        self._events = _EventFile(run_dir / "tensorboard" / stage, [_row(row) for row in kept if row["stage"] == stage])
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +56,9 @@ class MetricsLog:
         if clash := values.keys() & set(ROW_KEYS):
             raise ValueError(f"a figure may not be named {sorted(clash)}: every row has that key already")
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        append_json_line(self._path, {"time": round(time.time(), 3), "stage": self._stage, "step": step, **finite})
-        self._events.add(step, values)
+        now = round(time.time(), 3)
+        append_json_line(self._path, {"time": now, "stage": self._stage, "step": step, **finite})
+        self._events.add(MetricsRow(time=now, stage=self._stage, step=step, values=values))
 
     def close(self) -> None:
         """Finish the event file."""
@@ -74,23 +76,25 @@ def _row(row: dict[str, Any]) -> MetricsRow:
 
 
 class _EventFile:
-    """A TensorBoard event file, written by tensorboard itself so that the driver need not import torch."""
+    """A TensorBoard event file, written by tensorboard itself so that the driver need not import torch.
 
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+    A stage has one file, made anew when the stage goes on: TensorBoard orders several by name, which is not by age.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[MetricsRow]) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        shutil.rmtree(folder, ignore_errors=True)
         self._writer = EventFileWriter(str(folder))
-        # Makes TensorBoard forget what earlier files of this folder hold from this step on.
-        restart = SessionLog(status=SessionLog.START)
-        self._writer.add_event(Event(wall_time=time.time(), step=first_step, session_log=restart))
+        for row in rows:
+            self.add(row)
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
+    def add(self, row: MetricsRow) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+        self._writer.add_event(Event(wall_time=row.time, step=row.step, summary=Summary(value=scalars)))
         self._writer.flush()
 
     def close(self) -> None:

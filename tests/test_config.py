@@ -67,6 +67,11 @@ def test_a_missing_file_and_broken_yaml_are_refused(tmp_path: Path) -> None:
         load_config(broken, [])
 
 
+def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
+    with pytest.raises(ConfigError, match="offload_optimizer needs zero_stage 2 or 3, got 0"):
+        load_config(TINY, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
+
+
 def test_every_option_says_what_it_is_for() -> None:
     assert [name for name, description in options(RunConfig) if not description] == []
 

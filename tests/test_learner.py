@@ -20,13 +20,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from learner.deepspeed_config import deepspeed_config
 from learner.group import LearnerGroup, place
 from learner.rank import LearnerRank
 from learner.schedule import learning_rate
 from learner.stage import Stage
 from ovt_ray.config import GrpoConfig, LearnerConfig, ModelConfig, Optimizer
-from ovt_ray.errors import ConfigError, LearnerError
+from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats
 
@@ -65,7 +64,8 @@ def compiled_operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     folder = tmp_path_factory.mktemp("extensions")
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     yield folder
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():  # not where only tests without a rank were chosen
+        torch.distributed.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
 
@@ -296,11 +296,6 @@ def test_an_update_without_any_loss_token_is_refused(tiny_model: Path, samples: 
     placeholder = min(Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).placeholder_ids)
     with pytest.raises(LearnerError, match="no token with a loss"):
         rank.update([replace(samples[0], completion_ids=(placeholder,), rollout_logprobs=(-1.0,))])
-
-
-def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
-    with pytest.raises(ConfigError, match="offload_optimizer=true needs learner.zero_stage 2 or 3, got 0"):
-        deepspeed_config(learner_config(0, offload_optimizer=True), max_grad_norm=1.0)
 
 
 @pytest.fixture(scope="module", params=[0, 2, 3])

@@ -18,6 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from actors.pool import RolloutPool
 from actors.receiver import tensor_checksum
+from actors.worker import RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
@@ -143,21 +144,25 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
 
-def test_weights_that_lack_a_tensor_or_are_damaged_are_refused(ray_session: None, tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_damaged", "refusal"),
+    [(True, "not what the learner published"), (False, "leaves 1 tensors as they were")],
+    ids=["damaged", "lacking"],
+)
+def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None, tiny_model: Path, is_damaged: bool, refusal: str) -> None:
     tensors = load_file(tiny_model / "model.safetensors")
-    lone = RolloutPool(CONFIG, ModelConfig(path=str(tiny_model)), str(tiny_model))
-    try:
-        damaged = as_weights(1, tensors)
-        name = next(iter(tensors))
-        wrong = Weights(version=1, payload=damaged.payload, checksums={**damaged.checksums, name: "0"})
-        with pytest.raises(RolloutError, match="not what the learner published"):
-            lone.load_weights(wrong)
-        norm = "visual.merger.ln_q.weight"
-        name = next(name for name in tensors if name.endswith(norm))
-        with pytest.raises(RolloutError, match="leaves 1 tensors as they were"):
-            lone.load_weights(as_weights(2, {key: tensor for key, tensor in tensors.items() if key != name}))
-    finally:
-        lone.close()
+    name = next(name for name in tensors if name.endswith("visual.merger.ln_q.weight"))
+    if not is_damaged:
+        del tensors[name]
+    weights = as_weights(1, tensors)
+    checksums = {**weights.checksums, name: "0"} if is_damaged else dict(weights.checksums)
+    worker = ray.remote(runtime_env={"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}})(
+        RolloutWorker
+    ).remote(str(tiny_model), ModelConfig(path=str(tiny_model)), CONFIG)
+    with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
+        ray.get(worker.load_weights.remote(1, weights.payload, checksums))
+    ray.get(worker.close.remote())
+    ray.kill(worker)
 
 
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
