@@ -1,48 +1,22 @@
-"""Distillation: ask a source for k reasoning chains per problem, keep those whose answer verifies, choose one.
+"""From chains to traces: of those whose answer verifies, one per problem is chosen.
 
 The rules are the paper's (arXiv 2503.17352, section 3): reflections are cut off with the final answer kept, long chains
 are dropped, and of the correct ones the shortest is taken.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
-from ovt_ray.config import DistilConfig
+from ovt_ray.chains import Chains
 from ovt_ray.files import read_json_lines, write_json_atomically, write_json_lines_atomically
-from ovt_ray.order import stable_seed
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.problems import problem_row
-from ovt_ray.services import Services
-from ovt_ray.types import Outcome, Problem, Sampling, Score, Trace
+from ovt_ray.types import Outcome, Trace
 
 REFLECTION = re.compile(r"\b(?:But wait|But the question|But hold on|Wait|Hold on|Alternatively|Let me double-check)\b")
 """Where a chain starts to doubt itself; the paper cuts there."""
-
-
-class Captioner(Protocol):
-    """Sees images and describes them."""
-
-    def describe(self, problems: Sequence[Problem]) -> list[str]:
-        """Return one description per problem, in order."""
-
-
-class Reasoner(Protocol):
-    """Sees text only and reasons to an answer."""
-
-    def reason(self, problems: Sequence[Problem], captions: Sequence[str], num_chains: int) -> list[list[str]]:
-        """Return `num_chains` responses per problem, in order; of a problem only its text may be used."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chains:
-    """The responses of a source to one problem, and their verdicts."""
-
-    problem: Problem
-    responses: tuple[str, ...]
-    scores: tuple[Score, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,45 +35,6 @@ class DistilReport:
     num_reflections_cut: int
     num_traces: int
     """Problems for which a trace was chosen."""
-
-
-def chains_by_policy(services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int) -> list[Chains]:
-    """Return the scored chains of the model that the rollout workers serve."""
-    sampling = Sampling(
-        num_completions=section.num_chains,
-        temperature=section.temperature,
-        max_tokens=max_tokens,
-        seed=stable_seed(seed, "distil"),
-    )
-    return [
-        Chains(
-            problem=scored.group.problem, responses=tuple(completion.text for completion in scored.group.completions), scores=scored.scores
-        )
-        for scored in services.scores(services.generate(problems, sampling))
-    ]
-
-
-def chains_by_caption(
-    services: Services, captioner: Captioner, reasoner: Reasoner, problems: Sequence[Problem], section: DistilConfig
-) -> list[Chains]:
-    """Return the scored chains of a text-only reasoner that is told what a captioner saw."""
-    chains = reasoner.reason(problems, captioner.describe(problems), section.num_chains)
-    return list(_scored(services, zip(problems, chains, strict=True)))
-
-
-def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> list[Chains]:
-    """Return the worked solutions that came with the problems as scored chains, one each; a problem without one has none."""
-    responses = [
-        (problem, [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else [])
-        for problem in problems
-    ]
-    return list(_scored(services, responses))
-
-
-def _scored(services: Services, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[Chains]:
-    submitted = [(problem, texts, services.reward.submit_texts(problem, tuple(texts))) for problem, texts in answered]
-    for problem, texts, ref in submitted:
-        yield Chains(problem=problem, responses=tuple(texts), scores=services.reward.collect(ref))
 
 
 def cut_reflection(response: str) -> str:

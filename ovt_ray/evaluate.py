@@ -1,9 +1,11 @@
 """Greedy evaluation on the held-out problems."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ovt_ray.progress import Progress
 from ovt_ray.services import Services
 from ovt_ray.types import Outcome, Problem, Sampling, ScoredGroup
 
@@ -26,7 +28,16 @@ class Evaluation:
         return fmean(len(group.group.completions[0].token_ids) for group in self.groups)
 
 
-def evaluate(services: Services, problems: Sequence[Problem], temperature: float, max_tokens: int) -> Evaluation:
-    """Return the evaluation of the model that the rollout workers serve."""
+def evaluate(services: Services, problems: Sequence[Problem], temperature: float, max_tokens: int, stage: str) -> Evaluation:
+    """Return the evaluation of the model that the rollout workers serve, showing how it comes in."""
     sampling = Sampling(num_completions=1, temperature=temperature, max_tokens=max_tokens, seed=0)
-    return Evaluation(groups=tuple(services.scores(services.generate(problems, sampling))))
+    scored: dict[str, ScoredGroup] = {}
+    num_correct, num_tokens, began = 0, 0, time.monotonic()
+    with Progress(f"{stage} evaluation", len(problems)) as progress:
+        for number, group in enumerate(services.answers(problems, sampling)):
+            scored[group.group.problem.id] = group
+            num_correct += group.scores[0].outcome is Outcome.CORRECT
+            num_tokens += len(group.group.completions[0].token_ids)
+            figures = {"accuracy": num_correct / (number + 1), "tokens_per_s": num_tokens / (time.monotonic() - began)}
+            progress.step(number, figures)
+    return Evaluation(groups=tuple(scored[problem.id] for problem in problems))

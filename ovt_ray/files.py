@@ -39,8 +39,13 @@ def write_json_lines_atomically(path: Path, rows: Iterable[object]) -> None:
 
 def append_json_line(path: Path, row: object) -> None:
     """Add one line of JSON that is on the disk when this returns. The file must not end in half a line."""
+    append_json_lines(path, [row])
+
+
+def append_json_lines(path: Path, rows: Iterable[object]) -> None:
+    """Add one line of JSON per row, all on the disk when this returns. The file must not end in half a line."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(_json_line(row))
+        file.writelines(_json_line(row) for row in rows)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -13,11 +15,17 @@ from actors.pool import RolloutPool
 from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
-from ovt_ray.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
-from reward.pool import CPUS_PER_ACTOR, RewardPool
+from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Score, ScoredGroup
+from reward.pool import CPUS_PER_ACTOR, RewardPool, Scoring
 
-PendingGroup = tuple[RolloutGroup, "ray.ObjectRef[tuple[Score, ...]]"]
-"""A group and the reference to its scores, for `Services.scores`."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingGroup:
+    """A finished group, and what the reward pool gives its scores for."""
+
+    group: RolloutGroup
+    scoring: tuple[Scoring, ...]
+    """(G,)"""
 
 
 class Services:
@@ -43,14 +51,43 @@ class Services:
     def __exit__(self, *error: object) -> None:
         self._started.close()
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> "list[PendingGroup]":
-        """Return the groups in the order of the problems; each has been on its way to the reward since it was finished."""
-        pending = {group.problem.id: (group, self.reward.submit(group)) for group in self.rollout.generate(problems, sampling)}
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> list[PendingGroup]:
+        """Return the groups in the order of the problems; each completion has been on its way to the reward since it ended."""
+        pending = {pending.group.problem.id: pending for pending in self._finished(problems, sampling)}
         return [pending[problem.id] for problem in problems]
 
-    def scores(self, pending: "Sequence[PendingGroup]") -> list[ScoredGroup]:
+    def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         """Return the groups with their scores, waiting for those that are not scored yet."""
-        return [ScoredGroup(group=group, scores=self.reward.collect(scoring)) for group, scoring in pending]
+        return [self._scored(group) for group in pending]
+
+    def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
+        """Yield each problem's group once it is finished and scored, in any order."""
+        waiting: deque[PendingGroup] = deque()
+        for pending in self._finished(problems, sampling):
+            waiting.append(pending)
+            while waiting and self.reward.are_ready(waiting[0].scoring):
+                yield self._scored(waiting.popleft())
+        yield from map(self._scored, waiting)
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        """Yield problems and texts that no rollout worker wrote with one score per text, in order."""
+        submitted = [(problem, texts, self.reward.submit(problem, texts)) for problem, texts in answered]
+        for problem, texts, scoring in submitted:
+            yield problem, texts, self.reward.collect(scoring)
+
+    def _finished(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[PendingGroup]:
+        """Yield groups as they finish, in any order."""
+        scoring: dict[tuple[str, int], Scoring] = {}
+
+        def submit(problem: Problem, index: int, completion: Completion) -> None:
+            scoring[problem.id, index] = self.reward.submit(problem, [completion.text])
+
+        for group in self.rollout.generate(problems, sampling, submit):
+            indices = range(sampling.num_completions)
+            yield PendingGroup(group=group, scoring=tuple(scoring.pop((group.problem.id, index)) for index in indices))
+
+    def _scored(self, pending: PendingGroup) -> ScoredGroup:
+        return ScoredGroup(group=pending.group, scores=tuple(score for one in pending.scoring for score in self.reward.collect(one)))
 
 
 def cpus_needed(config: RunConfig) -> float:

@@ -2,14 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from learner.stage import Stage
+from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import DistilConfig, GrpoConfig, RunConfig, SftConfig
-from ovt_ray.distil import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, read_traces, select, write_traces
+from ovt_ray.distil import read_traces, select, write_traces
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.grpo import sampling, train_grpo
@@ -101,8 +102,7 @@ class Stages:
             return outputs[0]
         self._start(key, [])
         problems = self.tasks.train(key, section.num_problems, section.hard)
-        with phase(f"[{key}] asking for {section.num_chains} chains for each of {len(problems)} problems"):
-            chains = self._chains(key, section, problems)
+        chains = self._all_chains(key, section, problems)
         traces, report = select(chains, section.max_words)
         print(
             f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
@@ -117,6 +117,7 @@ class Stages:
             )
         path = write_traces(self.folder.stage_folder(iteration, "distil"), traces, report)
         self.folder.finish(key, [path])
+        shutil.rmtree(self._checkpoints(key))
         return path
 
     def sft(self, iteration: int, section: SftConfig, base: str, traces: Path) -> str:
@@ -156,7 +157,16 @@ class Stages:
             )
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
-    def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
+    def _all_chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
+        """Return the chains of all problems, in their order; those on the disk from an interrupted attempt are not asked for again."""
+        path = self._checkpoints(key) / "chains.jsonl"
+        before = read_chains(path, problems)
+        left = [problem for problem in problems if problem.id not in before]
+        asked = keep_chains(path, self._chains(key, section, left), key, len(before), len(problems))
+        all_chains = before | {chains.problem.id: chains for chains in asked}
+        return [all_chains[problem.id] for problem in problems]
+
+    def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> Iterator[Chains]:
         seed = stable_seed(self.config.seed, key)
         if section.source == "policy":
             return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
@@ -212,8 +222,7 @@ class Stages:
 
     def _finish(self, iteration: int, stage: str, began: float, outputs: Sequence[Path], num_steps: int = 0) -> None:
         key = stage_key(iteration, stage)
-        with phase(f"[{key}] evaluating on {len(self._held_out)} held-out problems"):
-            evaluation = evaluate(self.services, self._held_out, self.config.eval.temperature, self.config.max_completion_tokens)
+        evaluation = evaluate(self.services, self._held_out, self.config.eval.temperature, self.config.max_completion_tokens, key)
         result = measured(
             iteration,
             stage,

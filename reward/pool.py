@@ -1,6 +1,5 @@
 """The handle of the reward service: Ray actors, each with a scoring process that can be killed."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
-from ovt_ray.types import Outcome, Problem, RolloutGroup, Score
+from ovt_ray.types import Outcome, Problem, Score
 from reward.worker import START_DEADLINE_S, ScoringProcess
 
 CPUS_PER_ACTOR = 0.1
@@ -44,20 +43,20 @@ class RewardActor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pending:
-    """What was submitted and not yet collected."""
+class Scoring:
+    """Some completions of a problem on their way to their scores."""
 
     place: int
     """Index of the actor that scores it."""
     problem_id: str
     num_texts: int
+    scores: "ray.ObjectRef[tuple[Score, ...]]"
 
 
 class RewardPool:
-    """Reward actors, restarted by Ray when they die; a group goes to the one with the fewest groups in flight.
+    """Reward actors, restarted by Ray when they die; a completion goes to the one with the fewest in flight.
 
-    Scoring overlaps with generation: `submit` each group as it finishes, `ray.wait` on the references beside those of the
-    rollout, and `collect` what is ready.
+    Scoring overlaps with generation: `submit` each completion as it ends, and `collect` its score when it is needed.
     """
 
     def __init__(self, config: RewardConfig) -> None:
@@ -66,7 +65,7 @@ class RewardPool:
         Raises RewardError if the reward cannot be loaded, with the loader's message, or if Ray does not place the actors.
         """
         self._config = config
-        self._in_flight: dict[ray.ObjectRef, _Pending] = {}
+        self._loads = [0] * config.num_actors
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES)(RewardActor)
         self._actors: list[Any] = [remote.remote(config) for _ in range(config.num_actors)]
         limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
@@ -79,37 +78,32 @@ class RewardPool:
             self.close()
             raise
 
-    def submit(self, group: RolloutGroup) -> "ray.ObjectRef[tuple[Score, ...]]":
-        """Return at once a reference to one score per completion, to be waited for and handed to `collect`."""
-        return self.submit_texts(group.problem, tuple(completion.text for completion in group.completions))
+    def submit(self, problem: Problem, texts: Sequence[str]) -> Scoring:
+        """Return at once what `collect` takes for the scores of some completions of a problem."""
+        place = self._loads.index(min(self._loads))
+        self._loads[place] += len(texts)
+        scores = self._actors[place].score.remote(problem, tuple(texts))
+        return Scoring(place=place, problem_id=problem.id, num_texts=len(texts), scores=scores)
 
-    def submit_texts(self, problem: Problem, texts: Sequence[str]) -> "ray.ObjectRef[tuple[Score, ...]]":
-        """Return what `submit` does, for texts that no rollout worker wrote."""
-        loads = Counter(pending.place for pending in self._in_flight.values())
-        place = min(range(len(self._actors)), key=lambda place: loads[place])
-        scores: ray.ObjectRef[tuple[Score, ...]] = self._actors[place].score.remote(problem, tuple(texts))
-        self._in_flight[scores] = _Pending(place=place, problem_id=problem.id, num_texts=len(texts))
-        return scores
+    def are_ready(self, scoring: Sequence[Scoring]) -> bool:
+        """Return whether `collect` would not wait for any of these."""
+        refs = [one.scores for one in scoring]
+        return len(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) == len(refs)
 
-    def collect(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> tuple[Score, ...]:
-        """Return the scores of what was submitted, waiting for them; one per text whatever dies.
+    def collect(self, scoring: Scoring) -> tuple[Score, ...]:
+        """Return the scores of what was submitted, in order, waiting for them; one per text whatever dies. To be called once.
 
         Raises RewardError if the reward can no longer be loaded, or if even hanging on every text in flight would not have
         taken so long.
         """
-        num_texts = sum(pending.num_texts for pending in self._in_flight.values())
-        pending = self._in_flight.pop(scores)
-        limit_s = num_texts * (self._config.deadline_s + RESTART_S) + PLACEMENT_DEADLINE_S + START_DEADLINE_S
-        late = f"problem {pending.problem_id}: no scores after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
+        limit_s = sum(self._loads) * (self._config.deadline_s + RESTART_S) + PLACEMENT_DEADLINE_S + START_DEADLINE_S
+        self._loads[scoring.place] -= scoring.num_texts
+        late = f"problem {scoring.problem_id}: no score after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
         try:
-            return _get(scores, limit_s, late)
+            return _get(scoring.scores, limit_s, late)
         except RayActorError as error:
-            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {pending.problem_id}: {error}"
-            return (Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason),) * pending.num_texts
-
-    def score(self, group: RolloutGroup) -> tuple[Score, ...]:
-        """Return one score per completion, in order."""
-        return self.collect(self.submit(group))
+            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {scoring.problem_id}: {error}"
+            return (Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason),) * scoring.num_texts
 
     def close(self) -> None:
         """End the actors and, with them, their processes."""

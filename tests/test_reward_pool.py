@@ -7,21 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
-from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup
+from ovt_ray.types import AnswerKind, Outcome, Problem
 from reward.pool import RewardPool
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
 
 
-def _group(*texts: str) -> RolloutGroup:
-    problem = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
-    completions = tuple(Completion(token_ids=(), rollout_logprobs=(), text=text, finish_reason="stop", version=0) for text in texts)
-    return RolloutGroup(problem=problem, prompt_ids=(), completions=completions)
+PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 
 
 def _eventually(condition: Callable[[], bool], limit_s: float = 10) -> bool:
@@ -53,7 +49,7 @@ def _pid_in(path: Path) -> int:
 
 def test_a_group_is_scored_in_order_by_the_default_reward() -> None:
     pool = RewardPool(RewardConfig())
-    scores = pool.score(_group("<think> a </think> <answer> 6 </answer>", "<think> a </think> <answer> 7 </answer>", "6"))
+    scores = pool.collect(pool.submit(PROBLEM, ["<think> a </think> <answer> 6 </answer>", "<think> a </think> <answer> 7 </answer>", "6"]))
     pool.close()
     assert [score.outcome for score in scores] == [Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSEABLE]
     assert [score.value for score in scores] == [1.0, 0.0, 0.0]
@@ -61,8 +57,7 @@ def test_a_group_is_scored_in_order_by_the_default_reward() -> None:
 
 def test_texts_without_a_group_are_scored_too_also_none() -> None:
     pool = RewardPool(RewardConfig())
-    problem = _group().problem
-    some, none = pool.submit_texts(problem, ["<think> a </think> <answer> 6 </answer>"]), pool.submit_texts(problem, [])
+    some, none = pool.submit(PROBLEM, ["<think> a </think> <answer> 6 </answer>"]), pool.submit(PROBLEM, [])
     assert [score.value for score in pool.collect(some)] == [1.0]
     assert pool.collect(none) == ()
     pool.close()
@@ -70,10 +65,9 @@ def test_texts_without_a_group_are_scored_too_also_none() -> None:
 
 def test_groups_are_scored_side_by_side_and_as_they_are_ready() -> None:
     pool = RewardPool(RewardConfig(name=OBEY, num_actors=2))
-    slow = pool.submit(_group("sleep 3"))
-    fast = pool.submit(_group("a"))
-    ready, _ = ray.wait([slow, fast], num_returns=1, timeout=2.5)
-    assert ready == [fast]
+    slow = pool.submit(PROBLEM, ["sleep 3"])
+    fast = pool.submit(PROBLEM, ["a"])
+    assert _eventually(lambda: pool.are_ready([fast]), limit_s=2.5) and not pool.are_ready([slow, fast])
     assert pool.collect(fast)[0].extracted == "a"
     assert pool.collect(slow)[0].extracted == "sleep 3"
     pool.close()
@@ -81,7 +75,7 @@ def test_groups_are_scored_side_by_side_and_as_they_are_ready() -> None:
 
 def test_a_killed_reward_process_costs_one_score(tmp_path: Path) -> None:
     pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
-    pending = pool.submit(_group("a", f"once {tmp_path}/pid", "bbb"))
+    pending = pool.submit(PROBLEM, ["a", f"once {tmp_path}/pid", "bbb"])
     os.kill(_pid_in(tmp_path / "pid"), signal.SIGKILL)
     before, killed, after = pool.collect(pending)
     pool.close()
@@ -92,29 +86,29 @@ def test_a_killed_reward_process_costs_one_score(tmp_path: Path) -> None:
 def test_a_killed_actor_costs_no_score_and_leaves_no_process(tmp_path: Path) -> None:
     pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
     text = f"once {tmp_path}/pid"
-    first, second = pool.submit(_group("a", text, "bbb")), pool.submit(_group("cc"))
+    first, second = pool.submit(PROBLEM, ["a", text, "bbb"]), pool.submit(PROBLEM, ["cc"])
     child = _pid_in(tmp_path / "pid")
     os.kill(_parent(child), signal.SIGKILL)
     assert [score.extracted for score in pool.collect(first)] == ["a", text, "bbb"]
     assert [score.extracted for score in pool.collect(second)] == ["cc"]
     assert not _is_alive(child)
-    assert pool.score(_group("d"))[0].value == 1.0
+    assert pool.collect(pool.submit(PROBLEM, ["d"]))[0].value == 1.0
     pool.close()
 
 
 def test_a_group_that_kills_its_actor_each_time_is_unscorable() -> None:
     pool = RewardPool(RewardConfig(name=OBEY))
-    scores = pool.score(_group("a", "orphan"))
+    scores = pool.collect(pool.submit(PROBLEM, ["a", "orphan"]))
     assert [score.outcome for score in scores] == [Outcome.UNSCORABLE] * 2
     assert "the reward actor died 4 times on problem p1" in scores[0].reason
-    assert pool.score(_group("bb"))[0].value == 2.0
+    assert pool.collect(pool.submit(PROBLEM, ["bb"]))[0].value == 2.0
     pool.close()
 
 
 def test_a_hang_ends_at_the_deadline_also_through_ray() -> None:
     pool = RewardPool(RewardConfig(name=OBEY, deadline_s=1))
     start = time.monotonic()
-    hung, after = pool.score(_group("hang", "bb"))
+    hung, after = pool.collect(pool.submit(PROBLEM, ["hang", "bb"]))
     assert time.monotonic() - start < 1.5
     assert (hung.outcome, after.value) == (Outcome.UNSCORABLE, 2.0)
     pool.close()
@@ -127,7 +121,7 @@ def test_a_reward_that_cannot_be_loaded_is_refused_here_with_its_message() -> No
 
 def test_close_leaves_no_process_even_in_the_middle_of_a_score(tmp_path: Path) -> None:
     pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
-    pool.submit(_group(f"once {tmp_path}/pid"))
+    pool.submit(PROBLEM, [f"once {tmp_path}/pid"])
     child = _pid_in(tmp_path / "pid")
     actor = _parent(child)
     pool.close()

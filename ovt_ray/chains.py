@@ -1,0 +1,127 @@
+"""Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
+
+A source yields the chains of its problems in any order, as they are ready; they are kept on the disk as they come, so that a
+stage that is interrupted asks only for the rest.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ovt_ray.config import DistilConfig
+from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines
+from ovt_ray.order import stable_seed
+from ovt_ray.progress import Progress
+from ovt_ray.services import Services
+from ovt_ray.types import Outcome, Problem, Sampling, Score
+
+ROWS_AT_ONCE = 16
+"""Problems whose chains are put on the disk together."""
+
+
+class Captioner(Protocol):
+    """Sees images and describes them."""
+
+    def describe(self, problems: Sequence[Problem]) -> list[str]:
+        """Return one description per problem, in order."""
+
+
+class Reasoner(Protocol):
+    """Sees text only and reasons to an answer."""
+
+    def reason(self, problems: Sequence[Problem], captions: Sequence[str], num_chains: int) -> list[list[str]]:
+        """Return `num_chains` responses per problem, in order; of a problem only its text may be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chains:
+    """The responses of a source to one problem, and their verdicts."""
+
+    problem: Problem
+    responses: tuple[str, ...]
+    scores: tuple[Score, ...]
+    num_tokens: int = 0
+    """Tokens that the rollout workers sampled for them; 0 if something else wrote them."""
+
+
+def chains_by_policy(
+    services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int
+) -> Iterator[Chains]:
+    """Yield the scored chains of the model that the rollout workers serve."""
+    sampling = Sampling(
+        num_completions=section.num_chains,
+        temperature=section.temperature,
+        max_tokens=max_tokens,
+        seed=stable_seed(seed, "distil"),
+    )
+    for scored in services.answers(problems, sampling):
+        completions = scored.group.completions
+        yield Chains(
+            problem=scored.group.problem,
+            responses=tuple(completion.text for completion in completions),
+            scores=scored.scores,
+            num_tokens=sum(len(completion.token_ids) for completion in completions),
+        )
+
+
+def chains_by_caption(
+    services: Services, captioner: Captioner, reasoner: Reasoner, problems: Sequence[Problem], section: DistilConfig
+) -> Iterator[Chains]:
+    """Yield the scored chains of a text-only reasoner that is told what a captioner saw."""
+    chains = reasoner.reason(problems, captioner.describe(problems), section.num_chains)
+    return _scored(services, zip(problems, chains, strict=True))
+
+
+def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Iterator[Chains]:
+    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none."""
+    return _scored(services, ((problem, _worked(problem)) for problem in problems))
+
+
+def _worked(problem: Problem) -> list[str]:
+    return [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else []
+
+
+def _scored(services: Services, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[Chains]:
+    for problem, texts, scores in services.score_texts(answered):
+        yield Chains(problem=problem, responses=tuple(texts), scores=scores)
+
+
+def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
+    """Return the chains that `keep_chains` left of an interrupted stage, by the id of their problem."""
+    drop_torn_end(path)
+    problem_of = {problem.id: problem for problem in problems}
+    rows = read_json_lines(path)
+    return {row["id"]: _from_row(problem_of[row["id"]], row) for row in rows if row["id"] in problem_of}
+
+
+def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
+    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept: list[Chains] = []
+    num_written, num_correct, num_scored, num_tokens, began = 0, 0, 0, 0, time.monotonic()
+    with Progress(stage, num_problems, first_step=num_before) as progress:
+        for one in chains:
+            kept.append(one)
+            num_scored += len(one.scores)
+            num_correct += sum(score.outcome is Outcome.CORRECT for score in one.scores)
+            num_tokens += one.num_tokens
+            figures = {"accuracy": num_correct / max(1, num_scored)}
+            if num_tokens:
+                figures["tokens_per_s"] = num_tokens / (time.monotonic() - began)
+            progress.step(num_before + len(kept) - 1, figures)
+            if len(kept) - num_written == ROWS_AT_ONCE:
+                append_json_lines(path, [_row(chain) for chain in kept[num_written:]])
+                num_written = len(kept)
+    append_json_lines(path, [_row(chain) for chain in kept[num_written:]])
+    return kept
+
+
+def _row(chains: Chains) -> dict[str, Any]:
+    return {"id": chains.problem.id, "responses": chains.responses, "scores": [asdict(score) for score in chains.scores]}
+
+
+def _from_row(problem: Problem, row: dict[str, Any]) -> Chains:
+    scores = tuple(Score(**{**score, "outcome": Outcome(score["outcome"])}) for score in row["scores"])
+    return Chains(problem=problem, responses=tuple(row["responses"]), scores=scores)

@@ -1,0 +1,54 @@
+"""Chains are kept as they come: what an interrupted stage has on the disk is not asked for again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.chains import ROWS_AT_ONCE, Chains, keep_chains, read_chains
+from ovt_ray.types import AnswerKind, Outcome, Problem, Score
+
+PROBLEMS = [Problem(id=f"p{number}", question="?", images=(), answer="4", kind=AnswerKind.NUMBER) for number in range(ROWS_AT_ONCE + 6)]
+
+
+def chains(problem: Problem) -> Chains:
+    score = Score(value=1.0, outcome=Outcome.CORRECT, extracted="4", reason="")
+    return Chains(problem=problem, responses=(f"{problem.id} \ud800\u2028",), scores=(score,), num_tokens=3)
+
+
+def stop_after(problems: list[Problem]) -> Iterator[Chains]:
+    yield from map(chains, problems)
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_stage_finds_again_what_it_had_put_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "chains.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        keep_chains(path, stop_after(PROBLEMS[:-1]), "iter2/distil", 0, len(PROBLEMS))
+    before = read_chains(path, PROBLEMS)
+    assert list(before) == [problem.id for problem in PROBLEMS[:ROWS_AT_ONCE]]
+    left = [problem for problem in PROBLEMS if problem.id not in before]
+    keep_chains(path, map(chains, left), "iter2/distil", len(before), len(PROBLEMS))
+    kept = read_chains(path, PROBLEMS)
+    assert [(one.problem, one.responses, one.scores) for one in kept.values()] == [
+        (one.problem, one.responses, one.scores) for one in map(chains, PROBLEMS)
+    ]
+
+
+def test_a_line_torn_by_a_crash_is_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "chains.jsonl"
+    keep_chains(path, map(chains, PROBLEMS[:2]), "iter2/distil", 0, 2)
+    path.write_bytes(path.read_bytes()[:-5])
+    assert list(read_chains(path, PROBLEMS)) == ["p0"]
+
+
+def test_chains_of_problems_that_are_not_asked_for_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "chains.jsonl"
+    keep_chains(path, map(chains, PROBLEMS[:3]), "iter2/distil", 0, 3)
+    assert list(read_chains(path, PROBLEMS[1:2])) == ["p1"]
+
+
+def test_progress_shows_how_many_are_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep_chains(tmp_path / "chains.jsonl", map(chains, PROBLEMS[:1]), "iter2/distil", 0, 1)
+    shown = capsys.readouterr().out
+    assert shown.startswith("[iter2/distil 1/1] accuracy 1.00 tok/s ") and "eta 0:00" in shown
