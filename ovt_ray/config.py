@@ -61,6 +61,9 @@ class DataConfig(Section):
         if (self.path is None) != (self.format == "embedded"):
             need = "takes no path" if self.format == "embedded" else "needs a path: add data.path=PATH"
             raise ValueError(f"format {self.format!r} {need}")
+        for name, format in (("eval_path", "jsonl"), ("eval_split", "embedded")):
+            if name in self.model_fields_set and self.format != format:
+                raise ValueError(f"{name} says something about format {format!r} only, not {self.format!r}: leave it out")
         return self
 
 
@@ -164,6 +167,13 @@ class DistilConfig(Section):
     """Of the policy's chains."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
+
+    @model_validator(mode="after")
+    def _options_fit_source(self) -> "DistilConfig":
+        unused = {"dataset": {"num_chains", "temperature"}, "caption": {"temperature"}, "policy": set()}[self.source]
+        if given := sorted(unused & self.model_fields_set):
+            raise ValueError(f"source {self.source!r} takes no {given[0]}: leave it out")
+        return self
 
 
 class SftConfig(Section):
@@ -272,6 +282,8 @@ class RunConfig(Section):
             raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
         if self.data.format != "embedded" and any(turn.distil.source == "caption" for turn in self.iterations):
             raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")
+        if self.data.format != "embedded" and any(turn.distil.hard for turn in self.iterations):
+            raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
         return self
 
 
@@ -288,7 +300,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
             key, equals, value = item.partition("=")
             if not equals or not key:
                 raise ConfigError(f"override {item!r} is not of the form key=value")
-            OmegaConf.update(tree, key, yaml.safe_load(value))
+            OmegaConf.update(tree, key, yaml.safe_load(value), merge=False)
         values = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error

@@ -35,7 +35,8 @@ class Progress:
         self._first_step = first_step
         self._stream = stream or sys.stdout
         self._clock = clock
-        self._opened_at = clock()
+        self._first_at: float | None = None
+        """When the first step was done: it takes longer than the others, and the time left follows from those."""
         self._line_at: float | None = None
         self._bar = _bar(stage, num_steps, first_step, self._stream) if self._stream.isatty() else None
 
@@ -50,7 +51,7 @@ class Progress:
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Show that a step (counted from 0) is done, with those of its figures that a person follows."""
-        figures, eta = figures_text(values), clock_time(self._seconds_left(step))
+        figures, eta = figures_text(values), self._time_left(step)
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step + 1, figures=figures, eta=eta)
         elif self._line_is_due(step):
@@ -63,9 +64,13 @@ class Progress:
             return True
         return self._clock() - self._line_at >= SECONDS_BETWEEN_LINES
 
-    def _seconds_left(self, step: int) -> float:
-        seconds_per_step = (self._clock() - self._opened_at) / (step + 1 - self._first_step)
-        return seconds_per_step * (self._num_steps - step - 1)
+    def _time_left(self, step: int) -> str:
+        if self._first_at is None:
+            self._first_at = self._clock()
+        num_left, num_timed = self._num_steps - step - 1, step - self._first_step
+        if num_left and not num_timed:
+            return "-:--"
+        return clock_time((self._clock() - self._first_at) / max(1, num_timed) * num_left)
 
 
 @contextmanager

@@ -40,10 +40,14 @@ def load_tabmwp(config: DataConfig) -> LoadedProblems:
     assert config.path is not None
     inner = config.path / "data" / "tabmwp"
     folder = inner if inner.is_dir() else config.path
-    with_image = {pid: row for pid, row in _read(folder, "test1k").items() if _image(folder, pid).exists()}
+    test = _read(folder, "test1k")
+    with_image = {pid: row for pid, row in test.items() if _image(folder, pid).exists()}
     train, bad = collect(_rows(folder, "dev1k", _read(folder, "dev1k")))
     held_out, more = collect(_rows(folder, "test1k", dict(list(with_image.items())[: config.num_eval])))
-    return LoadedProblems(train=tuple(train), held_out=tuple(held_out), dropped=settle(bad + more, config.bad_rows))
+    dropped = settle(bad + more, config.bad_rows)
+    if num_without := len(test) - len(with_image):
+        dropped += (f"{folder / 'problems_test1k.json'}: {num_without} of {len(test)} problems, whose images are not there",)
+    return LoadedProblems(train=tuple(train), held_out=tuple(held_out), dropped=dropped)
 
 
 def _read(folder: Path, split: str) -> dict[str, object]:

@@ -49,6 +49,11 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
+    assert "eval_path says something about format 'jsonl' only, not 'embedded'" in refusal("data.eval_path=x")
+    assert "source 'caption' takes no temperature" in refusal("iterations[0].distil.temperature=0.5")
+    jsonl = ("data.format=jsonl", "data.path=x", "iterations[0].distil={source: dataset, num_problems: 9}")
+    assert "only data.format=embedded has a harder mixture" in refusal(*jsonl)
+    assert "source 'dataset' takes no num_chains" in refusal("iterations[0].distil={source: dataset, num_problems: 9, num_chains: 2}")
     assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
     assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")

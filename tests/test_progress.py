@@ -25,9 +25,13 @@ class Terminal(io.StringIO):
 def test_a_log_line_names_stage_step_figures_and_eta() -> None:
     log, clock = io.StringIO(), HandClock()
     with Progress("iter1/grpo", 25, stream=log, clock=clock) as progress:
-        clock.now = 1.5
-        progress.step(0, {"tokens_per_s": 5210.4, "reward": 0.61, "accuracy": 0.58, "grad_norm": 3.0})
-    assert log.getvalue() == "[iter1/grpo 1/25] reward 0.61 accuracy 0.58 tok/s 5210 eta 0:36\n"
+        clock.now = 9.0
+        progress.step(0, {})
+        clock.now = 11.0
+        progress.step(1, {"tokens_per_s": 5210.4, "reward": 0.61, "accuracy": 0.58, "grad_norm": 3.0})
+    first, second = log.getvalue().splitlines()
+    assert first == "[iter1/grpo 1/25] eta -:--"
+    assert second == "[iter1/grpo 2/25] reward 0.61 accuracy 0.58 tok/s 5210 eta 0:46", "the first step is slower and does not count"
 
 
 def test_fast_steps_give_a_line_every_two_seconds_and_the_first_and_last() -> None:
@@ -45,7 +49,9 @@ def test_the_eta_of_a_resumed_stage_counts_only_the_steps_done_now() -> None:
     with Progress("iter1/grpo", 20, first_step=10, stream=log, clock=clock) as progress:
         clock.now = 8.0
         progress.step(10, {})
-    assert log.getvalue() == "[iter1/grpo 11/20] eta 1:12\n"
+        clock.now = 16.0
+        progress.step(11, {})
+    assert log.getvalue().splitlines() == ["[iter1/grpo 11/20] eta -:--", "[iter1/grpo 12/20] eta 1:04"]
 
 
 def test_a_terminal_gets_a_bar_with_the_figures() -> None:
