@@ -69,4 +69,4 @@ def test_a_broken_row_is_refused_by_name_before_anything_starts(tmp_path: Path) 
     assert "row 1 (id 'a'): images[0]:" in done.stderr and "row 2 (id 'b'): answer" in done.stderr
 
 
-DATASET = [f"iterations[{turn}].distil.source=dataset" for turn in (0, 1)]
+DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
