@@ -4,13 +4,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from actors.worker import Ended, PromptIds, RolloutWorker
+from actors.worker import Ended, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
@@ -43,13 +42,12 @@ class _Request:
     seat: _Seat
     due_at: float
     """On the clock of `time.monotonic`."""
-    prompt_ids: PromptIds = ()
-    completions: dict[int, Completion] = field(default_factory=dict)
+    ended: list[Ended] = field(default_factory=list)
 
     def group(self) -> RolloutGroup:
         """Return the group of all that came back, in the order of the indices."""
-        in_order = tuple(self.completions[index] for index in sorted(self.completions))
-        return RolloutGroup(problem=self.problem, prompt_ids=self.prompt_ids, completions=in_order)
+        completions = tuple(one.completion for one in sorted(self.ended, key=lambda one: one.index))
+        return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
 
 
 class RolloutPool:
@@ -62,7 +60,10 @@ class RolloutPool:
         self.model_path = model_path
         self._weights: Weights | None = None
         self._seats = [_Seat(self._launch()) for _ in range(config.num_workers)]
-        self._requests: dict[ray.ObjectRefGenerator, _Request] = {}
+        self._requests: dict[str, _Request] = {}
+        """By the id of the problem."""
+        self._streams: dict[ray.ObjectRefGenerator, _Seat] = {}
+        """What running calls to the workers bring; one ends when all problems of its call are answered."""
 
     def wait_until_ready(self) -> None:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
@@ -71,9 +72,9 @@ class RolloutPool:
     def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
         """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
 
-        A worker that dies is replaced and its problems are generated again, all G completions, of which `on_completion` then
-        hears again. Raises RolloutError when an engine refuses a problem, a group takes longer than the deadline, or workers
-        keep dying.
+        Ids of problems must differ. A worker that dies is replaced and its unfinished problems are generated again, all G
+        completions, of which `on_completion` then hears again. Raises RolloutError when an engine refuses a problem, a group
+        takes longer than the deadline, or workers keep dying.
         """
         pending = deque(problems)
         num_replaced = 0
@@ -81,62 +82,77 @@ class RolloutPool:
             while pending or self._requests:
                 self._dispatch(pending, sampling)
                 for stream in self._with_news():
-                    if (request := self._requests.get(stream)) is None:
+                    if (seat := self._streams.get(stream)) is None:
                         continue  # its worker died a moment ago
                     try:
-                        part = ray.get(next(stream))
+                        ended = ray.get(next(stream))
                     except StopIteration:
-                        self._forget(stream, sampling)
-                        yield request.group()
+                        del self._streams[stream]
                     except RayTaskError as error:
-                        raise RolloutError(f"problem {request.problem.id}: {error.cause}") from error
+                        raise RolloutError(str(error.cause)) from error
                     except RayError as error:  # the worker died, whatever of
                         num_replaced += 1
-                        pending.extend(self._take_back(request.seat))
-                        self._replace(request.seat, error, num_replaced)
+                        pending.extend(self._take_back(seat))
+                        self._replace(seat, error, num_replaced)
                     else:
-                        _note(request, part, on_completion)
+                        yield from self._finished(ended, sampling, on_completion)
         finally:
             self._abandon()
 
     def _dispatch(self, pending: deque[Problem], sampling: Sampling) -> None:
         """Hand out problems, each to the worker with the fewest tokens in flight, while any has room."""
-        tokens = sampling.num_completions * sampling.max_tokens
+        tokens = _tokens(sampling)
         room = max(tokens, self.config.max_num_seqs * sampling.max_tokens)
+        batches: dict[_Seat, list[Problem]] = {}
         while pending:
             seat = min(self._seats, key=lambda seat: seat.tokens_in_flight)
             if seat.tokens_in_flight + tokens > room:
-                return
+                break
             problem = pending.popleft()
-            stream = seat.actor.generate.options(num_returns="streaming").remote(problem, sampling)
-            self._requests[stream] = _Request(problem, seat, time.monotonic() + self.config.deadline_s)
+            batches.setdefault(seat, []).append(problem)
+            self._requests[problem.id] = _Request(problem, seat, time.monotonic() + self.config.deadline_s)
             seat.tokens_in_flight += tokens
+        for seat, batch in batches.items():
+            self._streams[seat.actor.generate.options(num_returns="streaming").remote(batch, sampling)] = seat
 
     def _with_news(self) -> "list[ray.ObjectRefGenerator]":
         """Return the streams that have a next part, or have ended, waiting for the first."""
-        streams = list(self._requests)
-        left_s = min(request.due_at for request in self._requests.values()) - time.monotonic()
-        ray.wait(streams, num_returns=1, timeout=max(0.0, left_s), fetch_local=False)
-        ready, waiting = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
-        for request in (self._requests[stream] for stream in waiting):
-            if time.monotonic() > request.due_at:
-                raise RolloutError(
-                    f"problem {request.problem.id}: only {len(request.completions)} of its completions ended within "
-                    f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
-                )
+        streams = list(self._streams)
+        oldest = min(self._requests.values(), key=lambda request: request.due_at)
+        left_s = oldest.due_at - time.monotonic()
+        if left_s > 0:
+            ray.wait(streams, num_returns=1, timeout=left_s, fetch_local=False)
+        ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
+        if time.monotonic() > oldest.due_at and not any(self._streams[stream] is oldest.seat for stream in ready):
+            raise RolloutError(
+                f"problem {oldest.problem.id}: only {len(oldest.ended)} of its completions ended within "
+                f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
+            )
         return ready
 
-    def _forget(self, stream: "ray.ObjectRefGenerator", sampling: Sampling) -> None:
-        self._requests.pop(stream).seat.tokens_in_flight -= sampling.num_completions * sampling.max_tokens
+    def _finished(self, ended: Sequence[Ended], sampling: Sampling, on_completion: OnCompletion) -> Iterator[RolloutGroup]:
+        """Take in what a worker's stream brought; yield the groups that it completes."""
+        for one in ended:
+            request = self._requests[one.problem_id]
+            request.ended.append(one)
+            on_completion(request.problem, one.index, one.completion)
+            if len(request.ended) == sampling.num_completions:
+                del self._requests[one.problem_id]
+                request.seat.tokens_in_flight -= _tokens(sampling)
+                yield request.group()
 
     def _take_back(self, seat: _Seat) -> list[Problem]:
         """Return the problems of a worker that will not finish them."""
-        lost = [stream for stream, request in self._requests.items() if request.seat is seat]
-        return [self._requests.pop(stream).problem for stream in lost]
+        self._streams = {stream: owner for stream, owner in self._streams.items() if owner is not seat}
+        lost = [request.problem for request in self._requests.values() if request.seat is seat]
+        for problem in lost:
+            del self._requests[problem.id]
+        return lost
 
     def _abandon(self) -> None:
-        for stream in self._requests:
+        for stream in self._streams:
             ray.cancel(stream)
+        self._streams.clear()
         self._requests.clear()
         for seat in self._seats:
             seat.tokens_in_flight = 0
@@ -214,14 +230,9 @@ class RolloutPool:
         self._seats = []
 
 
-def _note(request: _Request, part: PromptIds | Ended, on_completion: OnCompletion) -> None:
-    """Take in what a worker's stream brought."""
-    if not request.prompt_ids:
-        request.prompt_ids = cast(PromptIds, part)
-        return
-    index, completion = cast(Ended, part)
-    request.completions[index] = completion
-    on_completion(request.problem, index, completion)
+def _tokens(sampling: Sampling) -> int:
+    """Return the tokens that a problem's completions may take."""
+    return sampling.num_completions * sampling.max_tokens
 
 
 def _amounts(resources: dict[str, float]) -> str:

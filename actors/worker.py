@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -18,10 +19,20 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
-PromptIds = tuple[int, ...]
-"""(T,) the prompt as the engine saw it, image placeholders expanded."""
-Ended = tuple[int, Completion]
-"""A completion with its index in the group."""
+GATHER_S = 0.02
+"""How long a completion that has ended waits for others to be sent with: each message costs as much as a completion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """One completion of a problem, which others of its group may follow."""
+
+    problem_id: str
+    prompt_ids: tuple[int, ...]
+    """(T,) as the engine saw the prompt, image placeholders expanded."""
+    index: int
+    """Place in the group, from 0 to G - 1."""
+    completion: Completion
 
 
 def completion_seed(seed: int, problem_id: str) -> int:
@@ -45,29 +56,50 @@ class RolloutWorker:
         await self.engine.check_health()
         return os.getpid()
 
-    async def generate(self, problem: Problem, sampling: Sampling) -> AsyncIterator[PromptIds | Ended]:
-        """Yield the prompt's ids once, then each of its G completions as it ends; they share one prefill and one pass over the images.
+    async def generate(self, problems: Sequence[Problem], sampling: Sampling) -> AsyncIterator[list[Ended]]:
+        """Yield the completions of all problems as they end, G of each, those that end close together in one list.
 
-        Raises RolloutError if the prompt leaves no room for a completion, or the engine gave up.
+        The completions of a problem share one prefill and one pass over the images. Raises RolloutError if a prompt leaves no room
+        for a completion, or the engine gave up.
         """
+        ended: asyncio.Queue[Ended | Exception] = asyncio.Queue()
+        answering = [asyncio.create_task(self._answer(problem, sampling, ended)) for problem in problems]
+        num_left = len(problems) * sampling.num_completions
+        try:
+            while num_left:
+                parts = [await ended.get()]
+                await asyncio.sleep(GATHER_S)
+                while not ended.empty():
+                    parts.append(ended.get_nowait())
+                if failed := next((part for part in parts if isinstance(part, Exception)), None):
+                    raise failed
+                num_left -= len(parts)
+                yield cast(list[Ended], parts)
+        finally:
+            for task in answering:
+                task.cancel()
+
+    async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
+        """Put each of a problem's completions into the queue when it ends, or what went wrong."""
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
         self._num_requests += 1
-        prompt = TokensPrompt(prompt_token_ids=self.prompts.engine_ids(problem))
-        if problem.images:
-            prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
-        has_begun = False
+        request_id = f"{problem.id}#{self._num_requests}"
         try:
-            async for output in self.engine.generate(prompt, self._params(problem, sampling), f"{problem.id}#{self._num_requests}"):
-                if not has_begun:
-                    has_begun = True
-                    yield tuple(output.prompt_token_ids)
+            prompt = TokensPrompt(prompt_token_ids=self.prompts.engine_ids(problem))
+            if problem.images:
+                prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
+            async for output in self.engine.generate(prompt, self._params(problem, sampling), request_id):
+                prompt_ids = tuple(output.prompt_token_ids)
                 for choice in output.outputs:
                     if choice.finished():
-                        yield choice.index, self._completion(choice, problem.id)
+                        completion = self._completion(choice, problem.id)
+                        ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
+        except Exception as error:
+            ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
 
     def _params(self, problem: Problem, sampling: Sampling) -> "SamplingParams":
         from vllm import SamplingParams
