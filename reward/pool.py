@@ -1,9 +1,8 @@
-"""The handle of the reward service: Ray actors, each with a scoring process that can be killed."""
+"""The handle of the reward service: Ray actors, each with scoring processes that can be killed."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import ray
@@ -11,8 +10,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
-from ovt_ray.types import Outcome, Problem, RolloutGroup, Score
-from reward.worker import START_DEADLINE_S, ScoringProcess
+from ovt_ray.types import Failure, Problem, RolloutGroup, Score
+from reward.actor import RewardActor
+from reward.load import ENDPOINTS, NAMED_ACTOR, find_reward, is_actor_class
+from reward.protocol import Answer, unscorable
+from reward.replicas import Replicas, start_replicas
+from reward.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
 """Logical CPUs asked of Ray. Scoring is light and fits beside the engines, also on a machine whose CPUs are all given out."""
@@ -22,100 +25,164 @@ RESTART_S = 5.0
 """Allowance for a new scoring process after one was killed."""
 MAX_RETRIES = 3
 """How often the scoring of a group is begun again because its actor died."""
+ERROR_WINDOW = 200
+"""Completions over which `reward.max_error_share` is taken: the last so many."""
+MIN_COMPLETIONS = 20
+"""The share of fewer completions says nothing yet."""
 
 
-class RewardActor:
-    """Scores groups in a process of its own, which starts with the first call, so that Ray can restart the actor at any time."""
-
-    def __init__(self, config: RewardConfig) -> None:
-        self._config = config
-
-    @cached_property
-    def _process(self) -> ScoringProcess:
-        return ScoringProcess(self._config.name)
-
-    def process_id(self) -> int:
-        """Return the id of the scoring process, which has loaded the reward. Raises RewardError if it cannot."""
-        return self._process.pid
-
-    def score(self, problem: Problem, texts: tuple[str, ...]) -> tuple[Score, ...]:
-        """Return one score per text, in order."""
-        return self._process.score(problem, texts, self._config.deadline_s)
+def runs_in_ray(name: str) -> bool:
+    """Return whether a reward runs in Ray actors rather than in scoring processes. Raises RewardError if there is none of the name."""
+    if name.startswith(ENDPOINTS):
+        return False
+    return name.startswith(NAMED_ACTOR) or is_actor_class(find_reward(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
     """What was submitted and not yet collected."""
 
-    place: int
-    """Index of the actor that scores it."""
-    problem_id: str
-    num_texts: int
+    problem: Problem
+    answers: tuple[Answer, ...]
 
 
 class RewardPool:
-    """Reward actors, restarted by Ray when they die; a group goes to the one with the fewest groups in flight.
+    """Reward actors, restarted by Ray when they die; what is submitted goes to the one with the least to do.
 
-    Scoring overlaps with generation: `submit` each group as it finishes, `ray.wait` on the references beside those of the
-    rollout, and `collect` what is ready.
+    Scoring overlaps with generation: `submit` each group, or each completion, as it finishes, `ray.wait` on the references
+    beside those of the rollout, and `collect` what is ready. Not more than `reward.queue` of them are in work: `submit` waits.
     """
 
     def __init__(self, config: RewardConfig) -> None:
-        """Start the actors and load the reward in each.
+        """Start the actors and load the parts in each.
 
-        Raises RewardError if the reward cannot be loaded, with the loader's message, or if Ray does not place the actors.
+        Raises RewardError if a part cannot be loaded, with the loader's message, or if Ray does not place the actors.
         """
         self._config = config
-        self._in_flight: dict[ray.ObjectRef, _Pending] = {}
-        remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES)(RewardActor)
-        self._actors: list[Any] = [remote.remote(config) for _ in range(config.num_actors)]
-        limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
-        asked = f"reward.num_actors={config.num_actors}, {CPUS_PER_ACTOR} CPU each"
-        late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
+        self._pending: dict[ray.ObjectRef, _Pending] = {}
+        self._num_pending = 0
+        self._place_of: dict[ray.ObjectRef, int] = {}
+        self._lately: deque[bool] = deque(maxlen=ERROR_WINDOW)
+        self._replicas: dict[int, Replicas] = {}
+        self._actors: list[Any] = []
         try:
-            for actor in self._actors:
-                _get(actor.process_id.remote(), limit_s, late)
+            self._start()
         except BaseException:
             self.close()
             raise
 
+    def _start(self) -> None:
+        for position, part in enumerate(self._config.parts):
+            if runs_in_ray(part.name):
+                self._replicas[position] = start_replicas(part)
+        num_actors = self._config.num_actors
+        remote = ray.remote(
+            num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1
+        )(RewardActor)
+        self._actors = [remote.remote(self._config, self._share_of(place)) for place in range(num_actors)]
+        limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
+        asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
+        late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
+        for actor in self._actors:
+            _get(actor.ready.remote(), limit_s, late)
+
+    def _share_of(self, place: int) -> dict[int, Replicas]:
+        """Return the replicas that one reward actor calls: some of its own where there are enough, else all."""
+        return {
+            position: Replicas(
+                name=replicas.name,
+                method=replicas.method,
+                actors=replicas.actors[place :: self._config.num_actors] or replicas.actors,
+                is_ours=replicas.is_ours,
+                concurrency=replicas.concurrency,
+            )
+            for position, replicas in self._replicas.items()
+        }
+
     def submit(self, group: RolloutGroup) -> "ray.ObjectRef[tuple[Score, ...]]":
-        """Return at once a reference to one score per completion, to be waited for and handed to `collect`."""
-        return self.submit_texts(group.problem, tuple(completion.text for completion in group.completions))
+        """Return a reference to one score per completion, to be waited for and handed to `collect`."""
+        answers = [
+            Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
+            for index, completion in enumerate(group.completions)
+        ]
+        return self.submit_answers(group.problem, answers)
 
     def submit_texts(self, problem: Problem, texts: Sequence[str]) -> "ray.ObjectRef[tuple[Score, ...]]":
         """Return what `submit` does, for texts that no rollout worker wrote."""
-        loads = Counter(pending.place for pending in self._in_flight.values())
+        return self.submit_answers(problem, [Answer.of_text(index, text) for index, text in enumerate(texts)])
+
+    def submit_answers(self, problem: Problem, answers: Sequence[Answer]) -> "ray.ObjectRef[tuple[Score, ...]]":
+        """Return what `submit` does, for some completions of a problem, or one, as soon as they are there."""
+        self._make_room()
+        loads = Counter(self._place_of.values())
         place = min(range(len(self._actors)), key=lambda place: loads[place])
-        scores: ray.ObjectRef[tuple[Score, ...]] = self._actors[place].score.remote(problem, tuple(texts))
-        self._in_flight[scores] = _Pending(place=place, problem_id=problem.id, num_texts=len(texts))
+        pending = _Pending(problem=problem, answers=tuple(answers))
+        scores: ray.ObjectRef[tuple[Score, ...]] = self._actors[place].score.remote(problem, pending.answers)
+        self._pending[scores] = pending
+        self._num_pending += len(pending.answers)
+        self._place_of[scores] = place
         return scores
 
     def collect(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> tuple[Score, ...]:
-        """Return the scores of what was submitted, waiting for them; one per text whatever dies.
+        """Return the scores of what was submitted, waiting for them; one per completion whatever dies.
 
-        Raises RewardError if the reward can no longer be loaded, or if even hanging on every text in flight would not have
-        taken so long.
+        Raises RewardError if a part can no longer be loaded, if rewards failed on too many of the last completions, or if even
+        hanging on every completion in flight would not have taken so long.
         """
-        num_texts = sum(pending.num_texts for pending in self._in_flight.values())
-        pending = self._in_flight.pop(scores)
-        limit_s = num_texts * (self._config.deadline_s + RESTART_S) + PLACEMENT_DEADLINE_S + START_DEADLINE_S
-        late = f"problem {pending.problem_id}: no scores after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
+        limit_s = self._limit_s()
+        pending = self._pending.pop(scores)
+        self._num_pending -= len(pending.answers)
+        problem_id = pending.problem.id
+        late = f"problem {problem_id}: no scores after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
         try:
-            return _get(scores, limit_s, late)
+            found = _get(scores, limit_s, late)
         except RayActorError as error:
-            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {pending.problem_id}: {error}"
-            return (Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason),) * pending.num_texts
+            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {problem_id}: {error}"
+            found = (unscorable(reason, Failure.CRASH),) * len(pending.answers)
+        self._place_of.pop(scores, None)
+        self._check_share(found)
+        return found
 
     def score(self, group: RolloutGroup) -> tuple[Score, ...]:
         """Return one score per completion, in order."""
         return self.collect(self.submit(group))
 
     def close(self) -> None:
-        """End the actors and, with them, their processes."""
-        for actor in self._actors:
+        """End the actors that the pool started and, with them, their processes."""
+        ours = [actor for replicas in self._replicas.values() if replicas.is_ours for actor in replicas.actors]
+        for actor in [*self._actors, *ours]:
             ray.kill(actor)
-        self._actors = []
+        self._actors, self._replicas = [], {}
+
+    def _make_room(self) -> None:
+        """Forget the load of what is scored, and wait while the queue is full."""
+        is_full = len(self._place_of) >= self._config.queue
+        if not self._place_of or (len(self._actors) == 1 and not is_full):
+            return  # nothing to choose between
+        refs = list(self._place_of)
+        limit_s = self._limit_s() if is_full else 0
+        ray.wait(refs, num_returns=1, timeout=limit_s, fetch_local=False)
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        if is_full and not ready:
+            raise RewardError(f"reward.queue={self._config.queue} is full, and nothing was scored in {limit_s:g} s; see `ray list actors`")
+        for ref in ready:
+            del self._place_of[ref]
+
+    def _limit_s(self) -> float:
+        """Return how long scoring takes if every completion in flight hangs in every part."""
+        longest = len(self._config.parts) * self._config.deadline_s + RESTART_S
+        return self._num_pending * longest + PLACEMENT_DEADLINE_S + START_DEADLINE_S
+
+    def _check_share(self, scores: Sequence[Score]) -> None:
+        """Raise RewardError once rewards fail on too many completions."""
+        failed = [score for score in scores if score.failure is not None]
+        self._lately.extend(score.failure is not None for score in scores)
+        num_failed = sum(self._lately)
+        if failed and len(self._lately) >= MIN_COMPLETIONS and num_failed > self._config.max_error_share * len(self._lately):
+            raise RewardError(
+                f"rewards failed on {num_failed} of the last {len(self._lately)} completions, more than "
+                f"reward.max_error_share={self._config.max_error_share:g}; the last one: {failed[-1].reason}. Correct it, or raise the share"
+            )
 
 
 def _get(scores: "ray.ObjectRef[Any]", timeout_s: float, late: str) -> Any:

@@ -18,6 +18,10 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
 
 
+def _config(*names: str, **values: float) -> RewardConfig:
+    return RewardConfig.model_validate({"parts": [{"name": name} for name in names], **values})
+
+
 def _group(*texts: str) -> RolloutGroup:
     problem = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
     completions = tuple(Completion(token_ids=(), rollout_logprobs=(), text=text, finish_reason="stop", version=0) for text in texts)
@@ -69,7 +73,7 @@ def test_texts_without_a_group_are_scored_too_also_none() -> None:
 
 
 def test_groups_are_scored_side_by_side_and_as_they_are_ready() -> None:
-    pool = RewardPool(RewardConfig(name=OBEY, num_actors=2))
+    pool = RewardPool(_config(OBEY, num_actors=2))
     slow = pool.submit(_group("sleep 3"))
     fast = pool.submit(_group("a"))
     ready, _ = ray.wait([slow, fast], num_returns=1, timeout=2.5)
@@ -80,7 +84,7 @@ def test_groups_are_scored_side_by_side_and_as_they_are_ready() -> None:
 
 
 def test_a_killed_reward_process_costs_one_score(tmp_path: Path) -> None:
-    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    pool = RewardPool(_config(OBEY, deadline_s=60))
     pending = pool.submit(_group("a", f"once {tmp_path}/pid", "bbb"))
     os.kill(_pid_in(tmp_path / "pid"), signal.SIGKILL)
     before, killed, after = pool.collect(pending)
@@ -90,7 +94,7 @@ def test_a_killed_reward_process_costs_one_score(tmp_path: Path) -> None:
 
 
 def test_a_killed_actor_costs_no_score_and_leaves_no_process(tmp_path: Path) -> None:
-    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    pool = RewardPool(_config(OBEY, deadline_s=60))
     text = f"once {tmp_path}/pid"
     first, second = pool.submit(_group("a", text, "bbb")), pool.submit(_group("cc"))
     child = _pid_in(tmp_path / "pid")
@@ -103,7 +107,7 @@ def test_a_killed_actor_costs_no_score_and_leaves_no_process(tmp_path: Path) -> 
 
 
 def test_a_group_that_kills_its_actor_each_time_is_unscorable() -> None:
-    pool = RewardPool(RewardConfig(name=OBEY))
+    pool = RewardPool(_config(OBEY))
     scores = pool.score(_group("a", "orphan"))
     assert [score.outcome for score in scores] == [Outcome.UNSCORABLE] * 2
     assert "the reward actor died 4 times on problem p1" in scores[0].reason
@@ -112,7 +116,7 @@ def test_a_group_that_kills_its_actor_each_time_is_unscorable() -> None:
 
 
 def test_a_hang_ends_at_the_deadline_also_through_ray() -> None:
-    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=1))
+    pool = RewardPool(_config(OBEY, deadline_s=1))
     start = time.monotonic()
     hung, after = pool.score(_group("hang", "bb"))
     assert time.monotonic() - start < 1.5
@@ -121,12 +125,12 @@ def test_a_hang_ends_at_the_deadline_also_through_ray() -> None:
 
 
 def test_a_reward_that_cannot_be_loaded_is_refused_here_with_its_message() -> None:
-    with pytest.raises(RewardError, match=r"^reward\.name: .* has no 'score_acuracy'; did you mean 'score_accuracy'\?$"):
-        RewardPool(RewardConfig(name="reward.accuracy:score_acuracy", num_actors=2))
+    with pytest.raises(RewardError, match=r"^reward .* has no 'score_acuracy'; did you mean 'score_accuracy'\?$"):
+        RewardPool(_config("reward.accuracy:score_acuracy", num_actors=2))
 
 
 def test_close_leaves_no_process_even_in_the_middle_of_a_score(tmp_path: Path) -> None:
-    pool = RewardPool(RewardConfig(name=OBEY, deadline_s=60))
+    pool = RewardPool(_config(OBEY, deadline_s=60))
     pool.submit(_group(f"once {tmp_path}/pid"))
     child = _pid_in(tmp_path / "pid")
     actor = _parent(child)
