@@ -18,8 +18,8 @@ START_DEADLINE_S = 600.0
 """Longest time for a replica to be placed and made, or made again: a judge model takes minutes."""
 SIGN_OF_LIFE_S = 10.0
 """A replica with async methods, one of which is late, is kept if it answers anything else within this."""
-MAX_TRIES = 4
-"""How often an answer is sent to replicas that die on it."""
+MAX_TRIES = 2
+"""An answer on which so many replicas have died is not tried again: each may take minutes to come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,23 +97,23 @@ class ReplicaCaller:
                 scores = as_scores(returned, len(answers)) if self._replicas.method.is_batch else [as_score(returned)]
             except RayTaskError as error:
                 self._free.put_nowait(actor)
-                return self._unscorable(problem, answers, Failure.ERROR, f"raised {type(error.cause).__name__}: {error.cause}")
+                return self._unscorable(problem, answers, Failure.ERROR, f"actor raised {type(error.cause).__name__}: {error.cause}")
             except TimeoutError:
                 self._heal(actor, ref)
-                failure, what = Failure.DEADLINE, f"took longer than {self._deadline_s:g} s"
+                failure, what = Failure.DEADLINE, f"actor took longer than {self._deadline_s:g} s"
                 break
             except RayActorError as error:
                 self._heal(actor, None)
-                failure, what = Failure.CRASH, f"died: {error}"
+                failure, what = Failure.CRASH, f"actor died: {error}"
                 continue
             except (TypeError, ValueError) as error:
                 self._free.put_nowait(actor)
-                return self._unscorable(problem, answers, Failure.ERROR, f"raised {type(error).__name__}: {error}")
+                return self._unscorable(problem, answers, Failure.ERROR, f"actor raised {type(error).__name__}: {error}")
             self._free.put_nowait(actor)
             return scores
         if len(answers) > 1:
             return _flat(await asyncio.gather(*(self._score(problem, (answer,)) for answer in answers)))
-        return self._unscorable(problem, answers, failure, f"actor {what}")
+        return self._unscorable(problem, answers, failure, what)
 
     def _heal(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
         """Give a replica's place back once it answers, killing it first if a late call holds it up."""
