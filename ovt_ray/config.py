@@ -129,8 +129,8 @@ class RewardPart(Section):
     """Arguments of the constructor of a class, checked against its signature before anything starts."""
     replicas: int = Field(default=1, ge=1)
     """Of a Ray actor class: how many actors."""
-    concurrency: int = Field(default=1, ge=1)
-    """Of a Ray actor: calls in flight at each replica; more than 1 for one whose methods are async, such as a judge model."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Of a Ray actor: calls in flight at each replica; None is 64 for a class with async methods, such as a judge model, else 1."""
     num_cpus: float | None = Field(default=None, ge=0)
     """Of a Ray actor class: CPUs of each replica; None leaves it to the class's own decorator."""
     num_gpus: float | None = Field(default=None, ge=0)

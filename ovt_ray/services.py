@@ -57,12 +57,14 @@ def cpus_needed(config: RunConfig) -> float:
     """Return the logical CPUs that all services of a run ask of Ray."""
     rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
     learner = config.learner.num_ranks * config.learner.cpus_per_rank
-    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR
+    replicas = sum(part.replicas * (part.num_cpus or 0) for part in config.reward.parts)
+    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR + replicas
 
 
-def gpus_needed(config: RunConfig) -> int:
-    """Return the GPUs that all services of a run ask of Ray."""
-    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank
+def gpus_needed(config: RunConfig) -> float:
+    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
+    replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
+    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
 
 
 def connect(config: RunConfig) -> bool:
@@ -79,7 +81,7 @@ def connect(config: RunConfig) -> bool:
     else:
         _join(os.environ["RAY_ADDRESS"], quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
-    wanted = {"CPU": cpus_needed(config), "GPU": float(gpus_needed(config))}
+    wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
     present = ray.cluster_resources()
     for name, amount in wanted.items():
         if amount > present.get(name, 0):

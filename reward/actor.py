@@ -42,9 +42,8 @@ class RewardActor:
 
     async def score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
         """Return one score per answer, in order."""
-        own, *others = await asyncio.gather(
-            self._score_in_processes(problem, answers), *(caller.score(problem, answers) for caller in self._callers.values())
-        )
+        calls = asyncio.gather(*(caller.score(problem, answers) for caller in self._callers.values()))
+        own, others = await asyncio.gather(self._score_in_processes(problem, answers), calls)
         columns = dict(zip(self._callers, others, strict=True))
         for column, place in enumerate(self._in_processes):
             columns[place] = [row[column] for row in own]

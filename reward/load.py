@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 from ovt_ray.errors import RewardError
 from reward.protocol import Method, method_of
@@ -63,10 +63,22 @@ def find_reward(name: str) -> Any:
     return found
 
 
+def runs_in_ray(name: str) -> bool:
+    """Return whether a reward runs in Ray actors rather than in scoring processes. Raises RewardError if there is none of the name."""
+    return name.startswith(NAMED_ACTOR) or (not name.startswith(ENDPOINTS) and is_actor_class(find_reward(name)))
+
+
 def is_actor_class(found: object) -> bool:
     """Return whether it was made by `@ray.remote` of a class. Ray is not imported: what is none of its own cannot be one."""
     ray_actor = sys.modules.get("ray.actor")
     return ray_actor is not None and isinstance(found, ray_actor.ActorClass)
+
+
+def actor_class(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Method]:
+    """Return the Ray actor class of a name, its checked options, and how its actors are called. Raises RewardError."""
+    found = find_reward(name)
+    plain = found.__ray_metadata__.modified_class
+    return found, checked_options(name, plain, options), reward_method(name, plain)
 
 
 def reward_method(name: str, found: object) -> Method:
@@ -83,7 +95,7 @@ def checked_options(name: str, owner: type, options: Mapping[str, Any]) -> dict[
 
     Raises RewardError naming an option that is unknown (with the nearest known one), missing, or of another type.
     """
-    parameters = inspect.signature(owner).parameters
+    parameters = _signature(owner).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     known = [key for key, parameter in parameters.items() if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
     for key in options:
@@ -93,8 +105,18 @@ def checked_options(name: str, owner: type, options: Mapping[str, Any]) -> dict[
             raise RewardError(f"reward {name!r}: unknown option {key!r}; {advice}")
     if missing := [key for key in known if parameters[key].default is parameters[key].empty and key not in options]:
         raise RewardError(f"reward {name!r}: option {missing[0]!r} is missing; add it to its options")
-    hints = get_type_hints(owner.__init__)
-    return {key: _as_declared(name, key, value, hints[key]) if key in hints else value for key, value in options.items()}
+    declared = {key: parameters[key].annotation for key in known if parameters[key].annotation is not inspect.Parameter.empty}
+    return {key: _as_declared(name, key, value, declared[key]) if key in declared else value for key, value in options.items()}
+
+
+def _signature(owner: type) -> inspect.Signature:
+    """Return a constructor's signature, its annotations as types."""
+    try:
+        return inspect.signature(owner, eval_str=True)
+    except NameError:  # types imported for a type checker only: those options go unchecked
+        bare = inspect.signature(owner)
+        unknown = [parameter.replace(annotation=parameter.empty) for parameter in bare.parameters.values()]
+        return bare.replace(parameters=unknown)
 
 
 def _as_declared(name: str, key: str, value: object, declared: Any) -> Any:

@@ -12,7 +12,7 @@ from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, RolloutGroup, Score
 from reward.actor import RewardActor
-from reward.load import ENDPOINTS, NAMED_ACTOR, find_reward, is_actor_class
+from reward.load import runs_in_ray
 from reward.protocol import Answer, unscorable
 from reward.replicas import Replicas, start_replicas
 from reward.worker import START_DEADLINE_S
@@ -29,13 +29,6 @@ ERROR_WINDOW = 200
 """Completions over which `reward.max_error_share` is taken: the last so many."""
 MIN_COMPLETIONS = 20
 """The share of fewer completions says nothing yet."""
-
-
-def runs_in_ray(name: str) -> bool:
-    """Return whether a reward runs in Ray actors rather than in scoring processes. Raises RewardError if there is none of the name."""
-    if name.startswith(ENDPOINTS):
-        return False
-    return name.startswith(NAMED_ACTOR) or is_actor_class(find_reward(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +69,9 @@ class RewardPool:
             if runs_in_ray(part.name):
                 self._replicas[position] = start_replicas(part)
         num_actors = self._config.num_actors
-        remote = ray.remote(
-            num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1
-        )(RewardActor)
+        remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
+            RewardActor
+        )
         self._actors = [remote.remote(self._config, self._share_of(place)) for place in range(num_actors)]
         limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
         asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
@@ -181,7 +174,8 @@ class RewardPool:
         if failed and len(self._lately) >= MIN_COMPLETIONS and num_failed > self._config.max_error_share * len(self._lately):
             raise RewardError(
                 f"rewards failed on {num_failed} of the last {len(self._lately)} completions, more than "
-                f"reward.max_error_share={self._config.max_error_share:g}; the last one: {failed[-1].reason}. Correct it, or raise the share"
+                f"reward.max_error_share={self._config.max_error_share:g}; the last one: {failed[-1].reason}. "
+                "Correct the reward, or raise the share"
             )
 
 

@@ -92,6 +92,10 @@ async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], 
     async def run(part: int, positions: Sequence[int]) -> None:
         answers = tuple(job.answers[position] for position in positions)
         scores = await _scores(rewards[part], job.problem, answers, job.deadline_s)
+        if len(positions) > 1 and scores[0].failure is Failure.ERROR:
+            for position in positions:  # one of them made the whole batch fail: each alone shows which
+                await run(part, [position])
+            return
         for position, score in zip(positions, scores, strict=True):
             reply(Result(position=position, part=part, score=score))
 

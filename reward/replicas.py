@@ -1,23 +1,26 @@
 """Rewards that run in Ray actors: a class of the user's with resources of its own, or an actor that runs already."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from ovt_ray.config import RewardPart
 from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, Score
-from reward.load import NAMED_ACTOR, checked_options, find_reward, reward_method
+from reward.load import NAMED_ACTOR, actor_class
 from reward.protocol import Answer, Method, as_score, as_scores, unscorable
 
 START_DEADLINE_S = 600.0
 """Longest time for a replica to be placed and made, or made again: a judge model takes minutes."""
 SIGN_OF_LIFE_S = 10.0
 """A replica with async methods, one of which is late, is kept if it answers anything else within this."""
+ASYNC_CONCURRENCY = 64
+"""Calls in flight at a replica whose methods are async, unless the config says otherwise."""
 MAX_TRIES = 2
 """An answer on which so many replicas have died is not tried again: each may take minutes to come back."""
 
@@ -39,12 +42,9 @@ def start_replicas(part: RewardPart) -> Replicas:
     """Return a part's actors, made and answering. Raises RewardError naming the part if one cannot be."""
     if part.name.startswith(NAMED_ACTOR):
         return _running(part)
-    actor_class = find_reward(part.name)
-    plain_class = actor_class.__ray_metadata__.modified_class
-    options = checked_options(part.name, plain_class, part.options)
-    method = reward_method(part.name, plain_class)
+    found, options, method = actor_class(part.name, part.options)
     asked = {name: value for name, value in (("num_cpus", part.num_cpus), ("num_gpus", part.num_gpus)) if value is not None}
-    made = actor_class.options(max_restarts=-1, max_task_retries=0, **asked)
+    made = found.options(max_restarts=-1, max_task_retries=0, **asked)
     actors = tuple(made.remote(**options) for _ in range(part.replicas))
     try:
         ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=START_DEADLINE_S)
@@ -54,7 +54,8 @@ def start_replicas(part: RewardPart) -> Replicas:
         ) from error
     except RayError as error:
         raise RewardError(f"reward {part.name!r}: its actor could not start: {error}") from error
-    return Replicas(name=part.name, method=method, actors=actors, is_ours=True, concurrency=part.concurrency)
+    concurrency = part.concurrency or (ASYNC_CONCURRENCY if method.is_async else 1)
+    return Replicas(name=part.name, method=method, actors=actors, is_ours=True, concurrency=concurrency)
 
 
 def _running(part: RewardPart) -> Replicas:
@@ -67,7 +68,7 @@ def _running(part: RewardPart) -> Replicas:
     if not found:
         raise RewardError(f"reward {part.name!r}: has neither __call__(problem, text) nor score_batch(problem, texts)")
     method = Method(name=found[0], is_async=False, takes_tokens=False)
-    return Replicas(name=part.name, method=method, actors=(actor,), is_ours=False, concurrency=part.concurrency)
+    return Replicas(name=part.name, method=method, actors=(actor,), is_ours=False, concurrency=part.concurrency or 1)
 
 
 class ReplicaCaller:
@@ -87,33 +88,40 @@ class ReplicaCaller:
         return _flat(await asyncio.gather(*(self._score(problem, batch) for batch in batches if batch)))
 
     async def _score(self, problem: Problem, answers: tuple[Answer, ...]) -> list[Score]:
-        """Return the scores of one call; if it takes a batch down, each of its answers is tried alone."""
-        failure, what = Failure.CRASH, ""
+        """Return the scores of one call; if a batch fails, each of its answers is tried alone."""
         for _ in range(MAX_TRIES if len(answers) == 1 else 1):
-            actor = await self._free.get()
-            ref = getattr(actor, self._replicas.method.name).remote(problem, *self._replicas.method.arguments(answers))
-            try:
-                returned = await asyncio.wait_for(ref, self._deadline_s)
-                scores = as_scores(returned, len(answers)) if self._replicas.method.is_batch else [as_score(returned)]
-            except RayTaskError as error:
-                self._free.put_nowait(actor)
-                return self._unscorable(problem, answers, Failure.ERROR, f"actor raised {type(error.cause).__name__}: {error.cause}")
-            except TimeoutError:
-                self._heal(actor, ref)
-                failure, what = Failure.DEADLINE, f"actor took longer than {self._deadline_s:g} s"
+            found = await self._ask(problem, answers)
+            if not isinstance(found, _Failed):
+                return found
+            if found.failure is not Failure.CRASH:
                 break
-            except RayActorError as error:
-                self._heal(actor, None)
-                failure, what = Failure.CRASH, f"actor died: {error}"
-                continue
-            except (TypeError, ValueError) as error:
-                self._free.put_nowait(actor)
-                return self._unscorable(problem, answers, Failure.ERROR, f"actor raised {type(error).__name__}: {error}")
-            self._free.put_nowait(actor)
-            return scores
         if len(answers) > 1:
             return _flat(await asyncio.gather(*(self._score(problem, (answer,)) for answer in answers)))
-        return self._unscorable(problem, answers, failure, what)
+        where = f"reward {self._replicas.name} on problem {problem.id}, completion {answers[0].index}"
+        return [unscorable(f"{where}: its actor {found.what}", found.failure)]
+
+    async def _ask(self, problem: Problem, answers: tuple[Answer, ...]) -> "list[Score] | _Failed":
+        """Return what the next free replica says."""
+        method = self._replicas.method
+        actor = await self._free.get()
+        ref = getattr(actor, method.name).remote(problem, *method.arguments(answers))
+        try:
+            returned = await asyncio.wait_for(ref, self._deadline_s)
+            found = as_scores(returned, len(answers)) if method.is_batch else [as_score(returned)]
+        except RayTaskError as error:
+            self._free.put_nowait(actor)
+            return _Failed(Failure.ERROR, f"raised {type(error.cause).__name__}: {error.cause}")
+        except TimeoutError:
+            self._heal(actor, ref)
+            return _Failed(Failure.DEADLINE, f"took longer than {self._deadline_s:g} s")
+        except RayError as error:
+            self._heal(actor, None)
+            return _Failed(Failure.CRASH, f"died: {error}")
+        except (TypeError, ValueError) as error:
+            self._free.put_nowait(actor)
+            return _Failed(Failure.ERROR, f"raised {type(error).__name__}: {error}")
+        self._free.put_nowait(actor)
+        return found
 
     def _heal(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
         """Give a replica's place back once it answers, killing it first if a late call holds it up."""
@@ -122,20 +130,30 @@ class ReplicaCaller:
         task.add_done_callback(self._healing.discard)
 
     async def _healed(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
-        if late is not None and self._replicas.is_ours:
-            if self._replicas.method.is_async:
-                ray.cancel(late)
-            if not (self._replicas.method.is_async and await _answers(actor, SIGN_OF_LIFE_S)):
+        if not self._replicas.is_ours:
+            await _answers(actor, self._deadline_s)  # a chance; it is not ours to replace
+        else:
+            if late is not None and not await self._survives(actor, late):
                 ray.kill(actor, no_restart=False)
-        for _ in range(int(START_DEADLINE_S) if self._replicas.is_ours else 1):
-            if await _answers(actor, START_DEADLINE_S):
-                break
-            await asyncio.sleep(1)  # until Ray has begun to restart it, calls fail at once
+            end = time.monotonic() + START_DEADLINE_S
+            while not await _answers(actor, START_DEADLINE_S) and time.monotonic() < end:
+                await asyncio.sleep(1)  # until Ray has begun to restart it, calls fail at once
         self._free.put_nowait(actor)
 
-    def _unscorable(self, problem: Problem, answers: Sequence[Answer], failure: Failure, what: str) -> list[Score]:
-        name = self._replicas.name
-        return [unscorable(f"reward {name} on problem {problem.id}, completion {answer.index}: its {what}", failure) for answer in answers]
+    async def _survives(self, actor: Any, late: "ray.ObjectRef[Any]") -> bool:
+        """Return whether a late call could be ended without its actor: a coroutine can, unless it blocks its loop."""
+        if not self._replicas.method.is_async:
+            return False
+        ray.cancel(late)
+        return await _answers(actor, SIGN_OF_LIFE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why a call gave no scores."""
+
+    failure: Failure
+    what: str
 
 
 async def _answers(actor: Any, limit_s: float) -> bool:

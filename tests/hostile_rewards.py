@@ -53,5 +53,5 @@ def obey(problem: Problem, text: str) -> Score:
                 Path(argument).write_text(str(os.getpid()))
                 time.sleep(3600)
         case "sleep":
-            time.sleep(float(argument))
+            time.sleep(float(argument.split()[0]))
     return Score(value=float(len(text)), outcome=Outcome.CORRECT, extracted=text, reason=f"number {len(seen)}")

@@ -11,8 +11,9 @@ import ray
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
-from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup
+from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup
 from reward.pool import RewardPool
+from reward.protocol import Answer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
@@ -137,3 +138,58 @@ def test_close_leaves_no_process_even_in_the_middle_of_a_score(tmp_path: Path) -
     pool.close()
     pool.close()
     assert _eventually(lambda: not _is_alive(child) and not _is_alive(actor))
+
+
+def test_single_completions_are_scored_as_they_come_and_named_by_their_index() -> None:
+    pool = RewardPool(_config(OBEY))
+    refs = [
+        pool.submit_answers(_group().problem, [Answer(index=index, text=text, num_tokens=3)]) for index, text in enumerate(["a", "raise"])
+    ]
+    assert pool.collect(refs[0])[0].value == 1.0
+    (raised,) = pool.collect(refs[1])
+    pool.close()
+    assert raised.failure is Failure.ERROR and "on problem p1, completion 1: it raised KeyError" in raised.reason
+
+
+def test_a_hang_holds_up_no_other_process_of_its_actor() -> None:
+    pool = RewardPool(_config(OBEY, num_processes=2, deadline_s=2))
+    began = time.monotonic()
+    hung = pool.submit(_group("hang"))
+    assert [score.value for score in pool.score(_group("a", "bb"))] == [1.0, 2.0]
+    assert time.monotonic() - began < 1.5
+    assert pool.collect(hung)[0].failure is Failure.DEADLINE
+    pool.close()
+
+
+def test_every_completion_has_one_score_when_processes_and_actors_are_killed_in_the_middle(tmp_path: Path) -> None:
+    pool = RewardPool(_config(OBEY, num_actors=2, num_processes=2, deadline_s=60))
+    groups = [_group(*[f"sleep 0.05 {group}/{index}" for index in range(8)]) for group in range(12)]
+    first = _group("a", f"once {tmp_path}/pid")
+    pending = [pool.submit(group) for group in [first, *groups]]
+    child = _pid_in(tmp_path / "pid")
+    os.kill(_parent(child), signal.SIGKILL)
+    scores = [pool.collect(ref) for ref in pending]
+    pool.close()
+    assert [[score.extracted for score in found] for found in scores] == [
+        [completion.text for completion in group.completions] for group in [first, *groups]
+    ]
+
+
+def test_submit_waits_while_the_queue_is_full() -> None:
+    pool = RewardPool(_config(OBEY, queue=2))
+    began = time.monotonic()
+    refs = [pool.submit(_group("sleep 0.5")) for _ in range(4)]
+    assert 0.8 < time.monotonic() - began < 2.5, "two are in work at a time, so the fourth waits for the second"
+    assert [pool.collect(ref)[0].extracted for ref in refs] == ["sleep 0.5"] * 4
+    pool.close()
+
+
+def test_a_reward_that_fails_too_often_stops_the_run_with_its_message() -> None:
+    pool = RewardPool(_config(OBEY, max_error_share=0.2))
+    assert len(pool.score(_group(*["a"] * 16, *["raise"] * 4))) == 20, "a fifth may fail"
+    with pytest.raises(
+        RewardError,
+        match=r"failed on 5 of the last 21 .*max_error_share=0.2; the last one: reward .*:obey on problem p1, completion 0: it raised",
+    ):
+        pool.score(_group("raise"))
+    pool.close()
