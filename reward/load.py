@@ -126,7 +126,9 @@ def _as_declared(name: str, key: str, value: object, declared: Any) -> Any:
     try:
         return TypeAdapter(declared).validate_python(value)
     except ValidationError as error:
-        raise RewardError(f"reward {name!r}: option {key!r}: {error.errors()[0]['msg']}, got {value!r}") from error
+        first = error.errors()[0]
+        where = ".".join([key, *map(str, first["loc"])])
+        raise RewardError(f"reward {name!r}: option {where!r}: {first['msg']}, got {first['input']!r}") from error
 
 
 def _import(name: str, place: str) -> ModuleType:

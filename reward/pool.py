@@ -14,7 +14,7 @@ from ovt_ray.types import Failure, Problem, RolloutGroup, Score
 from reward.actor import RewardActor
 from reward.load import runs_in_ray
 from reward.protocol import Answer, unscorable
-from reward.replicas import Replicas, start_replicas
+from reward.replicas import Replicas, end_replicas, start_replicas
 from reward.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
@@ -142,9 +142,10 @@ class RewardPool:
 
     def close(self) -> None:
         """End the actors that the pool started and, with them, their processes."""
-        ours = [actor for replicas in self._replicas.values() if replicas.is_ours for actor in replicas.actors]
-        for actor in [*self._actors, *ours]:
+        for actor in self._actors:
             ray.kill(actor)
+        for replicas in self._replicas.values():
+            end_replicas(replicas)
         self._actors, self._replicas = [], {}
 
     def _make_room(self) -> None:

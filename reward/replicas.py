@@ -19,6 +19,8 @@ START_DEADLINE_S = 600.0
 """Longest time for a replica to be placed and made, or made again: a judge model takes minutes."""
 SIGN_OF_LIFE_S = 10.0
 """A replica with async methods, one of which is late, is kept if it answers anything else within this."""
+CLOSE_DEADLINE_S = 10.0
+"""Longest wait for a replica to close before it is killed."""
 ASYNC_CONCURRENCY = 64
 """Calls in flight at a replica whose methods are async, unless the config says otherwise."""
 MAX_TRIES = 2
@@ -71,6 +73,17 @@ def _running(part: RewardPart) -> Replicas:
     return Replicas(name=part.name, method=method, actors=(actor,), is_ours=False, concurrency=part.concurrency or 1)
 
 
+def end_replicas(replicas: Replicas) -> None:
+    """End the actors if they are ours, after a call of their `close()` if they have one: an engine's processes outlive a killed actor."""
+    if not replicas.is_ours:
+        return
+    closing = [actor.close.remote() for actor in replicas.actors if hasattr(actor, "close")]
+    if closing:
+        ray.wait(closing, num_returns=len(closing), timeout=CLOSE_DEADLINE_S)
+    for actor in replicas.actors:
+        ray.kill(actor)
+
+
 class ReplicaCaller:
     """Calls replicas from an event loop, never more of them at once than they take, each call with a deadline."""
 
@@ -89,12 +102,12 @@ class ReplicaCaller:
 
     async def _score(self, problem: Problem, answers: tuple[Answer, ...]) -> list[Score]:
         """Return the scores of one call; if a batch fails, each of its answers is tried alone."""
-        for _ in range(MAX_TRIES if len(answers) == 1 else 1):
+        num_tries = MAX_TRIES if len(answers) == 1 else 1
+        found = await self._ask(problem, answers)
+        while isinstance(found, _Failed) and found.failure is Failure.CRASH and (num_tries := num_tries - 1):
             found = await self._ask(problem, answers)
-            if not isinstance(found, _Failed):
-                return found
-            if found.failure is not Failure.CRASH:
-                break
+        if not isinstance(found, _Failed):
+            return found
         if len(answers) > 1:
             return _flat(await asyncio.gather(*(self._score(problem, (answer,)) for answer in answers)))
         where = f"reward {self._replicas.name} on problem {problem.id}, completion {answers[0].index}"
