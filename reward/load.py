@@ -142,7 +142,7 @@ def _import(name: str, place: str) -> ModuleType:
             advice = "give path/file.py:Name if it is a file of your own"
             raise RewardError(f"reward {name!r}: no module named {error.name!r}; {advice}") from error
         raise RewardError(f"reward {name!r}: {place} needs {error.name!r}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(f"reward {name!r}: importing {place} raised {type(error).__name__}: {error}") from error
 
 

@@ -50,6 +50,6 @@ class Batch:
     """Scores all texts of a problem at once."""
 
     def score_batch(self, problem: Problem, texts: list[str]) -> list[float]:
-        if "hang" in texts:
-            time.sleep(3600)
+        if "raise" in texts:
+            raise KeyError("in a batch")
         return [len(texts) + len(text) / 10 for text in texts]

@@ -81,12 +81,13 @@ def test_a_killed_replica_costs_no_score(tmp_path: Path) -> None:
     pool.close()
 
 
-def test_a_batch_is_scored_at_once_and_apart_if_it_hangs() -> None:
-    pool = _pool({"name": f"{FILE}:Batch"}, deadline_s=1)
+def test_a_batch_is_scored_at_once_and_apart_if_it_fails() -> None:
+    pool = _pool({"name": f"{FILE}:Batch"})
     assert [score.value for score in pool.collect(pool.submit_texts(PROBLEM, ["a", "bb"]))] == [2.1, 2.2]
-    first, hung, last = pool.collect(pool.submit_texts(PROBLEM, ["a", "hang", "bb"]))
+    first, failed, last = pool.collect(pool.submit_texts(PROBLEM, ["a", "raise", "bb"]))
     pool.close()
-    assert (first.value, hung.failure, last.value) == (1.1, Failure.DEADLINE, 1.2)
+    assert (first.value, failed.failure, last.value) == (1.1, Failure.ERROR, 1.2)
+    assert f"{FILE}:Batch on problem p1, completion 1: its actor raised KeyError" in failed.reason
 
 
 def test_an_actor_that_runs_already_is_called_and_left_alive() -> None:

@@ -171,7 +171,7 @@ time.sleep(3600)
     [
         ("", "has no 'score'"),
         ("import os; os._exit(5)", "on its import the process ended with exit code 5"),
-        ("raise SystemExit(6)", "on its import the process ended with exit code 6"),
+        ("raise SystemExit(6)", "importing .* raised SystemExit: 6"),
     ],
 )
 def test_a_reward_that_cannot_be_loaded_is_refused_with_its_message(tmp_path: Path, source: str, message: str) -> None:
