@@ -203,21 +203,11 @@ class RolloutPool:
 
     def _launch(self) -> ActorHandle:
         """Return a new worker actor, its engine starting."""
-        environment = {
-            "OMP_NUM_THREADS": str(self.config.cpus_per_worker),
-            "OMP_WAIT_POLICY": "passive",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_NO_USAGE_STATS": "1",
-            # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
             max_concurrency=1000,
-            runtime_env={"env_vars": environment},
+            runtime_env={"env_vars": engine_environment(self.config.cpus_per_worker)},
         )(RolloutWorker)
         return remote.remote(self.model_path, self.model, self.config)
 
@@ -233,6 +223,20 @@ class RolloutPool:
 def _tokens(sampling: Sampling) -> int:
     """Return the tokens that a problem's completions may take."""
     return sampling.num_completions * sampling.max_tokens
+
+
+def engine_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment of a process that hosts an engine."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "OMP_WAIT_POLICY": "passive",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def _amounts(resources: dict[str, float]) -> str:

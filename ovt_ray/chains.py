@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter
+
 from ovt_ray.config import DistilConfig
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.order import stable_seed
@@ -19,6 +21,9 @@ from ovt_ray.types import Outcome, Problem, Sampling, Score
 
 ROWS_AT_ONCE = 16
 """Problems whose chains are put on the disk together."""
+
+
+SCORE = TypeAdapter(Score)
 
 
 class Captioner(Protocol):
@@ -123,5 +128,4 @@ def _row(chains: Chains) -> dict[str, Any]:
 
 
 def _from_row(problem: Problem, row: dict[str, Any]) -> Chains:
-    scores = tuple(Score(**{**score, "outcome": Outcome(score["outcome"])}) for score in row["scores"])
-    return Chains(problem=problem, responses=tuple(row["responses"]), scores=scores)
+    return Chains(problem=problem, responses=tuple(row["responses"]), scores=tuple(map(SCORE.validate_python, row["scores"])))

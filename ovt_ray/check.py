@@ -16,10 +16,11 @@ def check_run(config: RunConfig) -> None:
 
     Raises ConfigError, DataError or RewardError for the first thing that is wrong.
     """
-    from reward.load import load_reward
+    from reward.check import check_rewards
 
-    load_reward(config.reward.name)
-    print(f"reward: {config.reward.name} loads", flush=True)
+    check_rewards(config.reward)
+    for part in config.reward.parts:
+        print(f"reward: {part.name} loads, weight {part.weight:g}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
@@ -66,7 +67,7 @@ def _check_cluster(config: RunConfig) -> None:
     """Compare with the cluster of RAY_ADDRESS, else with this machine, on which logical CPUs may be shared."""
     from ovt_ray.services import connect, cpus_needed, gpus_needed
 
-    asked = f"{cpus_needed(config):g} CPU, {gpus_needed(config)} GPU"
+    asked = f"{cpus_needed(config):g} CPU, {gpus_needed(config):g} GPU"
     if "RAY_ADDRESS" in os.environ:
         connect(config)
         print(f"cluster: the services ask for {asked}, which {os.environ['RAY_ADDRESS']} has")

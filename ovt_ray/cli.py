@@ -1,9 +1,10 @@
-"""The command line: `ovt-ray run | check | report | doctor`, also `python -m ovt_ray`.
+"""The command line: `ovt-ray run | check | score | report | doctor`, also `python -m ovt_ray`.
 
 Nothing heavy is imported before the configuration is known to be good.
 """
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 from ovt_ray.config import RunConfig, load_config
-from ovt_ray.errors import OvtError
+from ovt_ray.errors import ConfigError, OvtError
 from ovt_ray.shadow import check_no_shadow
+
+SCORE = """Verify the answers in a file of JSON lines: response and gold (or answer), and optionally question, kind (choice, number, text,
+latex, yesno, list), choices, precision, unit, extraction (if there is one, it is scored instead of the response)."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -37,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt as stop:
-        print("\nstopped; the same command goes on from here", file=sys.stderr, flush=True)
+        onwards = "starts afresh" if parsed.command is _score else "goes on from here"
+        print(f"\nstopped; the same command {onwards}", file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
 
 
@@ -52,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, for example configs/tiny.yaml")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1 iterations[0].grpo.num_steps=5")
         sub.set_defaults(command=command)
+    score = commands.add_parser("score", help="verify the answers in a file of JSON lines", description=SCORE)
+    score.add_argument("source", type=Path, metavar="IN.jsonl")
+    score.add_argument(
+        "--output", type=Path, required=True, metavar="OUT.jsonl", help="the same rows with outcome, value, extracted, reason"
+    )
+    score.add_argument("--reward", metavar="NAME", help="package.module:Name, path/file.py:Name, actor:NAME or an http(s) address")
+    score.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="scoring processes; as many as cores")
+    score.set_defaults(command=_score)
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
     report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
     report.set_defaults(command=_report)
@@ -73,6 +86,16 @@ def _check(parsed: argparse.Namespace) -> int:
     from ovt_ray.check import check_run
 
     check_run(config)
+    return 0
+
+
+def _score(parsed: argparse.Namespace) -> int:
+    if parsed.processes < 1:
+        raise ConfigError(f"--processes: must be at least 1, got {parsed.processes}")
+    from ovt_ray.score import score_file, summary
+
+    outcomes = score_file(parsed.source, parsed.output, parsed.reward, parsed.processes)
+    print(summary(outcomes, parsed.output))
     return 0
 
 

@@ -6,7 +6,7 @@ Unknown keys are refused with the nearest known one. Nothing here imports torch,
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -121,15 +121,49 @@ class LearnerConfig(Section):
         return self
 
 
+class RewardPart(Section):
+    """One reward; docs/rewards.md says what it can be."""
+
+    name: str
+    """`package.module:Name`, `path/file.py:Name`, `actor:NAME`, `actor:NAMESPACE/NAME`, or the `http(s)://` address of an endpoint."""
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    """What its value counts in the sum of all parts; negative for a penalty that is given as a positive number."""
+    options: dict[str, Any] = {}
+    """Arguments of the constructor of a class, checked against its signature before anything starts."""
+    replicas: int = Field(default=1, ge=1)
+    """Of a Ray actor class: how many actors."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Of a Ray actor: calls in flight at each replica; None is 64 for a class with async methods, such as a judge model, else 1."""
+    num_cpus: float | None = Field(default=None, ge=0)
+    """Of a Ray actor class: CPUs of each replica; None leaves it to the class's own decorator."""
+    num_gpus: float | None = Field(default=None, ge=0)
+    """Of a Ray actor class: GPUs of each replica; None leaves it to the class's own decorator."""
+
+
 class RewardConfig(Section):
     """The reward service."""
 
-    name: str = "reward.accuracy:score_accuracy"
-    """`package.module:Name` or `path/file.py:Name` of a function `(problem, text) -> Score`."""
+    parts: tuple[RewardPart, ...] = Field(default=(RewardPart(name="reward.accuracy:score_accuracy"),), min_length=1)
+    """Rewards that are added by weight. The first decides the outcome."""
     num_actors: int = Field(default=1, ge=1)
-    """Reward actors, each with a scoring process of its own."""
+    """Reward actors, each with scoring processes of its own."""
+    num_processes: int = Field(default=1, ge=1)
+    """Scoring processes of each actor, which work side by side."""
     deadline_s: float = Field(default=5, gt=0)
-    """A completion whose scoring takes longer is unscorable; the process that hangs is killed."""
+    """Longest time of one part on one completion; past it the process is killed and the completion is unscorable."""
+    memory_gb: float = Field(default=4, gt=0)
+    """Writable private memory of one scoring process, GiB; one that needs more ends, and the completion is unscorable."""
+    max_error_share: Fraction = 0.1
+    """The run stops when more than this share of the last completions could not be scored because a reward failed."""
+    queue: int = Field(default=256, ge=1)
+    """Completions submitted and not yet scored; the next one waits until one of them is."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "RewardConfig":
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"parts have the names {names}: each may stand there once, as figures are kept by name")
+        return self
 
 
 class Optimizer(Section):

@@ -5,20 +5,28 @@ A JSON-lines file may end in half a line when its writer died; every reader here
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ovt_ray.errors import DataError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file by new content in one step: a crash or a full disk leaves the old file as it was. Text becomes UTF-8."""
+    with replacing(path) as file:
+        file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to that takes the place of `path` in one step when the block ends, and never if it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("wb") as file:
-            file.write(content.encode(errors="replace") if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)

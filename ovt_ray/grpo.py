@@ -13,7 +13,7 @@ from statistics import fmean
 from ovt_ray.config import GrpoConfig
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
-from ovt_ray.samples import group_stats, split_evenly, to_train_samples
+from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
 from ovt_ray.services import Services
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Sampling, ScoredGroup, UpdateStats
@@ -69,7 +69,7 @@ def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Samp
 
 def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], clock: Sequence[float]) -> dict[str, float]:
     """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
-    figures = asdict(group_stats(groups))
+    figures = asdict(group_stats(groups)) | part_means(groups)
     for name in ("loss", "grad_norm", "learning_rate", "entropy", "clip_fraction", "kl_rollout", "kl_ref"):
         if updates:
             figures[name] = fmean(asdict(update)[name] for update in updates)

@@ -12,7 +12,7 @@ from ovt_ray.report import write_report
 from ovt_ray.results import StageResult, stage_table
 from ovt_ray.stages import Stages
 from ovt_ray.tasks import load_tasks
-from reward.load import load_reward
+from reward.check import check_rewards
 
 
 def run_recipe(config: RunConfig) -> list[StageResult]:
@@ -22,7 +22,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         tasks = load_tasks(config.data, config.seed, folder.path / "images")
         for message in tasks.loaded.dropped if tasks.loaded else ():
             print(f"left out: {message}", flush=True)
-        load_reward(config.reward.name)
+        check_rewards(config.reward)
         with Stages(config, folder, tasks) as stages:
             base = stages.base()
             for number, iteration in enumerate(config.iterations, start=1):

@@ -143,7 +143,8 @@ def _answer(answer: _Answer) -> str:
     sample = answer.sample
     read = "no answer read" if sample.extracted is None else f"read as {sample.extracted}"
     outcome = sample.outcome.value
-    verdict = f'<span class="verdict {outcome}" title="{escape(read)}; reward {sample.reward:g}">{outcome}</span>'
+    why = f"{read}; reward {sample.reward:g}" + (f"; {sample.reason}" if sample.reason else "")
+    verdict = f'<span class="verdict {outcome}" title="{escape(why)}">{outcome}</span>'
     return f'<div class="answer"><span class="stage">{escape(answer.stage)}</span><pre>{escape(sample.response)}</pre>{verdict}</div>'
 
 

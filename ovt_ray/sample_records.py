@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ class SampleRecord:
     extracted: str | None
     """The final answer that was read from the response, None if there is none."""
     reward: float
+    reason: str = ""
+    """Why, for a person: what broke the format, what the reward raised, why its process was killed."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Value of each part of the reward, before weighting."""
     step: int
     """Optimizer steps that the stage had taken."""
 
@@ -49,6 +53,8 @@ def _row(run_dir: Path, sample: SampleRecord) -> dict[str, object]:
         "outcome": sample.outcome.value,
         "extracted": sample.extracted,
         "reward": sample.reward,
+        "reason": sample.reason,
+        "parts": dict(sample.parts),
         "step": sample.step,
     }
 
@@ -69,6 +75,8 @@ def _record(run_dir: Path, row: dict[str, Any]) -> SampleRecord:
         outcome=Outcome(row["outcome"]),
         extracted=row["extracted"],
         reward=row["reward"],
+        reason=row["reason"],
+        parts=row["parts"],
         step=row["step"],
     )
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from learner.grpo import group_advantages
-from ovt_ray.types import Outcome, ScoredGroup, TrainSample
+from ovt_ray.types import Failure, Outcome, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")
 
@@ -25,6 +25,14 @@ class GroupStats:
     flat_groups: float
     """Share of groups whose scores are all equal: they teach nothing and are dropped."""
     num_unscorable: int
+    num_late: int
+    """Of the unscorable ones, those whose reward took too long and was killed."""
+    num_out_of_memory: int
+    """Those whose reward needed more memory than it may have."""
+    num_crashed: int
+    """Those whose reward's process or actor died."""
+    num_raised: int
+    """Those whose reward raised."""
     num_completions: int
 
 
@@ -32,6 +40,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
     """Return the statistics of one step's groups."""
     pairs = [pair for group in groups for pair in zip(group.group.completions, group.scores, strict=True)]
     scored = [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+    failures = [score.failure for _, score in pairs]
     return GroupStats(
         reward=_mean([score.value for _, score in scored]),
         accuracy=_mean([score.outcome is Outcome.CORRECT for _, score in scored]),
@@ -40,8 +49,21 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
         unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
         flat_groups=_mean([not to_train_samples([group], normalise=True) for group in groups]),
         num_unscorable=len(pairs) - len(scored),
+        num_late=failures.count(Failure.DEADLINE),
+        num_out_of_memory=failures.count(Failure.MEMORY),
+        num_crashed=failures.count(Failure.CRASH),
+        num_raised=failures.count(Failure.ERROR),
         num_completions=len(pairs),
     )
+
+
+def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
+    scores = [score for group in groups for score in group.scores if score.outcome is not Outcome.UNSCORABLE]
+    names = {name: None for score in scores for name in score.parts}
+    if len(names) < 2:
+        return {}
+    return {f"reward/{name}": _mean([score.parts[name] for score in scores if name in score.parts]) for name in names}
 
 
 def _mean(values: Sequence[float]) -> float:

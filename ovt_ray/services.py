@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 from ray.exceptions import RayError
@@ -16,7 +16,11 @@ from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Score, ScoredGroup
-from reward.pool import CPUS_PER_ACTOR, RewardPool, Scoring
+from reward.pool import CPUS_PER_ACTOR, RewardPool
+from reward.protocol import Answer
+
+Scoring: TypeAlias = "ray.ObjectRef[tuple[Score, ...]]"
+"""What the reward pool gives for one completion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ class Services:
 
     def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
         """Yield problems and texts that no rollout worker wrote with one score per text, in order."""
-        submitted = [(problem, texts, self.reward.submit(problem, texts)) for problem, texts in answered]
+        submitted = [(problem, texts, self.reward.submit_texts(problem, texts)) for problem, texts in answered]
         for problem, texts, scoring in submitted:
             yield problem, texts, self.reward.collect(scoring)
 
@@ -80,7 +84,8 @@ class Services:
         scoring: dict[tuple[str, int], Scoring] = {}
 
         def submit(problem: Problem, index: int, completion: Completion) -> None:
-            scoring[problem.id, index] = self.reward.submit(problem, [completion.text])
+            answer = Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
+            scoring[problem.id, index] = self.reward.submit(problem, [answer])
 
         for group in self.rollout.generate(problems, sampling, submit):
             indices = range(sampling.num_completions)
@@ -94,12 +99,14 @@ def cpus_needed(config: RunConfig) -> float:
     """Return the logical CPUs that all services of a run ask of Ray."""
     rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
     learner = config.learner.num_ranks * config.learner.cpus_per_rank
-    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR
+    replicas = sum(part.replicas * (part.num_cpus or 0) for part in config.reward.parts)
+    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR + replicas
 
 
-def gpus_needed(config: RunConfig) -> int:
-    """Return the GPUs that all services of a run ask of Ray."""
-    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank
+def gpus_needed(config: RunConfig) -> float:
+    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
+    replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
+    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
 
 
 def connect(config: RunConfig) -> bool:
@@ -116,7 +123,7 @@ def connect(config: RunConfig) -> bool:
     else:
         _join(os.environ["RAY_ADDRESS"], quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
-    wanted = {"CPU": cpus_needed(config), "GPU": float(gpus_needed(config))}
+    wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
     present = ray.cluster_resources()
     for name, amount in wanted.items():
         if amount > present.get(name, 0):

@@ -34,4 +34,4 @@ def check_no_shadow(directory: Path) -> None:
 def _advice(path: Path) -> str:
     """Return what to do about one module or package."""
     renamed = path.with_name(f"my_{path.name}").name
-    return f"rename it, for example to {renamed}, also where it is named (reward.name=...), or run from another directory"
+    return f"rename it, for example to {renamed}, also where it is named in reward.parts, or run from another directory"

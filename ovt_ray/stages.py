@@ -260,6 +260,8 @@ def _records(evaluation: Evaluation, num_shown: int, num_steps: int) -> list[Sam
             outcome=scored.scores[0].outcome,
             extracted=scored.scores[0].extracted,
             reward=scored.scores[0].value,
+            reason=scored.scores[0].reason,
+            parts=scored.scores[0].parts,
             step=num_steps,
         )
         for scored in shuffled(evaluation.groups, seed=0)[:num_shown]

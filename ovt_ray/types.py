@@ -6,7 +6,7 @@ This module imports nothing heavy, so that every process can afford it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ class AnswerKind(StrEnum):
     TEXT = "text"
     YESNO = "yesno"
     CHOICE = "choice"
+    LATEX = "latex"
+    LIST = "list"
 
 
 class Outcome(StrEnum):
@@ -32,6 +34,19 @@ class Outcome(StrEnum):
     """No final answer could be read from the text."""
     UNSCORABLE = "unscorable"
     """The verifier failed or was killed: the completion is left out and counted."""
+
+
+class Failure(StrEnum):
+    """What happened to a reward that gave no score."""
+
+    DEADLINE = "deadline"
+    """It took too long; its process was killed."""
+    MEMORY = "memory"
+    """Its process needed more memory than it may have."""
+    CRASH = "crash"
+    """Its process or actor ended, or was killed from outside."""
+    ERROR = "error"
+    """It raised, or returned what is no score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +68,10 @@ class Problem:
     """Name of the data set or generator."""
     solution: str = ""
     """Worked solution that came with the data, ending before the final answer; empty if there is none."""
+    precision: int | None = None
+    """Digits after the point that the benchmark compares; None compares exactly."""
+    unit: str = ""
+    """Unit of the gold answer, which an answer may repeat or leave out; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:
@@ -113,6 +132,10 @@ class Score:
     """The final answer as read from the text, None if there is none."""
     reason: str = ""
     """Why, for a person; always given for `UNPARSEABLE` and `UNSCORABLE`."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Value of each part of a combined reward by its name, before weighting; empty if there are none."""
+    failure: Failure | None = None
+    """What made an answer `UNSCORABLE`; None for other outcomes, and where the reward itself says so, for example of a bad gold answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,37 +1,134 @@
-"""Finds a reward by its name and checks that it can be called as one."""
+"""Finds a reward by its name, makes it with its options, and checks that it can be called as one."""
 
 import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ovt_ray.errors import RewardError
-from ovt_ray.types import Problem, Score
+from reward.protocol import Method, method_of
 
-RewardFunction = Callable[[Problem, str], Score]
-"""Scores the text of one completion of a problem."""
+ENDPOINTS = ("http://", "https://")
+NAMED_ACTOR = "actor:"
 
 
-def load_reward(name: str) -> RewardFunction:
-    """Return the function named `package.module:Name` or `path/file.py:Name`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A reward that is ready to be called in this process."""
 
-    Imports its module. Raises RewardError that says which part of the name is wrong.
+    name: str
+    method: Method
+    call: Callable[..., Any]
+    """Called as (problem, *method.arguments(answers))."""
+
+
+def load_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
+    """Return the reward of a name, an object of it if it is a class.
+
+    Imports its module. Raises RewardError that says which part of the name, or which option, is wrong.
     """
+    options = options or {}
+    if name.startswith(ENDPOINTS):
+        return load_reward("reward.endpoint:Endpoint", {**options, "url": name})
+    found = find_reward(name)
+    if is_actor_class(found):
+        raise RewardError(f"reward {name!r} is a Ray actor class: it runs in an actor, not in a scoring process")
+    if inspect.isclass(found):
+        arguments = checked_options(name, found, options)
+        try:
+            found = found(**arguments)
+        except Exception as error:
+            raise RewardError(f"reward {name!r}: its constructor raised {type(error).__name__}: {error}") from error
+    elif options:
+        raise RewardError(f"reward {name!r} is no class and takes no options, got {', '.join(options)}: make it a class, or leave them out")
+    method = reward_method(name, found)
+    return Reward(name=name, method=method, call=found if method.name == "__call__" else found.score_batch)
+
+
+def find_reward(name: str) -> Any:
+    """Return what `package.module:Name` or `path/file.py:Name` names: a function, an object, a class, or a Ray actor class."""
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
-        raise RewardError(f"reward.name: {name!r} is not of the form package.module:Name or path/file.py:Name")
+        raise RewardError(f"reward {name!r} is not of the form package.module:Name or path/file.py:Name")
     module = _import(name, place)
-    reward = vars(module).get(attribute)
-    if reward is None:
-        raise RewardError(f"reward.name: {name!r}: {place} has no {attribute!r}; {_advice(module, attribute)}")
-    if not callable(reward):
-        raise RewardError(f"reward.name: {name!r} is a {type(reward).__name__}, not a function (problem, text) -> Score")
-    _check_signature(name, reward)
-    return reward
+    found = vars(module).get(attribute)
+    if found is None:
+        raise RewardError(f"reward {name!r}: {place} has no {attribute!r}; {_advice(module, attribute)}")
+    return found
+
+
+def runs_in_ray(name: str) -> bool:
+    """Return whether a reward runs in Ray actors rather than in scoring processes. Raises RewardError if there is none of the name."""
+    return name.startswith(NAMED_ACTOR) or (not name.startswith(ENDPOINTS) and is_actor_class(find_reward(name)))
+
+
+def is_actor_class(found: object) -> bool:
+    """Return whether it was made by `@ray.remote` of a class. Ray is not imported: what is none of its own cannot be one."""
+    ray_actor = sys.modules.get("ray.actor")
+    return ray_actor is not None and isinstance(found, ray_actor.ActorClass)
+
+
+def actor_class(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Method]:
+    """Return the Ray actor class of a name, its checked options, and how its actors are called. Raises RewardError."""
+    found = find_reward(name)
+    plain = found.__ray_metadata__.modified_class
+    return found, checked_options(name, plain, options), reward_method(name, plain)
+
+
+def reward_method(name: str, found: object) -> Method:
+    """Return how a reward, or an object of a class, is called. Raises RewardError if it cannot be called as one."""
+    try:
+        return method_of(found)
+    except TypeError as error:
+        what = found.__name__ if inspect.isclass(found) else type(found).__name__
+        raise RewardError(f"reward {name!r} ({what}) {error}") from error
+
+
+def checked_options(name: str, owner: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as the types that the constructor declares.
+
+    Raises RewardError naming an option that is unknown (with the nearest known one), missing, or of another type.
+    """
+    parameters = _signature(owner).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = [key for key, parameter in parameters.items() if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)]
+    for key in options:
+        if key not in known and not takes_any:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"it takes: {', '.join(known) or 'none'}"
+            raise RewardError(f"reward {name!r}: unknown option {key!r}; {advice}")
+    if missing := [key for key in known if parameters[key].default is parameters[key].empty and key not in options]:
+        raise RewardError(f"reward {name!r}: option {missing[0]!r} is missing; add it to its options")
+    declared = {key: parameters[key].annotation for key in known if parameters[key].annotation is not inspect.Parameter.empty}
+    return {key: _as_declared(name, key, value, declared[key]) if key in declared else value for key, value in options.items()}
+
+
+def _signature(owner: type) -> inspect.Signature:
+    """Return a constructor's signature, its annotations as types."""
+    try:
+        return inspect.signature(owner, eval_str=True)
+    except NameError:  # types imported for a type checker only: those options go unchecked
+        bare = inspect.signature(owner)
+        unknown = [parameter.replace(annotation=parameter.empty) for parameter in bare.parameters.values()]
+        return bare.replace(parameters=unknown)
+
+
+def _as_declared(name: str, key: str, value: object, declared: Any) -> Any:
+    """Return a value as the declared type."""
+    from pydantic import TypeAdapter, ValidationError  # a reward without options need not wait for its import
+
+    try:
+        return TypeAdapter(declared).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([key, *map(str, first["loc"])])
+        raise RewardError(f"reward {name!r}: option {where!r}: {first['msg']}, got {first['input']!r}") from error
 
 
 def _import(name: str, place: str) -> ModuleType:
@@ -39,14 +136,14 @@ def _import(name: str, place: str) -> ModuleType:
     try:
         return _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:
-        raise RewardError(f"reward.name: {name!r}: no file {error.filename} (relative paths start at {Path.cwd()})") from error
+        raise RewardError(f"reward {name!r}: no file {error.filename} (relative paths start at {Path.cwd()})") from error
     except ModuleNotFoundError as error:
         if error.name is not None and f"{place}.".startswith(f"{error.name}."):
             advice = "give path/file.py:Name if it is a file of your own"
-            raise RewardError(f"reward.name: {name!r}: no module named {error.name!r}; {advice}") from error
-        raise RewardError(f"reward.name: {name!r}: {place} needs {error.name!r}, which is not installed") from error
-    except Exception as error:
-        raise RewardError(f"reward.name: {name!r}: importing {place} raised {type(error).__name__}: {error}") from error
+            raise RewardError(f"reward {name!r}: no module named {error.name!r}; {advice}") from error
+        raise RewardError(f"reward {name!r}: {place} needs {error.name!r}, which is not installed") from error
+    except (Exception, SystemExit) as error:
+        raise RewardError(f"reward {name!r}: importing {place} raised {type(error).__name__}: {error}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -70,15 +167,3 @@ def _advice(module: ModuleType, attribute: str) -> str:
     names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
     nearest = difflib.get_close_matches(attribute, names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"it has: {', '.join(names) or 'no function'}"
-
-
-def _check_signature(name: str, reward: RewardFunction) -> None:
-    """Raise RewardError unless the reward takes two positional arguments; a callable without a signature passes."""
-    try:
-        signature = inspect.signature(reward)
-    except ValueError:
-        return
-    try:
-        signature.bind("problem", "text")
-    except TypeError as error:
-        raise RewardError(f"reward.name: {name!r} takes {signature}; it is called as (problem, text): {error}") from error

@@ -1,8 +1,8 @@
-"""The handle of the reward service: Ray actors, each with a scoring process that can be killed."""
+"""The handle of the reward service: Ray actors, each with scoring processes that can be killed."""
 
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import ray
@@ -10,8 +10,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
-from ovt_ray.types import Outcome, Problem, Score
-from reward.worker import START_DEADLINE_S, ScoringProcess
+from ovt_ray.types import Failure, Problem, Score
+from reward.actor import RewardActor
+from reward.load import runs_in_ray
+from reward.protocol import Answer, unscorable
+from reward.replicas import Replicas, end_replicas, start_replicas
+from reward.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
 """Logical CPUs asked of Ray. Scoring is light and fits beside the engines, also on a machine whose CPUs are all given out."""
@@ -21,95 +25,151 @@ RESTART_S = 5.0
 """Allowance for a new scoring process after one was killed."""
 MAX_RETRIES = 3
 """How often the scoring of a group is begun again because its actor died."""
-
-
-class RewardActor:
-    """Scores groups in a process of its own, which starts with the first call, so that Ray can restart the actor at any time."""
-
-    def __init__(self, config: RewardConfig) -> None:
-        self._config = config
-
-    @cached_property
-    def _process(self) -> ScoringProcess:
-        return ScoringProcess(self._config.name)
-
-    def process_id(self) -> int:
-        """Return the id of the scoring process, which has loaded the reward. Raises RewardError if it cannot."""
-        return self._process.pid
-
-    def score(self, problem: Problem, texts: tuple[str, ...]) -> tuple[Score, ...]:
-        """Return one score per text, in order."""
-        return self._process.score(problem, texts, self._config.deadline_s)
+ERROR_WINDOW = 200
+"""Completions over which `reward.max_error_share` is taken: the last so many."""
+MIN_COMPLETIONS = 20
+"""The share of fewer completions says nothing yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
-    """Some completions of a problem on their way to their scores."""
+class _Pending:
+    """What was submitted and not yet collected."""
 
-    place: int
-    """Index of the actor that scores it."""
-    problem_id: str
-    num_texts: int
-    scores: "ray.ObjectRef[tuple[Score, ...]]"
+    problem: Problem
+    answers: tuple[Answer, ...]
 
 
 class RewardPool:
-    """Reward actors, restarted by Ray when they die; a completion goes to the one with the fewest in flight.
+    """Reward actors, restarted by Ray when they die; what is submitted goes to the one with the least to do.
 
-    Scoring overlaps with generation: `submit` each completion as it ends, and `collect` its score when it is needed.
+    Scoring overlaps with generation: `submit` each completion as it ends, and `collect` what is ready, or when it is needed. Not more
+    than `reward.queue` submissions are in work: `submit` waits.
     """
 
     def __init__(self, config: RewardConfig) -> None:
-        """Start the actors and load the reward in each.
+        """Start the actors and load the parts in each.
 
-        Raises RewardError if the reward cannot be loaded, with the loader's message, or if Ray does not place the actors.
+        Raises RewardError if a part cannot be loaded, with the loader's message, or if Ray does not place the actors.
         """
         self._config = config
-        self._loads = [0] * config.num_actors
-        remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES)(RewardActor)
-        self._actors: list[Any] = [remote.remote(config) for _ in range(config.num_actors)]
-        limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
-        asked = f"reward.num_actors={config.num_actors}, {CPUS_PER_ACTOR} CPU each"
-        late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
+        self._pending: dict[ray.ObjectRef, _Pending] = {}
+        self._num_pending = 0
+        self._place_of: dict[ray.ObjectRef, int] = {}
+        self._lately: deque[bool] = deque(maxlen=ERROR_WINDOW)
+        self._replicas: dict[int, Replicas] = {}
+        self._actors: list[Any] = []
         try:
-            for actor in self._actors:
-                _get(actor.process_id.remote(), limit_s, late)
+            self._start()
         except BaseException:
             self.close()
             raise
 
-    def submit(self, problem: Problem, texts: Sequence[str]) -> Scoring:
-        """Return at once what `collect` takes for the scores of some completions of a problem."""
-        place = self._loads.index(min(self._loads))
-        self._loads[place] += len(texts)
-        scores = self._actors[place].score.remote(problem, tuple(texts))
-        return Scoring(place=place, problem_id=problem.id, num_texts=len(texts), scores=scores)
+    def _start(self) -> None:
+        for position, part in enumerate(self._config.parts):
+            if runs_in_ray(part.name):
+                self._replicas[position] = start_replicas(part)
+        num_actors = self._config.num_actors
+        remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
+            RewardActor
+        )
+        self._actors = [remote.remote(self._config, self._share_of(place)) for place in range(num_actors)]
+        limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
+        asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
+        late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
+        for actor in self._actors:
+            _get(actor.ready.remote(), limit_s, late)
 
-    def are_ready(self, scoring: Sequence[Scoring]) -> bool:
+    def _share_of(self, place: int) -> dict[int, Replicas]:
+        """Return the replicas that one reward actor calls: some of its own where there are enough, else all."""
+        return {
+            position: Replicas(
+                name=replicas.name,
+                method=replicas.method,
+                actors=replicas.actors[place :: self._config.num_actors] or replicas.actors,
+                is_ours=replicas.is_ours,
+                concurrency=replicas.concurrency,
+            )
+            for position, replicas in self._replicas.items()
+        }
+
+    def submit_texts(self, problem: Problem, texts: Sequence[str]) -> "ray.ObjectRef[tuple[Score, ...]]":
+        """Return what `submit` does, for texts that no rollout worker wrote."""
+        return self.submit(problem, [Answer.of_text(index, text) for index, text in enumerate(texts)])
+
+    def submit(self, problem: Problem, answers: Sequence[Answer]) -> "ray.ObjectRef[tuple[Score, ...]]":
+        """Return a reference to one score per answer, for `are_ready` and `collect`; waits while the queue is full."""
+        self._make_room()
+        loads = Counter(self._place_of.values())
+        place = min(range(len(self._actors)), key=lambda place: loads[place])
+        pending = _Pending(problem=problem, answers=tuple(answers))
+        scores: ray.ObjectRef[tuple[Score, ...]] = self._actors[place].score.remote(problem, pending.answers)
+        self._pending[scores] = pending
+        self._num_pending += len(pending.answers)
+        self._place_of[scores] = place
+        return scores
+
+    def are_ready(self, scoring: "Sequence[ray.ObjectRef[tuple[Score, ...]]]") -> bool:
         """Return whether `collect` would not wait for any of these."""
-        refs = [one.scores for one in scoring]
-        return len(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) == len(refs)
+        return len(ray.wait(list(scoring), num_returns=len(scoring), timeout=0, fetch_local=False)[0]) == len(scoring)
 
-    def collect(self, scoring: Scoring) -> tuple[Score, ...]:
-        """Return the scores of what was submitted, in order, waiting for them; one per text whatever dies. To be called once.
+    def collect(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> tuple[Score, ...]:
+        """Return the scores of what was submitted, waiting for them; one per completion whatever dies.
 
-        Raises RewardError if the reward can no longer be loaded, or if even hanging on every text in flight would not have
-        taken so long.
+        Raises RewardError if a part can no longer be loaded, if rewards failed on too many of the last completions, or if even
+        hanging on every completion in flight would not have taken so long.
         """
-        limit_s = sum(self._loads) * (self._config.deadline_s + RESTART_S) + PLACEMENT_DEADLINE_S + START_DEADLINE_S
-        self._loads[scoring.place] -= scoring.num_texts
-        late = f"problem {scoring.problem_id}: no score after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
+        limit_s = self._limit_s()
+        pending = self._pending.pop(scores)
+        self._num_pending -= len(pending.answers)
+        problem_id = pending.problem.id
+        late = f"problem {problem_id}: no scores after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
         try:
-            return _get(scoring.scores, limit_s, late)
+            found = _get(scores, limit_s, late)
         except RayActorError as error:
-            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {scoring.problem_id}: {error}"
-            return (Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason),) * scoring.num_texts
+            reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {problem_id}: {error}"
+            found = (unscorable(reason, Failure.CRASH),) * len(pending.answers)
+        self._place_of.pop(scores, None)
+        self._check_share(found)
+        return found
 
     def close(self) -> None:
-        """End the actors and, with them, their processes."""
+        """End the actors that the pool started and, with them, their processes."""
         for actor in self._actors:
             ray.kill(actor)
-        self._actors = []
+        for replicas in self._replicas.values():
+            end_replicas(replicas)
+        self._actors, self._replicas = [], {}
+
+    def _make_room(self) -> None:
+        """Forget the load of what is scored, and wait while the queue is full."""
+        is_full = len(self._place_of) >= self._config.queue
+        if not self._place_of or (len(self._actors) == 1 and not is_full):
+            return  # nothing to choose between
+        refs = list(self._place_of)
+        limit_s = self._limit_s() if is_full else 0
+        ray.wait(refs, num_returns=1, timeout=limit_s, fetch_local=False)
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        if is_full and not ready:
+            raise RewardError(f"reward.queue={self._config.queue} is full, and nothing was scored in {limit_s:g} s; see `ray list actors`")
+        for ref in ready:
+            del self._place_of[ref]
+
+    def _limit_s(self) -> float:
+        """Return how long scoring takes if every completion in flight hangs in every part."""
+        longest = len(self._config.parts) * self._config.deadline_s + RESTART_S
+        return self._num_pending * longest + PLACEMENT_DEADLINE_S + START_DEADLINE_S
+
+    def _check_share(self, scores: Sequence[Score]) -> None:
+        """Raise RewardError once rewards fail on too many completions."""
+        failed = [score for score in scores if score.failure is not None]
+        self._lately.extend(score.failure is not None for score in scores)
+        num_failed = sum(self._lately)
+        if failed and len(self._lately) >= MIN_COMPLETIONS and num_failed > self._config.max_error_share * len(self._lately):
+            raise RewardError(
+                f"rewards failed on {num_failed} of the last {len(self._lately)} completions, more than "
+                f"reward.max_error_share={self._config.max_error_share:g}; the last one: {failed[-1].reason}. "
+                "Correct the reward, or raise the share"
+            )
 
 
 def _get(scores: "ray.ObjectRef[Any]", timeout_s: float, late: str) -> Any:

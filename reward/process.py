@@ -1,75 +1,140 @@
-"""The process in which a reward runs: `python -m reward.process FD PARENT_PID REWARD_NAME`, started by `reward.worker`.
+"""The process in which rewards run: `python -m reward.process FD PARENT_PID`, started by `reward.worker`.
 
-It imports the reward and nothing heavy of ours, says so, and scores what it is sent until its owner closes the channel or dies.
+It imports the rewards and nothing heavy of ours, says so, and scores what it is sent until its owner closes the channel or dies.
 """
 
+import asyncio
 import ctypes
-import math
 import os
 import resource
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ovt_ray.errors import RewardError
-from ovt_ray.types import Outcome, Problem, Score
+from ovt_ray.types import Failure, Problem, Score
 from reward.channel import receive, send
-from reward.load import RewardFunction, load_reward
+from reward.load import Reward, load_reward
+from reward.protocol import Answer, Part, as_score, as_scores, unscorable
 
-MEMORY_LIMIT_BYTES = 4 * 2**30
-"""Writable private memory of one process. Address space that is only reserved, as CUDA does, is not counted."""
 EXIT_OUT_OF_MEMORY = 101
 _PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE_CHARS = 500
 
 
-def main(fd: int, parent: int, name: str) -> None:
-    """Serve the channel until its other end is closed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """First message in: which rewards to load."""
 
-    First message out: None, or why the reward cannot be loaded. Then each `(problem, texts)` in brings one Score per text out,
-    each as soon as it is ready.
-    """
+    parts: tuple[Part, ...]
+    memory_bytes: int
+    """Writable private memory. Address space that is only reserved, as CUDA does, is not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """First message out, unless it is the text of a refusal."""
+
+    one_by_one: frozenset[int]
+    """Parts that score one answer after the other, in order; the other parts follow, with all answers at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Answers to score."""
+
+    problem: Problem
+    answers: tuple[Answer, ...]
+    deadline_s: float
+    """Longest wait for what is `async`; the owner's clock bounds the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one part says of one answer of the job, sent as soon as it is known."""
+
+    position: int
+    part: int
+    score: Score
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve the channel until its other end is closed: Order in, Loaded or a refusal out; then a Job in, its Results out, and so on."""
     _die_with(parent)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     channel = socket.socket(fileno=fd)
     channel.set_inheritable(False)
     try:
-        reward = load_reward(name)
-    except RewardError as error:
-        send(channel, str(error))
-        return
-    send(channel, None)
-    try:
+        order: Order = receive(channel)
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
+        try:
+            rewards = [load_reward(part.name, part.options) for part in order.parts]
+        except RewardError as error:
+            send(channel, str(error))
+            return
+        send(channel, Loaded(one_by_one=frozenset(part for part, reward in enumerate(rewards) if _is_one_by_one(reward))))
+        loop = asyncio.new_event_loop()
         while True:
-            problem, texts = receive(channel)
-            for text in texts:
-                send(channel, _score(reward, name, problem, text))
+            loop.run_until_complete(_serve(rewards, receive(channel), lambda result: send(channel, result)))
     except (EOFError, OSError):
         return  # the owner closed the channel, or died
 
 
-def _score(reward: RewardFunction, name: str, problem: Problem, text: str) -> Score:
-    """Return the reward's score, or an unscorable one that says what the reward raised or returned instead."""
+def _is_one_by_one(reward: Reward) -> bool:
+    return not (reward.method.is_async or reward.method.is_batch)
+
+
+async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], None]) -> None:
+    """Reply once for each answer and part."""
+
+    async def run(part: int, positions: Sequence[int]) -> None:
+        answers = tuple(job.answers[position] for position in positions)
+        scores = await _scores(rewards[part], job.problem, answers, job.deadline_s)
+        if len(positions) > 1 and scores[0].failure is Failure.ERROR:
+            for position in positions:  # one of them made the whole batch fail: each alone shows which
+                await run(part, [position])
+            return
+        for position, score in zip(positions, scores, strict=True):
+            reply(Result(position=position, part=part, score=score))
+
+    everything = range(len(job.answers))
+    one_by_one = [part for part, reward in enumerate(rewards) if _is_one_by_one(reward)]
+    for position in everything:
+        for part in one_by_one:
+            await run(part, [position])
+    at_once = [
+        run(part, positions)
+        for part, reward in enumerate(rewards)
+        if part not in one_by_one
+        for positions in ([everything] if reward.method.is_batch else [[position] for position in everything])
+    ]
+    await asyncio.gather(*at_once)
+
+
+async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...], deadline_s: float) -> list[Score]:
+    """Return the reward's scores of answers that it takes in one call, or unscorable ones that say what it did instead."""
+    limit = asyncio.timeout(deadline_s)
     try:
-        return _checked(reward(problem, text))
+        returned = reward.call(problem, *reward.method.arguments(answers))
+        if reward.method.is_async:
+            async with limit:
+                returned = await returned
+        return as_scores(returned, len(answers)) if reward.method.is_batch else [as_score(returned)]
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)  # what filled the memory may still hold it: the owner starts afresh
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
-        reason = f"reward {name} raised on problem {problem.id} ({where.filename}:{where.lineno}): {what}"
-        return Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason)
+        late = reward.method.is_async and limit.expired()
+        what = f"took longer than {deadline_s:g} s" if late else _raised(error)
+        failure = Failure.DEADLINE if late else Failure.ERROR
+        return [unscorable(f"reward {reward.name} on problem {problem.id}, completion {a.index}: it {what}", failure) for a in answers]
 
 
-def _checked(score: object) -> Score:
-    """Return the score made of plain values, whatever subclasses the reward used; TypeError or ValueError if it is none."""
-    if not isinstance(score, Score):
-        raise TypeError(f"it returned a {type(score).__name__}, not a Score")
-    if not math.isfinite(score.value):
-        raise ValueError(f"it returned the value {score.value}, not a finite number")
-    extracted = None if score.extracted is None else str(score.extracted)
-    return Score(value=float(score.value), outcome=Outcome(score.outcome), extracted=extracted, reason=str(score.reason))
+def _raised(error: Exception) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+    return f"raised {what} ({where.filename}:{where.lineno})"
 
 
 def _die_with(parent: int) -> None:
@@ -81,4 +146,7 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    # Under its own name, so that what crosses the channel is of the same classes on both sides.
+    from reward.process import main as run
+
+    run(int(sys.argv[1]), int(sys.argv[2]))

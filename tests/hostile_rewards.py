@@ -42,8 +42,8 @@ def obey(problem: Problem, text: str) -> Score:
             child = subprocess.Popen(["sleep", "3600"])
             Path(argument).write_text(str(child.pid))
             time.sleep(3600)
-        case "number":
-            return 1.0  # type: ignore[return-value]
+        case "text":
+            return "1.0"  # type: ignore[return-value]
         case "nan":
             return Score(value=float("nan"), outcome=Outcome.CORRECT, extracted=None)
         case "numpy":
@@ -53,5 +53,5 @@ def obey(problem: Problem, text: str) -> Score:
                 Path(argument).write_text(str(os.getpid()))
                 time.sleep(3600)
         case "sleep":
-            time.sleep(float(argument))
+            time.sleep(float(argument.split()[0]))
     return Score(value=float(len(text)), outcome=Outcome.CORRECT, extracted=text, reason=f"number {len(seen)}")

@@ -39,16 +39,16 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_reward_is_found_in_a_package() -> None:
-    assert load_reward("reward.accuracy:score_accuracy") is score_accuracy
+    assert load_reward("reward.accuracy:score_accuracy").call is score_accuracy
 
 
 def test_a_reward_is_found_in_a_file(file: Path) -> None:
-    assert load_reward(f"{file}:score_length")(PROBLEM, "abcd").value == 4.0
+    assert load_reward(f"{file}:score_length").call(PROBLEM, "abcd").value == 4.0
 
 
 def test_a_relative_path_starts_at_the_working_directory(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    assert load_reward("my_rewards.py:score_length")(PROBLEM, "ab").value == 2.0
+    assert load_reward("my_rewards.py:score_length").call(PROBLEM, "ab").value == 2.0
     with pytest.raises(RewardError, match=f"no file {file.parent}/other.py .*relative paths start at {file.parent}"):
         load_reward("other.py:score")
 
@@ -62,7 +62,7 @@ def test_a_relative_path_starts_at_the_working_directory(file: Path, monkeypatch
         ("rewards.accuracy:score_accuracy", "no module named 'rewards'; give path/file.py:Name"),
         ("reward.acuracy:score_accuracy", "no module named 'reward.acuracy'"),
         ("reward.accuracy:score_acuracy", "reward.accuracy has no 'score_acuracy'; did you mean 'score_accuracy'"),
-        ("reward.extract:ANSWER", "is a str, not a function"),
+        ("reward.extract:ANSWER", "has neither __call__"),
         ("reward.extract:extract_answer", r"takes \(text: str\) -> .*; it is called as \(problem, text\)"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_wrong_name_says_what_is_wrong(name: str, message: str) -> None:
     ("attribute", "message"),
     [
         ("score_lenght", "did you mean 'score_length'"),
-        ("BONUS", "is a int, not a function"),
+        ("BONUS", "has neither __call__"),
         ("score_alone", r"it is called as \(problem, text\): too many positional arguments"),
     ],
 )

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ovt_ray.errors import RewardError
-from ovt_ray.types import AnswerKind, Outcome, Problem
+from ovt_ray.types import AnswerKind, Outcome, Problem, Score
+from reward.protocol import Answer, Part
 from reward.worker import ScoringProcess
 
 OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
@@ -22,10 +23,16 @@ DEADLINE_S = 1.0
 @pytest.fixture
 def process() -> Iterator[ScoringProcess]:
     """A process that runs the obedient reward."""
-    process = ScoringProcess(OBEY)
+    process = ScoringProcess([Part(name=OBEY)], 4)
     yield process
     process.close()
     assert not _is_alive(process.pid)
+
+
+def scores_of(process: ScoringProcess, texts: tuple[str, ...], deadline_s: float) -> tuple[Score, ...]:
+    """Return the score of each text by the process's only part."""
+    rows = process.score(PROBLEM, [Answer.of_text(index, text) for index, text in enumerate(texts)], deadline_s)
+    return tuple(score for (score,) in rows)
 
 
 def _is_alive(pid: int) -> bool:
@@ -45,28 +52,28 @@ def _eventually(condition: Callable[[], bool], limit_s: float = 5) -> bool:
 
 
 def test_each_text_gets_its_score_in_order(process: ScoringProcess) -> None:
-    scores = process.score(PROBLEM, ("a", "bb", "ccc"), DEADLINE_S)
+    scores = scores_of(process, ("a", "bb", "ccc"), DEADLINE_S)
     assert [(score.value, score.extracted, score.reason) for score in scores] == [
         (1.0, "a", "number 1"),
         (2.0, "bb", "number 2"),
         (3.0, "ccc", "number 3"),
     ]
-    assert process.score(PROBLEM, (), DEADLINE_S) == ()
+    assert scores_of(process, (), DEADLINE_S) == ()
 
 
 @pytest.mark.parametrize("order", ["hang", "regex"])
 def test_a_hang_costs_its_own_score_only_and_ends_at_the_deadline(process: ScoringProcess, order: str) -> None:
     pid, start = process.pid, time.monotonic()
-    before, hung, after = process.score(PROBLEM, ("a", order, "bb"), DEADLINE_S)
+    before, hung, after = scores_of(process, ("a", order, "bb"), DEADLINE_S)
     assert DEADLINE_S <= time.monotonic() - start < DEADLINE_S + 0.5
     assert (before.value, after.value) == (1.0, 2.0)
     assert (hung.outcome, hung.value) == (Outcome.UNSCORABLE, 0.0)
-    assert hung.reason == f"reward {OBEY} on problem p1: its process took longer than 1 s and was killed"
+    assert hung.reason == f"reward {OBEY} on problem p1, completion 1: its process took longer than 1 s and was killed"
     assert not _is_alive(pid)
 
 
 def test_the_deadline_is_each_text_s_own(process: ScoringProcess) -> None:
-    scores = process.score(PROBLEM, ("sleep 0.6", "sleep 0.6", "sleep 0.6"), DEADLINE_S)
+    scores = scores_of(process, ("sleep 0.6", "sleep 0.6", "sleep 0.6"), DEADLINE_S)
     assert [score.outcome for score in scores] == [Outcome.CORRECT] * 3
 
 
@@ -80,14 +87,14 @@ def test_the_deadline_is_each_text_s_own(process: ScoringProcess) -> None:
     ],
 )
 def test_a_crash_costs_its_own_score_only_and_says_how_it_ended(process: ScoringProcess, order: str, reason: str) -> None:
-    before, crashed, after = process.score(PROBLEM, ("a", order, "bb"), 5.0)
+    before, crashed, after = scores_of(process, ("a", order, "bb"), 5.0)
     assert (before.value, after.value) == (1.0, 2.0)
     assert crashed.outcome is Outcome.UNSCORABLE
-    assert crashed.reason == f"reward {OBEY} on problem p1: its process {reason}"
+    assert crashed.reason == f"reward {OBEY} on problem p1, completion 1: its process {reason}"
 
 
 def test_every_text_of_a_group_may_crash(process: ScoringProcess) -> None:
-    scores = process.score(PROBLEM, ("exit", "exit", "raise", "exit"), DEADLINE_S)
+    scores = scores_of(process, ("exit", "exit", "raise", "exit"), DEADLINE_S)
     assert [score.outcome for score in scores] == [Outcome.UNSCORABLE] * 4
 
 
@@ -95,44 +102,44 @@ def test_every_text_of_a_group_may_crash(process: ScoringProcess) -> None:
     ("order", "message"),
     [
         ("raise", "KeyError: 'no such part'"),
-        ("number", "TypeError: it returned a float, not a Score"),
+        ("text", "TypeError: it returned a str, neither a Score nor a number"),
         ("nan", "ValueError: it returned the value nan, not a finite number"),
     ],
 )
 def test_an_exception_names_reward_and_problem_and_the_process_lives_on(process: ScoringProcess, order: str, message: str) -> None:
     pid = process.pid
-    failed, after = process.score(PROBLEM, (order, "bb"), DEADLINE_S)
+    failed, after = scores_of(process, (order, "bb"), DEADLINE_S)
     assert failed.outcome is Outcome.UNSCORABLE
-    assert failed.reason.startswith(f"reward {OBEY} raised on problem p1 (") and failed.reason.endswith(message)
+    assert failed.reason.startswith(f"reward {OBEY} on problem p1, completion 0: it raised {message} (")
     assert (after.value, after.reason, process.pid) == (2.0, "number 2", pid)
 
 
 def test_scores_come_back_as_plain_values(process: ScoringProcess) -> None:
-    (score,) = process.score(PROBLEM, ("numpy",), DEADLINE_S)
+    (score,) = scores_of(process, ("numpy",), DEADLINE_S)
     assert (type(score.value), score.value, type(score.extracted), score.extracted) == (float, 0.5, str, "half")
 
 
 def test_hostile_text_crosses_unchanged(process: ScoringProcess) -> None:
     texts = ("\ud800 lone", "nul \0", "x" * 8_000_000, "\u202e\u200b", "")
-    assert tuple(score.extracted for score in process.score(PROBLEM, texts, 5.0)) == texts
+    assert tuple(score.extracted for score in scores_of(process, texts, 5.0)) == texts
 
 
 def test_a_process_killed_between_groups_costs_no_score(process: ScoringProcess) -> None:
     os.kill(process.pid, signal.SIGKILL)
     assert _eventually(lambda: not _is_alive(process.pid))
-    assert process.score(PROBLEM, ("a",), DEADLINE_S)[0].value == 1.0
+    assert scores_of(process, ("a",), DEADLINE_S)[0].value == 1.0
 
 
 def test_a_stopped_process_that_reads_nothing_is_killed_at_the_deadline(process: ScoringProcess) -> None:
     os.kill(process.pid, signal.SIGSTOP)
     start = time.monotonic()
-    big, after = process.score(PROBLEM, ("x" * 8_000_000, "bb"), DEADLINE_S)
+    big, after = scores_of(process, ("x" * 8_000_000, "bb"), DEADLINE_S)
     assert time.monotonic() - start < DEADLINE_S + 0.5
     assert (big.outcome, after.value) == (Outcome.UNSCORABLE, 2.0)
 
 
 def test_what_a_killed_reward_had_started_ends_with_it(process: ScoringProcess, tmp_path: Path) -> None:
-    process.score(PROBLEM, (f"children {tmp_path}/pid",), DEADLINE_S)
+    scores_of(process, (f"children {tmp_path}/pid",), DEADLINE_S)
     child = int((tmp_path / "pid").read_text())
     assert _eventually(lambda: not _is_alive(child))
 
@@ -142,10 +149,11 @@ def test_no_process_outlives_a_killed_owner(text: str) -> None:
     owner_code = f"""
 import sys, time
 from ovt_ray.types import AnswerKind, Problem
+from reward.protocol import Answer, Part
 from reward.worker import ScoringProcess
-process = ScoringProcess({OBEY!r})
+process = ScoringProcess([Part(name={OBEY!r})], 4)
 print(process.pid, flush=True)
-process.score(Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER), ({text!r},), 3600)
+process.score(Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER), [Answer.of_text(0, {text!r})], 3600)
 time.sleep(3600)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
@@ -163,13 +171,13 @@ time.sleep(3600)
     [
         ("", "has no 'score'"),
         ("import os; os._exit(5)", "on its import the process ended with exit code 5"),
-        ("raise SystemExit(6)", "on its import the process ended with exit code 6"),
+        ("raise SystemExit(6)", "importing .* raised SystemExit: 6"),
     ],
 )
 def test_a_reward_that_cannot_be_loaded_is_refused_with_its_message(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "broken.py").write_text(source)
     with pytest.raises(RewardError, match=message):
-        ScoringProcess(f"{tmp_path}/broken.py:score")
+        ScoringProcess([Part(name=f"{tmp_path}/broken.py:score")], 4)
 
 
 def test_the_process_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -178,20 +186,20 @@ def test_the_process_loads_nothing_heavy(tmp_path: Path) -> None:
         "def score(problem, text):\n"
         "    return Score(value=0.0, outcome=Outcome.WRONG, extracted=' '.join(sys.modules))\n"
     )
-    process = ScoringProcess(f"{tmp_path}/modules.py:score")
-    (score,) = process.score(PROBLEM, ("",), DEADLINE_S)
+    process = ScoringProcess([Part(name=f"{tmp_path}/modules.py:score")], 4)
+    (score,) = scores_of(process, ("",), DEADLINE_S)
     process.close()
     assert score.extracted is not None
     assert {"torch", "ray", "numpy", "pydantic", "transformers", "vllm"}.isdisjoint(score.extracted.split())
 
 
 def test_a_group_of_eight_costs_less_than_two_milliseconds() -> None:
-    process = ScoringProcess("reward.accuracy:score_accuracy")
+    process = ScoringProcess([Part(name="reward.accuracy:score_accuracy")], 4)
     texts = tuple(f"<think> {number} </think> <answer> {number} </answer>" for number in range(8))
     seconds = []
     for _ in range(50):
         start = time.perf_counter()
-        process.score(PROBLEM, texts, DEADLINE_S)
+        scores_of(process, texts, DEADLINE_S)
         seconds.append(time.perf_counter() - start)
     process.close()
     assert sorted(seconds)[25] < 2e-3

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ovt_ray.samples import group_stats, split_evenly, to_train_samples
-from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Score, ScoredGroup
+from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
+from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup
 
 PROBLEM = Problem(id="p", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
 VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Outcome.UNSCORABLE: 0.0}
@@ -45,3 +45,16 @@ def test_a_split_keeps_order_and_sizes_even() -> None:
     assert split_evenly([1, 2, 3, 4, 5], 2) == [[1, 2], [3, 4, 5]]
     assert split_evenly([1], 3) == [[1]]
     assert split_evenly([], 2) == []
+
+
+def test_failures_are_counted_by_what_happened_and_parts_by_their_mean() -> None:
+    ok = [Score(value=v, outcome=Outcome.CORRECT, extracted="1", parts={"a": 1.0, "b": v}) for v in (1.0, 0.5)]
+    failed = [
+        Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, parts={"a": 9.0}, failure=failure)
+        for failure in (Failure.DEADLINE, Failure.DEADLINE, Failure.MEMORY, Failure.CRASH, Failure.ERROR, None)
+    ]
+    group = ScoredGroup(group=scored(*[Outcome.WRONG] * 8).group, scores=tuple(ok + failed))
+    stats = group_stats([group])
+    assert (stats.num_unscorable, stats.num_late, stats.num_out_of_memory, stats.num_crashed, stats.num_raised) == (6, 2, 1, 1, 1)
+    assert part_means([group]) == {"reward/a": 1.0, "reward/b": 0.75}
+    assert part_means([scored(Outcome.CORRECT)]) == {}

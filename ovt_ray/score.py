@@ -1,0 +1,134 @@
+"""`ovt-ray score`: verifies a file of model answers with the reward of a training run, or with any other."""
+
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+from ovt_ray.config import RewardConfig, RewardPart
+from ovt_ray.files import replacing
+from ovt_ray.progress import Progress
+from ovt_ray.score_rows import Line, count_lines, read_lines
+from ovt_ray.types import Outcome, Problem, Score
+from reward.combine import combine
+from reward.load import runs_in_ray
+from reward.protocol import Answer, Part
+from reward.scoring import ScoringPool
+
+OF_RESPONSES = "reward.offline:score_response"
+OF_EXTRACTIONS = "reward.offline:score_extraction"
+NUM_AHEAD = 256
+"""Rows that are read, and being scored, before the first of them has to be done: bounds the memory."""
+MAX_LISTED = 20
+"""Bad lines named on the screen; all are in the output."""
+LINES_BETWEEN_STEPS = 20
+
+Submit = Callable[[Problem, str], Callable[[], Score]]
+"""Begins to score a text and returns what waits for its score."""
+
+
+def score_file(source: Path, target: Path, reward: str | None, num_processes: int, log: TextIO = sys.stdout) -> Counter[Outcome]:
+    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the outcomes' numbers.
+
+    A bad line is named on the screen and, with its reason, stands as unscorable in its place. The output is there whole or not
+    at all. Raises DataError if the source cannot be read, RewardError if the reward cannot be loaded.
+    """
+    num_lines = count_lines(source)
+    outcomes: Counter[Outcome] = Counter({outcome: 0 for outcome in Outcome})
+    num_bad = 0
+    with ExitStack() as stack:
+        scorer = Scorer(reward, num_processes, stack)
+        output = stack.enter_context(replacing(target))
+        progress = stack.enter_context(Progress("score", num_lines, stream=log))
+        for done, (line, score) in enumerate(scorer.scored(read_lines(source))):
+            output.write(_row(line, score))
+            outcomes[score.outcome] += 1
+            num_bad += bool(line.fault)
+            if line.fault and num_bad <= MAX_LISTED:
+                print(line.fault, file=sys.stderr, flush=True)
+            if (done + 1) % LINES_BETWEEN_STEPS == 0 or done == num_lines - 1:
+                progress.step(done, {})
+    if num_bad:
+        print(f"{num_bad} bad lines, unscorable in the output", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def summary(outcomes: Counter[Outcome], target: Path) -> str:
+    """Return one line that says what came out."""
+    num_rows = outcomes.total()
+    share = f" ({outcomes[Outcome.CORRECT] / num_rows:.2%} correct)" if num_rows else ""
+    return f"{target}: {num_rows} rows{share}: " + ", ".join(f"{number} {outcome.value}" for outcome, number in outcomes.items())
+
+
+class Scorer:
+    """Scores lines in processes of this machine, or on Ray where the reward runs there."""
+
+    def __init__(self, reward: str | None, num_processes: int, stack: ExitStack) -> None:
+        """Load the reward; what is started ends with the stack. Without a reward, responses and extractions have one each."""
+        self._num_processes = num_processes
+        self._stack = stack
+        self._started: dict[str, Submit] = {}
+        self._reward = reward
+        self._submit(reward or OF_RESPONSES)
+
+    def scored(self, lines: Iterator[Line]) -> Iterator[tuple[Line, Score]]:
+        """Yield each line with its score, in order, a few hundred lines being scored at a time."""
+        waiting: deque[tuple[Line, Callable[[], Score]]] = deque()
+        for line in lines:
+            waiting.append((line, self._begin(line)))
+            if len(waiting) > NUM_AHEAD:
+                first, wait = waiting.popleft()
+                yield first, wait()
+        while waiting:
+            first, wait = waiting.popleft()
+            yield first, wait()
+
+    def _begin(self, line: Line) -> Callable[[], Score]:
+        if line.problem is None:
+            fault = Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=line.fault)
+            return lambda: fault
+        name = self._reward or (OF_EXTRACTIONS if line.is_extracted else OF_RESPONSES)
+        return self._submit(name)(line.problem, line.text)
+
+    def _submit(self, name: str) -> Submit:
+        if name not in self._started:
+            self._started[name] = self._on_ray(name) if runs_in_ray(name) else self._in_processes(name)
+        return self._started[name]
+
+    def _in_processes(self, name: str) -> Submit:
+        limits, parts = RewardConfig(), [Part(name=name)]
+        pool = ScoringPool(parts, num_processes=self._num_processes, deadline_s=limits.deadline_s, memory_gb=limits.memory_gb)
+        self._stack.callback(pool.close)
+
+        def submit(problem: Problem, text: str) -> Callable[[], Score]:
+            rows = pool.submit(problem, [Answer.of_text(0, text)])
+            return lambda: combine(parts, rows.result()[0])
+
+        return submit
+
+    def _on_ray(self, name: str) -> Submit:
+        import ray
+
+        from reward.pool import RewardPool
+
+        ray.init(None if "RAY_ADDRESS" in os.environ else "local", log_to_driver=False, logging_level="ERROR")
+        self._stack.callback(ray.shutdown)
+        config = RewardConfig(parts=(RewardPart(name=name),), max_error_share=1.0, queue=2 * NUM_AHEAD)
+        pool = RewardPool(config)
+        self._stack.callback(pool.close)
+
+        def submit(problem: Problem, text: str) -> Callable[[], Score]:
+            scores = pool.submit_texts(problem, [text])
+            return lambda: pool.collect(scores)[0]
+
+        return submit
+
+
+def _row(line: Line, score: Score) -> bytes:
+    """Return a line of output: what was read, and what came of it."""
+    verdict = {"outcome": score.outcome.value, "value": score.value, "extracted": score.extracted, "reason": score.reason}
+    return (json.dumps({**line.row, **verdict}) + "\n").encode()

@@ -1,0 +1,60 @@
+"""The reward actor: scores answers in processes of its own and at the replicas of Ray actors, and adds the parts up."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from ovt_ray.config import RewardConfig
+from ovt_ray.types import Problem, Score
+from reward.combine import combine
+from reward.protocol import Answer, Part
+from reward.replicas import ReplicaCaller, Replicas
+from reward.scoring import ScoringPool
+
+
+def parts_of(config: RewardConfig) -> tuple[Part, ...]:
+    """Return the config's parts as plain values, as scoring processes take them."""
+    return tuple(Part(name=part.name, weight=part.weight, options=part.options) for part in config.parts)
+
+
+class RewardActor:
+    """Its processes start with the first call, so that Ray can restart the actor at any time."""
+
+    def __init__(self, config: RewardConfig, replicas: Mapping[int, Replicas]) -> None:
+        """`replicas` are those of the parts that run in Ray actors, by the part's position; the others run in processes."""
+        self._config = config
+        self._parts = parts_of(config)
+        self._in_processes = [place for place in range(len(self._parts)) if place not in replicas]
+        self._callers = {place: ReplicaCaller(actors, config.deadline_s) for place, actors in replicas.items()}
+
+    @cached_property
+    def _processes(self) -> ScoringPool:
+        return ScoringPool(
+            [self._parts[place] for place in self._in_processes],
+            num_processes=self._config.num_processes,
+            deadline_s=self._config.deadline_s,
+            memory_gb=self._config.memory_gb,
+        )
+
+    async def ready(self) -> list[int]:
+        """Return the ids of the scoring processes, which have loaded their parts. Raises RewardError if one cannot."""
+        return self._processes.process_ids() if self._in_processes else []
+
+    async def score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
+        """Return one score per answer, in order."""
+        calls = asyncio.gather(*(caller.score(problem, answers) for caller in self._callers.values()))
+        own, others = await asyncio.gather(self._score_in_processes(problem, answers), calls)
+        columns = dict(zip(self._callers, others, strict=True))
+        for column, place in enumerate(self._in_processes):
+            columns[place] = [row[column] for row in own]
+        ordered = [columns[place] for place in range(len(self._parts))]
+        return tuple(combine(self._parts, scores) for scores in zip(*ordered, strict=True))
+
+    async def _score_in_processes(self, problem: Problem, answers: tuple[Answer, ...]) -> list[list[Score]]:
+        """Return each answer's scores by the parts that run in processes, each process taking a share of the answers."""
+        if not self._in_processes:
+            return []
+        bounds = [len(answers) * share // self._config.num_processes for share in range(self._config.num_processes + 1)]
+        shares: list[Sequence[Answer]] = [answers[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
+        rows = await asyncio.gather(*(asyncio.wrap_future(self._processes.submit(problem, share)) for share in shares))
+        return [row for share in rows for row in share]

@@ -1,0 +1,98 @@
+"""Parts to add to accuracy: format, length, overlong and repetition penalties, and the paper's half reward. Pure.
+
+A penalty is at most 0, so its weight in `reward.parts` is positive. A length is the number of sampled tokens, the end of turn
+included; of a text that no rollout worker wrote, its number of words.
+"""
+
+from dataclasses import dataclass, replace
+
+from ovt_ray.types import Outcome, Problem, Score
+from reward.accuracy import score_accuracy
+from reward.extract import ANSWER, END_THINK, extract_answer
+
+
+def score_format(problem: Problem, text: str) -> Score:
+    """Return 1 where the text keeps the format from which answers are read in training, else 0 with what breaks it.
+
+    DeepSeek-R1 (arXiv 2501.12948, section 2.2.2) adds such a reward to accuracy.
+    """
+    found = extract_answer(text)
+    if found.answer is None:
+        return Score(value=0.0, outcome=Outcome.UNPARSEABLE, extracted=None, reason=found.reason)
+    return Score(value=1.0, outcome=Outcome.CORRECT, extracted=found.answer)
+
+
+def score_explained(problem: Problem, text: str) -> Score:
+    """Return accuracy's score, halved where nothing stands between `</think>` and `<answer>`.
+
+    So does the published script of OpenVLThinker (arXiv 2503.17352): an answer is to be explained after the thinking. It takes
+    the place of `reward.accuracy:score_accuracy`.
+    """
+    score = score_accuracy(problem, text)
+    explanation, answered, _ = text.partition(END_THINK)[2].partition(ANSWER)
+    if score.outcome is not Outcome.CORRECT or not answered or explanation.strip():
+        return score
+    return replace(score, value=score.value / 2, reason=f"halved: nothing between {END_THINK} and {ANSWER}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthPenalty:
+    """0 up to `free_tokens`, falling in a straight line to -1 at `max_tokens`, and -1 beyond.
+
+    -min(1, max(0, length - free) / (max - free)). L1 (arXiv 2503.04697, eq. 1) charges alpha |target - length|; here short
+    answers cost nothing, and a bound keeps one long answer from ruling its group.
+    """
+
+    max_tokens: int
+    free_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.free_tokens < self.max_tokens:
+            raise ValueError(f"needs 0 <= free_tokens < max_tokens, got {self.free_tokens} and {self.max_tokens}")
+
+    def __call__(self, problem: Problem, text: str, num_tokens: int) -> float:
+        """Return the penalty of a length."""
+        return -min(1.0, max(0, num_tokens - self.free_tokens) / (self.max_tokens - self.free_tokens))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlongPenalty:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): only the last `buffer_tokens` before the limit cost something.
+
+    0 up to max - buffer; (max - buffer - length) / buffer from there to max; -1 beyond.
+    """
+
+    max_tokens: int
+    buffer_tokens: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer_tokens <= self.max_tokens:
+            raise ValueError(f"needs 0 < buffer_tokens <= max_tokens, got {self.buffer_tokens} and {self.max_tokens}")
+
+    def __call__(self, problem: Problem, text: str, num_tokens: int) -> float:
+        """Return the punishment of a length."""
+        if num_tokens > self.max_tokens:
+            return -1.0
+        return min(0.0, (self.max_tokens - self.buffer_tokens - num_tokens) / self.buffer_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepetitionPenalty:
+    """Minus the share of n-grams of words that occurred before in the text: 0 without any repetition, near -1 in a loop.
+
+    -(1 - distinct / all). Yeo et al. (arXiv 2502.03373, appendix) penalise repeated n-grams token by token; this is their share
+    over the whole answer, as a score per completion needs.
+    """
+
+    num_words: int = 4
+    """n"""
+
+    def __post_init__(self) -> None:
+        if self.num_words < 1:
+            raise ValueError(f"needs num_words >= 1, got {self.num_words}")
+
+    def __call__(self, problem: Problem, text: str) -> float:
+        """Return the penalty of a text; 0 for one of less than n words."""
+        words = text.lower().split()
+        grams = list(zip(*(words[start:] for start in range(self.num_words)), strict=False))
+        return len(set(grams)) / len(grams) - 1 if grams else 0.0

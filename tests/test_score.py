@@ -1,0 +1,147 @@
+"""`ovt-ray score`: every row keeps its place, bad lines are named and stop nothing."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovt_ray.errors import DataError, RewardError
+from ovt_ray.score import score_file
+from ovt_ray.score_rows import read_lines
+from ovt_ray.types import AnswerKind, Outcome
+
+ROOT = Path(__file__).parents[1]
+RIGHT = "<think> a </think> <answer> 6 </answer>"
+
+
+def write(folder: Path, *lines: object) -> Path:
+    path = folder / "in.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def scored(folder: Path, *lines: object, reward: str | None = None) -> list[dict[str, object]]:
+    target = folder / "out" / "scored.jsonl"
+    score_file(write(folder, *lines), target, reward, 2, io.StringIO())
+    return [json.loads(line) for line in target.read_text().splitlines()]
+
+
+def test_rows_keep_their_order_and_their_fields_and_gain_a_verdict(tmp_path: Path) -> None:
+    lines = [{"response": RIGHT, "gold": gold, "mine": [gold]} for gold in range(40)]
+    rows = scored(tmp_path, *lines)
+    assert [(row["gold"], row["mine"], row["response"]) for row in rows] == [(gold, [gold], RIGHT) for gold in range(40)]
+    assert [row["outcome"] for row in rows] == ["correct" if gold == 6 else "wrong" for gold in range(40)]
+    assert (rows[6]["value"], rows[6]["extracted"], rows[6]["reason"]) == (1.0, "6", "")
+    assert (rows[5]["value"], rows[5]["extracted"]) == (0.0, "6") and "6" in str(rows[5]["reason"])
+
+
+def test_an_extraction_is_scored_instead_of_the_response(tmp_path: Path) -> None:
+    base = {"response": RIGHT, "answer": "7"}
+    rows = scored(tmp_path, base, {**base, "extraction": None}, {**base, "extraction": "7"}, {"answer": 7, "extraction": 7.0})
+    assert [row["outcome"] for row in rows] == ["wrong", "wrong", "correct", "correct"]
+
+
+def test_bad_lines_are_named_in_their_place_and_stop_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"response": RIGHT, "gold": "6"}
+    rows = scored(
+        tmp_path,
+        good,
+        '{"response": ',
+        [1],
+        {"gold": "6"},
+        {"response": "x"},
+        {"response": "x", "gold": "6", "kind": "nummer"},
+        {"response": "x", "gold": "Z", "choices": ["1", "2"]},
+        {"response": "x", "gold": "", "id": 8},
+        good,
+    )
+    assert [row["outcome"] for row in rows] == ["correct", *["unscorable"] * 7, "correct"]
+    assert [set(row) for row in rows[1:3]] == [{"line", "outcome", "value", "extracted", "reason"}] * 2
+    expected = [
+        "line 2: not JSON",
+        "line 3: a list, not a JSON object",
+        "line 4: response: missing",
+        "line 5: gold: missing",
+        "line 6: kind: .*'nummer'",
+        "line 7: gold: 'Z' is neither one of the choices",
+        "line 8: gold: must not be empty",
+    ]
+    for row, message in zip(rows[1:8], expected, strict=True):
+        assert re.match(message, str(row["reason"])) and row["value"] == 0.0
+    assert rows[7]["id"] == 8
+    seen = capsys.readouterr().err
+    assert all(re.search(message, seen) for message in expected) and "7 bad lines" in seen
+
+
+def test_rows_are_read_with_what_benchmarks_write(tmp_path: Path) -> None:
+    lines = list(
+        read_lines(
+            write(
+                tmp_path,
+                {"response": "x", "gold": 1.5, "precision": 1.0, "unit": "cm", "question": None, "choices": None, "kind": None},
+                {"response": "x", "gold": "B", "choices": ["one", "two"]},
+                {"response": "x", "gold": "two", "choices": ["one", "two"]},
+                {"response": "x", "gold": "(c)", "kind": "CHOICE"},
+                "",
+                {"response": "x", "gold": [0, 4], "kind": "list"},
+            )
+        )
+    )
+    problems = [line.problem for line in lines]
+    assert [line.number for line in lines] == [1, 2, 3, 4, 6]
+    assert all(problem is not None for problem in problems)
+    assert [(problem.kind, problem.answer) for problem in problems if problem] == [
+        (AnswerKind.NUMBER, "1.5"),
+        (AnswerKind.CHOICE, "two"),
+        (AnswerKind.CHOICE, "two"),
+        (AnswerKind.CHOICE, "C"),
+        (AnswerKind.LIST, "[0, 4]"),
+    ]
+    assert problems[0] is not None and (problems[0].precision, problems[0].unit) == (1, "cm")
+
+
+def test_any_reward_can_be_asked_also_one_that_crashes(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os\n\ndef score(problem, text):\n    if text == 'exit':\n        os._exit(3)\n    return len(text) / 4\n"
+    )
+    rows = scored(tmp_path, *[{"response": text, "gold": "6"} for text in ("ab", "exit", "abcd")], reward=f"{tmp_path}/mine.py:score")
+    assert [(row["outcome"], row["value"]) for row in rows] == [("wrong", 0.5), ("unscorable", 0.0), ("correct", 1.0)]
+    assert "on problem line 2, completion 0: its process ended with exit code 3" in str(rows[1]["reason"])
+
+
+def test_the_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(RewardError, match="no module named 'nowhere'"):
+        score_file(write(tmp_path, {"response": "x", "gold": "6"}), target, "nowhere:score", 1, io.StringIO())
+    with pytest.raises(DataError, match="cannot be read"):
+        score_file(tmp_path / "none.jsonl", target, None, 1, io.StringIO())
+    assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
+
+
+def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
+    assert scored(tmp_path) == []
+
+
+def test_the_command_shows_progress_and_ends_with_the_counts(tmp_path: Path) -> None:
+    source = write(tmp_path, *[{"response": RIGHT, "gold": gold} for gold in (6, 7, 8)], "oops")
+    command = [sys.executable, "-m", "ovt_ray", "score", str(source), "--output", str(tmp_path / "out.jsonl"), "--processes", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "[score 4/4]" in done.stdout
+    assert done.stdout.endswith("out.jsonl: 4 rows (25.00% correct): 1 correct, 2 wrong, 0 unparseable, 1 unscorable\n")
+    assert "line 4: not JSON" in done.stderr
+
+
+def test_a_reward_in_a_ray_actor_is_asked_on_ray(tmp_path: Path) -> None:
+    source = write(tmp_path, *[{"response": "word " * number, "gold": "6"} for number in range(1, 30)], "oops")
+    reward = f"{ROOT}/tests/ray_rewards.py:Batch"
+    command = [sys.executable, "-m", "ovt_ray", "score", str(source), "--output", str(tmp_path / "out.jsonl"), "--reward", reward]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["value"] for row in rows] == [*(pytest.approx(1 + number / 2) for number in range(1, 30)), 0.0]
+    assert rows[-1]["outcome"] == Outcome.UNSCORABLE.value
