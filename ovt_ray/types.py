@@ -21,6 +21,8 @@ class AnswerKind(StrEnum):
     TEXT = "text"
     YESNO = "yesno"
     CHOICE = "choice"
+    LATEX = "latex"
+    LIST = "list"
 
 
 class Outcome(StrEnum):
@@ -49,6 +51,10 @@ class Problem:
     kind: AnswerKind
     choices: tuple[str, ...] = ()
     """The options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
+    precision: int | None = None
+    """Digits after the point that the benchmark compares, after rounding; None where values must be equal."""
+    unit: str = ""
+    """Unit of the gold answer where it is not written in it; an answer in another unit is converted or wrong."""
     source: str = ""
     """Name of the data set or generator."""
     solution: str = ""
