@@ -8,7 +8,6 @@ from ovt_ray.types import Outcome, Problem, Score
 from reward.equivalence import check_gold, is_equivalent
 from reward.extract import Extraction, extract_answer
 from reward.lenient import extract_lenient
-from reward.mentions import read_statement
 
 _MAX_SHOWN_CHARS = 80
 
@@ -34,12 +33,8 @@ def score_answer(problem: Problem, answer: str) -> Score:
     score = _score(problem, Extraction(answer=answer))
     if score.outcome is not Outcome.WRONG:
         return score
-    statement = read_statement(answer, problem)
-    if statement.is_several:
-        return Score(
-            value=0.0, outcome=Outcome.UNPARSEABLE, extracted=answer, reason=f"{answer[:_MAX_SHOWN_CHARS]!r} states several answers"
-        )
-    return score if statement.answer in (None, answer) else _score(problem, Extraction(answer=statement.answer))
+    found = extract_lenient(answer, problem)
+    return score if found.answer is None else _score(problem, found)
 
 
 def _score(problem: Problem, found: Extraction) -> Score:

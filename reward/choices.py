@@ -100,7 +100,7 @@ def _options(choices: tuple[str, ...]) -> _Options:
 def _find(answer: str, options: _Options) -> int | None:
     """Return the place that an answer without an introduction names."""
     words = plain(answer)
-    if not _BRACKETED_LETTER.fullmatch(answer) and (place := _exactly(answer, words, options)) is not None:
+    if (not _BRACKETED_LETTER.fullmatch(answer) or answer in options.texts) and (place := _exactly(answer, words, options)) is not None:
         return place
     match = _LETTER.fullmatch(words)
     if match is None or answer.startswith("a "):

@@ -22,6 +22,7 @@ _PHRASE = re.compile(
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
     re.IGNORECASE,
 )
+_FILLER = re.compile(r"[\s*_:]*(?:(?:so|thus|therefore|hence|and)\b,?\s*)?(?:the|my|our|this)?\s*", re.IGNORECASE)
 
 
 class _Truncated(Exception):
@@ -53,12 +54,11 @@ def _in_phrases(text: str, problem: Problem) -> list[Statement]:
     found = list(_PHRASE.finditer(text))[-MAX_PHRASES:]
     statements = []
     for place, phrase in enumerate(found):
-        rest = text[phrase.end() : phrase.end() + 2 * MAX_LINE_CHARS].lstrip()
+        end = found[place + 1].start() if place + 1 < len(found) else len(text)
+        rest = text[phrase.end() : min(end, phrase.end() + 2 * MAX_LINE_CHARS)].lstrip()
         segment = rest.split("\n", 1)[0]
-        after = phrase.end() + len(segment)
-        if place + 1 < len(found) and found[place + 1].start() < after:
-            continue  # `Answer: the answer is 5` is one phrase
-        statements.append(read_statement(segment, problem))
+        if not _FILLER.fullmatch(segment):  # `Answer: the answer is 5` is one phrase
+            statements.append(read_statement(segment, problem))
     return [statement for statement in statements if statement.answer is not None or statement.is_several]
 
 

@@ -23,15 +23,15 @@ _BOUND = re.compile(
     re.I,
 )
 _SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])[*_]{0,2}\s+(?=[A-Z(\"'*\\$])|\n")
-_CLAUSE_END = re.compile(
-    r",? (?:because|since|as|which|where|so|given that|due to|based on|for|in|on|from|when|and)\b|[,;(]\s|\s[—–-]\s", re.I
-)
+_REASON = re.compile(r",? (?:because|since|as|which|given that|due to|based on|by)\b", re.I)
+_CLAUSE_END = re.compile(r" (?:for|in|on|from|when|where)\b|[,;] |\s[(—–-]", re.I)
+_ALTERNATIVE = re.compile(r"\b(?:answer|or|either|alternatively|also)\b", re.I)
 _STATES = re.compile(r"(?:\b(?:is|are|was|were|equals|be|approximately|about|have|has|shows?|get|gives?|total of)\b|[:=≈])\s*", re.I)
 _NUMBER = re.compile(
     r"""
     (?<![\w^\\/.,:])(?:-(?=[$\d.]))?(?:\\?[$€£])?
     (?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+|(?=\.\d))(?:\.\d+)?
-    (?:\ ?/\ ?\d+(?![\d.]))?
+    (?:\ ?/\ ?\d+(?!\d|\.\d))?
     (?:\ ?\\?%|°|)(?:\ (?:thousand|million|billion|trillion)\b)?
     (?:(?:cm|mm|km|kg|mg|ml|ft|in|g|m|s|h)\b|(?![\w^]))(?![:/]\d)
     """,
@@ -45,6 +45,7 @@ _MARKED_LETTER = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
 _CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _MATHS = re.compile(r"\$([^$]{1,200})\$|\\\(([^\n]{1,200}?)\\\)")
 _LIST = re.compile(r"\[[^\[\]]{1,500}\]")
@@ -113,10 +114,17 @@ def _numbers(text: str) -> dict[object, str]:
 
 
 def _beginnings(text: str) -> list[str]:
-    """Return the text, its first sentence, and that sentence's first clause."""
+    """Return the text, its first sentence, that sentence without its reason, and its first clause where the rest has no number."""
+    found = [text.strip()]
     first = sentences(text)[0].strip()
-    clause = _CLAUSE_END.split(first, maxsplit=1)[0].strip()
-    return list(dict.fromkeys([text.strip(), first, clause]))
+    if _ALTERNATIVE.search(text[len(first) :]) is None:
+        found.append(first)
+        if _ALTERNATIVE.search(first) is None:
+            found.append(_REASON.split(first, maxsplit=1)[0].strip())
+        clause = _CLAUSE_END.split(first, maxsplit=1)[0].strip()
+        if not _numbers(text[len(clause) :]):
+            found.append(clause)
+    return list(dict.fromkeys(found))
 
 
 def _choice_in(text: str, choices: tuple[str, ...]) -> Statement:
@@ -127,6 +135,8 @@ def _choice_in(text: str, choices: tuple[str, ...]) -> Statement:
             return Statement(answer=part) if part == text else _unless_contradicted(part, text, choices)
     if _NEGATION.search(text) and not any(_NEGATION.search(choice) for choice in choices):
         return NOTHING
+    if _LETTERS.search(text) and not any(_LETTERS.search(choice) for choice in choices):
+        return SEVERAL
     letters, texts = _letters_in(text, choices), _texts_in(text, choices)
     if len(letters) == 1 and (not texts or texts & letters):
         return Statement(answer=f"({chr(ord('A') + next(iter(letters)))})")
@@ -139,10 +149,11 @@ def _choice_in(text: str, choices: tuple[str, ...]) -> Statement:
 
 
 def _unless_contradicted(part: str, text: str, choices: tuple[str, ...]) -> Statement:
-    """Return the option that a first sentence names, unless what follows marks another one by letter."""
+    """Return the option that a first sentence names, unless what follows marks another one by letter, or as an alternative."""
     place = find_choice(part, choices)
-    letters = _letters_in(text[len(part) :], choices)
-    return SEVERAL if letters - {place} else Statement(answer=part)
+    rest = text[len(part) :]
+    others = _letters_in(rest, choices) | (_texts_in(rest, choices) if _ALTERNATIVE.search(rest) else set())
+    return SEVERAL if others - {place} else Statement(answer=part)
 
 
 def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
