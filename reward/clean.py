@@ -45,6 +45,7 @@ _WRAPPING_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathb
 _MAX_WRAPS = 8
 
 _SPACING = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[bB]igg?[lr]?\b|limits\b)|~(?=\S)")
+_INNER_FORMULA = re.compile(r"(?<!\\)\$(?! )([^$]{1,200}?)(?<![ \\])\$(?!\d)")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!)(?=\d{3}(?!\d))")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|mbox|operatorname|boxed)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\?circ\b\s*\}?|\\degrees?\b|\{degrees?\}|\^\{?\s*°\s*\}?|\^\{o\})")
@@ -64,16 +65,21 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
 def tidy(text: str) -> str:
     """Return the text without invisible characters, with straight quotes and signs, and one blank for each run of white space.
 
-    Unicode fractions and superscripts become `1/2` and `^2`, and control characters that were a LaTeX command before a string was
-    unescaped once too often become it again.
+    Unicode fractions and superscripts become `1/2` and `^2`; broken LaTeX commands are restored.
     """
     if not text.isascii():
         text = text.translate(_INVISIBLE).translate(_STRAIGHT)
         text = _VULGAR.sub(_spelled_fraction, text)
         text = _SUPERSCRIPT_RUN.sub(lambda run: "^" + run[0].translate(_SUPERSCRIPTS), text)
         text = unicodedata.normalize("NFC", text)
-    text = _BROKEN_ESCAPE.sub(lambda escape: _ESCAPE_LETTER[escape[0]], text)
-    return " ".join(text.split())
+    return " ".join(restored(text).split())
+
+
+def restored(text: str) -> str:
+    """Return the text with the LaTeX commands whose backslash and first letter were unescaped to a control character."""
+    if not any(control in text for control in _ESCAPE_LETTER):
+        return text
+    return _BROKEN_ESCAPE.sub(lambda escape: _ESCAPE_LETTER[escape[0]], text)
 
 
 def unwrapped(text: str) -> str:
@@ -89,8 +95,9 @@ def unwrapped(text: str) -> str:
 def flattened(text: str) -> str:
     """Return the tidy, unwrapped answer with LaTeX that has a plain spelling in that spelling; for reading, not for parsing."""
     text = unwrapped(tidy(text))
-    if not any(mark in text for mark in "\\{^~"):
+    if not any(mark in text for mark in "\\{^~") and text.count("$") < 2:
         return text
+    text = _INNER_FORMULA.sub(r"\1", text)
     text = _THIN_GROUP.sub(",", text)
     text = _SPACING.sub(" ", text)
     text = _STYLED.sub(r" \1 ", text)

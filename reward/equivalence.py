@@ -62,6 +62,8 @@ def same_answer(first: str, second: str, problem: Problem) -> bool:
     if problem.kind is AnswerKind.CHOICE:
         place = find_choice(first, problem.choices)
         return place is not None and place == find_choice(second, problem.choices)
+    if problem.kind is AnswerKind.YESNO:
+        return read_truth(first) is read_truth(second)
     try:
         return is_equivalent(first, replace(problem, answer=second))
     except DataError:

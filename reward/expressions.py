@@ -34,7 +34,7 @@ def same_expression(given: str, gold: str, depth: int = 0) -> bool:
     if canonical(first) == canonical(second):
         return True
     (name, value), (gold_name, gold_value) = _named(first), _named(second)
-    if (name and gold_name and canonical(name) != canonical(gold_name)) or _has_sides(value) is not _has_sides(gold_value):
+    if name and gold_name and canonical(name) != canonical(gold_name):
         return _same_whole(first, second)
     number, gold_number = read_number(value), read_number(gold_value)
     if number is not None and gold_number is not None:
@@ -42,6 +42,8 @@ def same_expression(given: str, gold: str, depth: int = 0) -> bool:
     items, gold_items = split_items(value), split_items(gold_value)
     if len(items.items) > 1 or len(gold_items.items) > 1:
         return depth < _MAX_DEPTH and _same_items(items, gold_items, depth)
+    if _has_sides(value) is not _has_sides(gold_value):
+        return _same_whole(first, second)
     if number is not None and number.decimals is not None and number.decimals >= MIN_ROUNDED_DIGITS:
         return _is_rounded(number, _without_unit(gold_value))
     return _same_whole(_without_unit(value), _without_unit(gold_value))

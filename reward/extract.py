@@ -7,7 +7,7 @@ Everything here takes time linear in the text: tags are found with `str.find`, n
 
 from dataclasses import dataclass
 
-from reward.clean import is_balanced
+from reward.clean import is_balanced, restored
 
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
@@ -30,7 +30,7 @@ def extract_answer(text: str) -> Extraction:
     Tags inside the thinking do not count. The same answer may be given several times, different answers are refused:
     a text that tries every option must not be scored by its last one.
     """
-    text = text.strip()
+    text = restored(text).strip()
     if not text.startswith(THINK):
         return _refused(f"does not begin with {THINK}")
     _, closed, rest = text.partition(END_THINK)

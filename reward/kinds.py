@@ -6,7 +6,7 @@ from ovt_ray.types import AnswerKind
 from reward.lists import split_items
 from reward.numbers import read_number
 from reward.symbolic import is_expression
-from reward.texts import plain, read_time
+from reward.texts import plain, read_date, read_time
 
 _TRUTHS = frozenset({"yes", "no", "true", "false"})
 _MATHEMATICAL = frozenset("\\^=<>≤≥√π∞∪+/{}°±·×")
@@ -16,14 +16,14 @@ def infer_kind(gold: str, choices: Sequence[str]) -> AnswerKind:
     """Return how a gold answer is to be compared.
 
     Choices make it a choice; then, in this order, yes or no, one number (with a unit or not), a `[list]` or a list of numbers,
-    mathematics, and else text. A time of day and a single letter are text.
+    mathematics, and else text. A time of day, a date and a single letter are text.
     """
     if choices:
         return AnswerKind.CHOICE
     words = plain(gold)
     if words in _TRUTHS:
         return AnswerKind.YESNO
-    if read_time(words) is not None and ":" in words:
+    if (read_time(words) is not None and ":" in words) or read_date(words) is not None:
         return AnswerKind.TEXT
     if read_number(gold) is not None and "=" not in gold:
         return AnswerKind.NUMBER

@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 from ovt_ray.types import AnswerKind, Problem
 from reward.boxes import boxed_answers
+from reward.clean import restored
 from reward.equivalence import same_answer
 from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK, Extraction
 from reward.mentions import Statement, read_statement, sentences
 
 MAX_PHRASES = 20
 MAX_LINE_CHARS = 400
+MAX_TEXT_CHARS = 200_000
+"""How much of a text's end is looked at; longer than what models write."""
 TAIL_CHARS = 20_000
 """How much of a text's end is searched for a phrase."""
 _PHRASE = re.compile(
@@ -59,6 +62,8 @@ def _in_phrases(text: str, problem: Problem) -> list[Statement]:
         segment = rest.split("\n", 1)[0]
         if not _FILLER.fullmatch(segment):  # `Answer: the answer is 5` is one phrase
             statements.append(read_statement(segment, problem))
+    if problem.kind is AnswerKind.YESNO and statements:
+        statements.append(read_statement(sentences(text)[0], problem))  # `Yes. ... So the answer is no.` says both
     return [statement for statement in statements if statement.answer is not None or statement.is_several]
 
 
@@ -93,7 +98,7 @@ PLACES: tuple[tuple[str, Callable[[str, Problem], list[Statement]]], ...] = (
 
 def extract_lenient(text: str, problem: Problem) -> Extraction:
     """Return the final answer of a text in any format, else why there is none: several, none, or truncated."""
-    text = _after_thinking(text).strip()
+    text = _after_thinking(restored(text[-MAX_TEXT_CHARS:])).strip()
     if not text:
         return Extraction(answer=None, reason="no text, or nothing after the thinking")
     try:

@@ -39,14 +39,15 @@ _NUMBER = re.compile(
 )
 _MARKED_LETTER = re.compile(
     r"""
-    \(([A-Z])\) | \*\*([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
-    | \b(?:option|choice|answer(?:\ is)?:?)\ \(?([A-Z])\b(?!')
-    | ^\(?([A-Z])(?:[.):,](?=\s|$)|$)
+    (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
+    | \b(?:[Oo]ption|[Cc]hoice|[Aa]nswer(?:\ is)?:?)\ \(?
+      ([B-Z]|A(?!\ [a-z])|A(?=\ (?:because|since|as|which|is)\b)|[a-z](?=[).]|$))(?=[\s).,:;*]|$)
+    | ^\(?([A-Za-z])(?:[.):,](?=\s|$)|$)
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 _LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
-_CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
+_CAPITAL = re.compile(r"(?<![\w'])([B-Z]|A(?! [a-z]))(?![\w'])")
 _MATHS = re.compile(r"\$([^$]{1,200})\$|\\\(([^\n]{1,200}?)\\\)")
 _LIST = re.compile(r"\[[^\[\]]{1,500}\]")
 

@@ -1,5 +1,6 @@
 """Reads one number out of a short answer, exactly, and compares two of them by the benchmark's rule."""
 
+import functools
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -45,6 +46,7 @@ class Number:
     """Whether a word such as `million` is in the value."""
 
 
+@functools.lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
     """Return the number that the whole text is, with its unit; None if the text is not one number.
 
@@ -72,7 +74,7 @@ def same_number(given: Number, gold: Number, precision: int | None, unit: str) -
     """
     scale = next((scale for word, scale in _SCALES.items() if word in unit.lower()), 1)
     gold = gold if gold.is_scaled else replace(gold, value=gold.value * scale)
-    given = given if given.is_scaled else replace(given, value=given.value * scale)
+    given = given if given.is_scaled or given.value == gold.value else replace(given, value=given.value * scale)
     wanted = gold.unit or unit
     if not wanted and is_part(given.unit):
         return False

@@ -34,6 +34,7 @@ _COMMANDS = _FUNCTIONS | frozenset(_SYMBOL_NAMES.split())
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
+_TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
 _PLAIN_ROOT = re.compile(r"(?<!\\)(?:\bsqrt ?|√ ?)(?:\(([^()]{1,60})\)|\{([^{}]{1,60})\}|(\d+|[a-zA-Z]))")
 _PLAIN_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
 _LATEX_OF = {
@@ -83,7 +84,7 @@ def is_safe(latex: str) -> bool:
         if depth > _MAX_DEPTH:
             return False
     powers = [next(part for part in found.groups() if part is not None) for found in _EXPONENT.finditer(latex)]
-    if any("^" in power for power in powers) or latex.count("^") != len(powers):
+    if any("^" in power for power in powers) or _TOWER.search(latex) or latex.count("^") != len(powers):
         return False
     size = math.prod(max(1, int(digits)) for power in powers for digits in re.findall(r"\d+", power))
     has_variable = bool(re.search(r"[a-zA-Z]", _COMMAND.sub(" ", latex)))

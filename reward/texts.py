@@ -28,7 +28,7 @@ def same_text(given: str, gold: str) -> bool:
         return True
     if len(first) > 40 or not any("0" <= character <= "9" for character in first + second):
         return first in ("noon", "midnight") and same_time(first, second)
-    return same_time(first, second) or _same_date(first, second)
+    return same_time(first, second) or same_date(first, second)
 
 
 def plain(text: str) -> str:
@@ -75,13 +75,13 @@ def read_time(words: str) -> tuple[int, bool] | None:
     return hour * 3600 + minute * 60 + second, is_known
 
 
-def _same_date(given: str, gold: str) -> bool:
+def same_date(given: str, gold: str) -> bool:
     """Return whether both are the same calendar date, month first where both readings are possible."""
-    first, second = _read_date(given), _read_date(gold)
+    first, second = read_date(given), read_date(gold)
     return first is not None and first == second
 
 
-def _read_date(words: str) -> tuple[int, int, int] | None:
+def read_date(words: str) -> tuple[int, int, int] | None:
     """Return year (0 if unsaid), month and day (0 if unsaid) of a plain text; None if it is no date."""
     if match := _DATE.fullmatch(words):
         a, b, c = (int(part) for part in match.groups())

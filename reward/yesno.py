@@ -28,7 +28,7 @@ def read_truth(text: str) -> bool | None:
     if words in YES or words in NO:
         return words in YES
     lead = _LEAD.match(words)
-    if lead is None or lead["after"] not in tuple(" ,.;:!-—*\"'"):
+    if lead is None or lead["after"] not in ("", *" ,.;:!-—*\"'"):
         return None
     rest = lead["rest"].strip(" ,.;:!-—*\"'")
     first = lead[1] in YES
