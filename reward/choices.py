@@ -67,12 +67,14 @@ def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ..
     Without options the letters themselves are the options. A gold answer that is letter and text takes the text.
     """
     if not choices:
-        letter = plain(gold).upper()
-        last = max(letter, DEFAULT_LETTERS[-1]) if len(letter) == 1 and "A" <= letter <= "Z" else DEFAULT_LETTERS[-1]
+        named = plain(gold).upper()
+        last = max(named, DEFAULT_LETTERS[-1]) if len(named) == 1 and "A" <= named <= "Z" else DEFAULT_LETTERS[-1]
         choices = tuple(chr(code) for code in range(ord("A"), ord(last) + 1))
     if gold in choices:
         return gold, choices
-    place = find_choice(gold, choices)
+    letter = gold.strip(" ().")
+    is_letter = len(letter) == 1 and "A" <= letter <= chr(ord("A") + len(choices) - 1)
+    place = ord(letter) - ord("A") if is_letter else find_choice(gold, choices)
     if place is None:
         raise ValueError(f"gold answer {gold!r} is neither one of the choices {choices} nor the letter of one")
     return choices[place], choices
@@ -133,7 +135,8 @@ def _exactly(answer: str, words: str, options: _Options) -> int | None:
     for place, text in enumerate(options.texts):
         if tidy(text) == flat:
             return place
-    same = [place for place, text in enumerate(options.texts) if plain(text) == words]
+    is_capital = len(flat) == 1 and flat.isupper()  # `A` names the first option, not the option `$a$`
+    same = [place for place, text in enumerate(options.texts) if plain(text) == words and not (is_capital and flattened(text).islower())]
     return same[0] if same else None
 
 

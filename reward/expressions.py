@@ -119,7 +119,7 @@ def _match_in_any_order(items: tuple[str, ...], gold: tuple[str, ...], depth: in
 def _same_item(given: str, gold: str, depth: int) -> bool:
     """Return whether two items of lists are the same."""
     given, gold = given.strip("\"' "), gold.strip("\"' ")
-    return bool(given) and (same_text(given, gold) or same_expression(given, gold, depth + 1))
+    return bool(given) and same_expression(given, gold, depth + 1)
 
 
 def _same_whole(given: str, gold: str) -> bool:
@@ -128,8 +128,8 @@ def _same_whole(given: str, gold: str) -> bool:
         return True
     if not is_expression(given) or not is_expression(gold):
         return same_text(given, gold)
-    if _has_sides(given) is not _has_sides(gold):
-        return False
+    if _has_sides(given) is not _has_sides(gold) or canonical(given).casefold() == canonical(gold).casefold():
+        return False  # sympy's symbols are compared without case by math-verify
     return same_by_algebra(given, gold)
 
 

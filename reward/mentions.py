@@ -12,6 +12,7 @@ from reward.clean import flattened, tidy
 from reward.numbers import read_number
 from reward.symbolic import is_expression
 from reward.texts import key
+from reward.units import known
 from reward.yesno import read_truth
 
 MAX_SENTENCE_CHARS = 600
@@ -37,6 +38,7 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
+_UNIT_WORD = re.compile(r" ([A-Za-z$]+(?:\^\{?[23]\}?)?)(?!\w)")
 _MARKED_LETTER = re.compile(
     r"""
     (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
@@ -110,8 +112,15 @@ def _number_in(text: str) -> Statement:
 
 def _numbers(text: str) -> dict[object, str]:
     """Return the numbers in a text as written, by value."""
-    read = [(read_number(found[0]), found[0]) for found in _NUMBER.finditer(text)]
+    written = [found[0] + _unit_after(text, found.end()) for found in _NUMBER.finditer(text)]
+    read = [(read_number(number), number) for number in written]
     return {(number.value, number.is_percent): written for number, written in read if number is not None}
+
+
+def _unit_after(text: str, place: int) -> str:
+    """Return the word at a place with the blank before it if it is a unit that is converted, else nothing."""
+    word = _UNIT_WORD.match(text, place)
+    return word[0] if word and known(word[1]) is not None else ""
 
 
 def _beginnings(text: str) -> list[str]:

@@ -11,6 +11,7 @@ from reward.kinds import infer_kind
 from reward.lenient import extract_lenient
 
 NUMBER = Problem(id="p1", question="?", images=(), answer="5", kind=AnswerKind.NUMBER)
+METRES = Problem(id="p1", question="?", images=(), answer="5", kind=AnswerKind.NUMBER, unit="m")
 TRUTH = Problem(id="p1", question="?", images=(), answer="no", kind=AnswerKind.YESNO)
 TEXT = Problem(id="p1", question="?", images=(), answer="Tampa", kind=AnswerKind.TEXT)
 LATEX = Problem(id="p1", question="?", images=(), answer=r"2\sqrt{3}", kind=AnswerKind.LATEX)
@@ -32,6 +33,7 @@ RIGHT = [
     (NUMBER, "Answer: the answer is 5 apples.", "an introduction twice"),
     (NUMBER, "We count 3 and 2.\nTherefore, there are 5 apples.", "the last sentence"),
     (NUMBER, "In 2019 the value is 5.", "what follows `is`"),
+    (METRES, "So the rope is 500 cm in total.", "a unit in a sentence"),
     (NUMBER, "3 + 2 = 5", "what follows the equals sign"),
     (CHOICE, "The answer is (B) 49.", "letter and text"),
     (CHOICE, "B. The angles add up to 180.", "a letter first"),
@@ -65,6 +67,7 @@ NOT_RIGHT = [
     (CHOICE, "(A) 45 (B) 49 (C) 98", Outcome.UNPARSEABLE, "every option"),
     (CHOICE, "The answer is 45. The answer is 49. The answer is 98.", Outcome.UNPARSEABLE, "every option in turn"),
     (CHOICE, "The answer is (A) 49", Outcome.UNPARSEABLE, "letter contradicts text"),
+    (METRES, "So the rope is 5 cm in total.", Outcome.WRONG, "another unit in a sentence"),
     (MARKET, "shortage or surplus", Outcome.UNPARSEABLE, "both"),
     (MARKET, "There is not a surplus.", Outcome.UNPARSEABLE, "denied"),
     (LETTERS, "A or E", Outcome.UNPARSEABLE, "two letters"),
