@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from reward.clean import flattened, tidy, unwrapped
 from reward.expressions import canonical
 from reward.numbers import Number, read_number, same_number
-from reward.texts import key, plain, same_text
+from reward.texts import key, plain, read_time, same_text
 from reward.yesno import NO, YES, read_truth
 
 DEFAULT_LETTERS = ("A", "B", "C", "D", "E")
@@ -150,7 +150,7 @@ def _by_text(answer: str, options: _Options) -> int | None:
         found = [place for place, word in enumerate(options.keys) if truth is not None and (word in YES) is truth]
     found = found or _by_number(answer, options)
     found = found or [place for place, text in enumerate(options.texts) if same_text(answer, text)]
-    found = found or _by_part(words, options)
+    found = found or _by_time(words, options) or _by_part(words, options)
     return found[0] if found and len({options.canonicals[place] for place in found}) == 1 else None
 
 
@@ -162,10 +162,21 @@ def _by_number(answer: str, options: _Options) -> list[int]:
     return [place for place, other in enumerate(options.numbers) if other is not None and same_number(number, other, None, "")]
 
 
+def _by_time(words: str, options: _Options) -> list[int]:
+    """Return the places of the options at the answer's time of day, which need not say `A.M.` among options."""
+    time = read_time(words)
+    if time is None or time[1]:
+        return []
+    times = [read_time(plain(text)) for text in options.texts]
+    return [place for place, other in enumerate(times) if other is not None and other[0] % 43200 == time[0] % 43200]
+
+
 def _by_part(words: str, options: _Options) -> list[int]:
     """Return the place of the one option of which the answer is the beginning (`larger` of `larger than`), with few words left out."""
     if len(words) < _MIN_PART_CHARS or not words[0].isalpha():
         return []
     found = [place for place, word in enumerate(options.keys) if word.startswith(words + " ")]
     left = options.keys[found[0]][len(words) :].split() if len(found) == 1 else []
+    if not found:
+        return [place for place, word in enumerate(options.keys) if word in (f"it {words}", f"there {words}", f"they {words}")]
     return found if 0 < len(left) <= _MAX_EXTRA_WORDS and _SPLITTING_WORDS.isdisjoint(left) else []

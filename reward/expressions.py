@@ -128,7 +128,9 @@ def _same_whole(given: str, gold: str) -> bool:
         return True
     if not is_expression(given) or not is_expression(gold):
         return same_text(given, gold)
-    if _has_sides(given) is not _has_sides(gold) or canonical(given).casefold() == canonical(gold).casefold():
+    if _has_sides(given) is not _has_sides(gold) or (":" in given) is not (":" in gold):
+        return False
+    if canonical(given).casefold() == canonical(gold).casefold():
         return False  # sympy's symbols are compared without case by math-verify
     return same_by_algebra(given, gold)
 

@@ -82,7 +82,10 @@ def _at_the_ends(text: str, problem: Problem) -> list[Statement]:
         statements += _kept(read_statement(last, problem))
     if problem.kind in (AnswerKind.CHOICE, AnswerKind.YESNO):
         first = sentences(text[: 2 * MAX_LINE_CHARS])[0]
-        statements = _kept(read_statement(first, problem)) + statements
+        opening = _kept(read_statement(first, problem))
+        if any(statement.answer is not None for statement in opening):  # the last sentence may discuss other options, but not choose one
+            statements = [statement for statement in statements if not statement.is_several]
+        statements = opening + statements
     return statements
 
 

@@ -155,7 +155,9 @@ def _choice_in(text: str, choices: tuple[str, ...]) -> Statement:
     if texts:
         return Statement(answer=choices[next(iter(texts))])
     number = _number_in(text)
-    return number if number.answer is not None and find_choice(number.answer, choices) is not None else NOTHING
+    if number.answer is not None and find_choice(number.answer, choices) is not None:
+        return number
+    return Statement(answer=text) if len(text) > 1 and is_expression(text) else NOTHING
 
 
 def _unless_contradicted(part: str, text: str, choices: tuple[str, ...]) -> Statement:

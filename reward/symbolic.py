@@ -31,9 +31,11 @@ _SYMBOL_NAMES = """
     epsilon varphi Delta triangle angle circ mathbb emptyset setminus overline mid vert
 """
 _COMMANDS = _FUNCTIONS | frozenset(_SYMBOL_NAMES.split())
+_PROSE = frozenset(["or", "is", "in", "to", "of", "at", "an", "if", "no", "by", "as", "it", "we", "so", "on", "up"])
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
+_SLASH = re.compile(r"(?<![\^\w.})])(\d+)/(\d+)(?![\d.^!])")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
 _PLAIN_ROOT = re.compile(r"(?<!\\)(?:\bsqrt ?|√ ?)(?:\(([^()]{1,60})\)|\{([^{}]{1,60})\}|(\d+|[a-zA-Z]))")
 _PLAIN_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
@@ -71,6 +73,8 @@ def is_expression(text: str) -> bool:
     if any(command not in _COMMANDS for command in _COMMAND.findall(text)):
         return False
     words = _WORD.findall(_COMMAND.sub(" ", text))
+    if not _PROSE.isdisjoint(words):
+        return False
     return all(word in _FUNCTIONS or (len(word) <= 3 and (word.isupper() or len(word) <= 2)) for word in words)
 
 
@@ -94,6 +98,7 @@ def is_safe(latex: str) -> bool:
 def as_latex(text: str) -> str:
     r"""Return the expression in LaTeX, also where it was typed plainly: `sqrt(3)`, `2*x**2`, `π`."""
     text = flattened(text).replace("$", "").rstrip(" .,;")
+    text = _SLASH.sub(r"\\frac{\1}{\2}", text)  # `1/2 x` is half of x
     for symbol, latex in _LATEX_OF.items():
         text = text.replace(symbol, latex)
     text = _PLAIN_ROOT.sub(lambda root: rf"\sqrt{{{next(part for part in root.groups() if part is not None)}}}", text)

@@ -9,7 +9,7 @@ _VALUE_WORDS = """
     half halves third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths
     dozen hundred hundreds thousand thousands million millions billion billions trillion trillions
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
-    but versus vs is are was were equals equal if because since than am pm remainder r so then thus therefore
+    but versus vs is are was were equals equal if because since than st nd rd th am pm remainder r so then thus therefore
 """
 _NOT_UNITS = frozenset(_VALUE_WORDS.split())
 """Words that change the value they follow, so that `5 million` is not `5`, or that go on with a sentence."""

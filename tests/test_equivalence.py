@@ -95,6 +95,7 @@ NUMBERS = [
     ("1/2", "½", True, "a fraction of one character"),
     ("5", "\u200b5\u202e", True, "invisible characters"),
     ("8", "8 out of 10", False, "a share is not its count"),
+    ("6", "6th", False, "an ordinal is no count"),
     ("5", "negative 5", False, "words are not read as signs"),
     ("5", "five", False, "words are not read as numbers"),
     ("5", "５", False, "other scripts' digits are not read"),
@@ -226,6 +227,10 @@ CHOICES = [
     (("Yes", "No"), "No", "No, it is not.", True, "options that are yes and no"),
     (("(c)", "(a)", "(b)"), "(b)", "(b)", True, "options that are bracketed letters"),
     (("3:1", "1:3"), "3:1", "3 : 1", True, "ratios"),
+    (("9:05 A.M.", "1:25 P.M."), "9:05 A.M.", "9:05", True, "a time of which there is one option"),
+    (("9:05 A.M.", "9:05 P.M."), "9:05 A.M.", "9:05", False, "or two"),
+    (("$c$", "$a$"), "$c$", "A", True, "a capital is the letter of an option, not a variable"),
+    (("5", "It cannot be determined"), "It cannot be determined", "cannot be determined", True, "without its pronoun"),
     (("3:1", "1:3"), "3:1", "1:3", False, "are ordered"),
 ]
 
