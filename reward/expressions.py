@@ -89,7 +89,12 @@ def _without_membership(text: str) -> str:
 def _without_unit(text: str) -> str:
     r"""Return an expression such as `12\sqrt{3} cm` without its unit."""
     match = _TRAILING_UNIT.fullmatch(flattened(text))
-    if match is None or not is_unit(match["unit"]) or (known(match["unit"]) is None and len(match["unit"]) < 4) or len(match["unit"]) == 1:
+    if (
+        match is None
+        or not is_unit(match["unit"])
+        or (known(match["unit"]) is None and sum(map(str.isalpha, match["unit"])) < 4)
+        or len(match["unit"]) == 1
+    ):
         return text
     return match["value"]
 

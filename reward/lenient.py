@@ -12,7 +12,7 @@ from reward.boxes import boxed_answers
 from reward.clean import restored
 from reward.equivalence import same_answer
 from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK, Extraction
-from reward.mentions import Statement, read_statement, sentences
+from reward.mentions import SEVERAL, Statement, read_statement, sentences
 
 MAX_PHRASES = 20
 MAX_LINE_CHARS = 400
@@ -25,6 +25,7 @@ _PHRASE = re.compile(
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
     re.IGNORECASE,
 )
+_LABELLED_LINE = re.compile(r"^[ \t*\-]{0,4}\(?([A-Z])[).:]", re.MULTILINE)
 _FILLER = re.compile(r"[\s*_:]*(?:(?:so|thus|therefore|hence|and)\b,?\s*)?(?:the|my|our|this)?\s*", re.IGNORECASE)
 
 
@@ -76,17 +77,16 @@ def _alone(text: str, problem: Problem) -> list[Statement]:
 
 def _at_the_ends(text: str, problem: Problem) -> list[Statement]:
     """Return what the last sentence states, and for an option or yes and no also what the first one does."""
-    statements = []
     last = sentences(text[-2 * MAX_LINE_CHARS :])[-1]
-    if len(last) <= MAX_LINE_CHARS:
-        statements += _kept(read_statement(last, problem))
-    if problem.kind in (AnswerKind.CHOICE, AnswerKind.YESNO):
-        first = sentences(text[: 2 * MAX_LINE_CHARS])[0]
-        opening = _kept(read_statement(first, problem))
-        if any(statement.answer is not None for statement in opening):  # the last sentence may discuss other options, but not choose one
-            statements = [statement for statement in statements if not statement.is_several]
-        statements = opening + statements
-    return statements
+    closing = _kept(read_statement(last, problem)) if len(last) <= MAX_LINE_CHARS else []
+    if problem.kind not in (AnswerKind.CHOICE, AnswerKind.YESNO):
+        return closing
+    if len(set(_LABELLED_LINE.findall(text[-TAIL_CHARS:]))) > 1:  # the options are listed, or all of them given
+        return [SEVERAL] if _LABELLED_LINE.match(last) else closing
+    opening = _kept(read_statement(sentences(text[: 2 * MAX_LINE_CHARS])[0], problem))
+    if any(statement.answer is not None for statement in opening):  # the last sentence may discuss other options, but not choose one
+        closing = [statement for statement in closing if not statement.is_several]
+    return opening + closing
 
 
 PLACES: tuple[tuple[str, Callable[[str, Problem], list[Statement]]], ...] = (

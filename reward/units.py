@@ -73,7 +73,10 @@ def is_unit(text: str) -> bool:
     if known(text) is not None:
         return True
     words = [word for word in (word.strip(".,()") for word in re.split(r"[ \-/]+", text)) if word]
-    if any(len(word) == 1 and word not in _SINGLE for word in words if word != "a"):
+    letters = [_POWER.sub("", word) for word in words]
+    if any(
+        len(letter) == 1 and letter not in _SINGLE for word, letter in zip(words, letters, strict=True) if word != "a" or len(words) == 1
+    ):
         return False
     return len(words) <= MAX_WORDS and _NOT_UNITS.isdisjoint(word.lower() for word in words)
 
