@@ -10,7 +10,7 @@ from dataclasses import replace
 from ovt_ray.errors import DataError
 from ovt_ray.types import AnswerKind, Problem
 from reward.choices import find_choice
-from reward.clean import MAX_CHARS, tidy
+from reward.clean import MAX_CHARS, is_balanced, tidy
 from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
@@ -51,6 +51,8 @@ def check_gold(problem: Problem) -> None:
         raise DataError(f"{where} is empty or longer than {MAX_CHARS} characters")
     if problem.kind is AnswerKind.NUMBER and read_number(problem.answer) is None:
         raise DataError(f"{where} {problem.answer!r} is not a number; use kind 'text' or 'latex'")
+    if problem.kind is AnswerKind.LATEX and not is_balanced(problem.answer):
+        raise DataError(f"{where} {problem.answer!r} has braces that do not match; complete it")
     if problem.kind is AnswerKind.YESNO and read_gold(problem.answer) is None:
         raise DataError(f"{where} {problem.answer!r} is not one of yes, no, true, false")
 

@@ -16,7 +16,7 @@ MIN_ROUNDED_DIGITS = 3
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NAME = re.compile(r"[A-Za-z∠△Δ°\\θαβπ][A-Za-z0-9_{}()' \\∠△Δθαβ°]{0,40}? ?[=≈] ?")
-_SUM = re.compile(r"[\d\s+\-*/().×·÷^√,$%°]{1,60}[=≈] ?")
+_SUM = re.compile(r"(?=[^=≈]*[+\-*/×·÷^√])[\d\s+\-*/().×·÷^√,$%°]{1,60}[=≈] ?")
 _NUMBER = re.compile(
     r"""
     (?P<sign>-|\+|)\ ?(?P<currency>(?:US)?\$|[€£¥]|USD\ |)\ ?(?P<inner_sign>(?<=[$€£])-|)  # -5, -$5, $-5

@@ -13,7 +13,9 @@ _VALUE_WORDS = """
 """
 _NOT_UNITS = frozenset(_VALUE_WORDS.split())
 """Words that change the value they follow, so that `5 million` is not `5`, or that go on with a sentence."""
-_UNIT_TEXT = re.compile(r"[A-Za-zµμΩÅ°'$€£¥%][A-Za-zµμΩÅ°'$€£¥%/·.,()\- ]*(?:\^?\{?-?[123]\}?[A-Za-z/·.() ]*){0,4}")
+_UNIT_TEXT = re.compile(
+    r"[A-Za-zµμΩÅ°'$€£¥%][A-Za-zµμΩÅ°'$€£¥%/·.,()\- ]*(?:(?:(?<=[A-Za-z])[23](?!\w)| ?\^\{?-?[123]\}?(?!\w))[A-Za-z/·.() ]*){0,4}"
+)
 
 _SCALES: dict[str, dict[str, str]] = {
     "length": {

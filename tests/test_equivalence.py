@@ -88,6 +88,10 @@ NUMBERS = [
     ("69", "69{degrees}", True, "degrees in braces"),
     ("60", r"60^{\circ}", True, "and as LaTeX"),
     ("32", "32 cm²", True, "square units"),
+    ("5", "5 m/s^2", True, "units with a power"),
+    ("5", "5 dogs 3 cats", False, "a second number is no unit"),
+    ("5", "5 cm (3 m)", False, "nor in brackets"),
+    ("5", "3 = 5", False, "two numbers are no sum"),
     ("5", "5x", False, "a variable is no unit"),
     ("5", "5 x", False, "nor apart"),
     ("5", r"$\boxed{5}$", True, "a box in dollar signs"),
@@ -270,7 +274,9 @@ def test_a_choice_is_named_by_letter_or_text(choices: tuple[str, ...], gold: str
     assert is_equivalent(answer, _problem(gold, AnswerKind.CHOICE, choices)) is expected, why
 
 
-@pytest.mark.parametrize(("gold", "kind"), [("many", AnswerKind.NUMBER), ("maybe", AnswerKind.YESNO), (" ", AnswerKind.TEXT)])
+@pytest.mark.parametrize(
+    ("gold", "kind"), [("many", AnswerKind.NUMBER), ("maybe", AnswerKind.YESNO), (" ", AnswerKind.TEXT), (r"\frac{1}{", AnswerKind.LATEX)]
+)
 def test_an_unreadable_gold_answer_is_unscorable_and_named(gold: str, kind: AnswerKind) -> None:
     with pytest.raises(DataError, match="problem p1: its gold answer"):
         is_equivalent("5", _problem(gold, kind))
