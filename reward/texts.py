@@ -14,6 +14,7 @@ _MONTH_OF = {name: place for place, month in enumerate(_MONTHS.split(), 1) for n
 _TIME = re.compile(
     r"(?:at )?(\d{1,2})(?:[:.](\d{2}))?(?::(\d{2}))? ?(?:(a|p)\.? ?m\.?|(o'clock)|(?:hours|hrs|h)|)(?: in the (morning|afternoon|evening))?"
 )
+_DURATION = re.compile(r"(?:(\d{1,4}) ?(?:hours?|hrs?|h))?(?:,? and |,? )?(?:(\d{1,4}) ?(?:minutes?|mins?|m))?")
 _DATE = re.compile(r"(\d{1,4})[/.\-](\d{1,2})[/.\-](\d{1,4})")
 _MONTH_FIRST = re.compile(r"([a-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?(?:,? (\d{4}))?")
 _DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?: of)? ([a-z]{3,9})\.?(?:,? (\d{4}))?")
@@ -22,13 +23,13 @@ _MONTH_YEAR = re.compile(r"([a-z]{3,9})\.?,? (?:of )?(\d{4})")
 
 def same_text(given: str, gold: str) -> bool:
     """Return whether both texts are the same but for case, punctuation around, leading articles, hyphens and white space, or are
-    the same time of day or date in other words."""
+    the same time of day, date or duration in other words."""
     first, second = key(given), key(gold)
     if first == second:
         return True
     if len(first) > 40 or not any("0" <= character <= "9" for character in first + second):
         return first in ("noon", "midnight") and same_time(first, second)
-    return same_time(first, second) or same_date(first, second)
+    return same_time(first, second) or same_date(first, second) or _same_duration(first, second)
 
 
 def plain(text: str) -> str:
@@ -73,6 +74,13 @@ def read_time(words: str) -> tuple[int, bool] | None:
     is_known = bool(half) or hour > 12 or hour == 0
     hour = hour % 12 + 12 * (half == "p") if half else hour
     return hour * 3600 + minute * 60 + second, is_known
+
+
+def _same_duration(given: str, gold: str) -> bool:
+    """Return whether both are the same number of hours and minutes."""
+    matches = [_DURATION.fullmatch(words) for words in (given, gold)]
+    minutes = [60 * int(match[1] or 0) + int(match[2] or 0) for match in matches if match and (match[1] or match[2])]
+    return len(minutes) == 2 and minutes[0] == minutes[1]
 
 
 def same_date(given: str, gold: str) -> bool:

@@ -61,8 +61,8 @@ _TABLE = {
 }
 _POWER = re.compile(r"\^?\{?([23])\}?$")
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_SINGLE = frozenset("gmslhLNVWJAKCFTHµμΩÅ°$€£¥'")
-"""Units of one character; any other single letter is a variable."""
+_SINGLE = frozenset("gmslhLNVWJACFTHµμΩÅ°$€£¥'")
+"""Units of one character; any other single letter is a variable, or `K` and `M`, which may scale."""
 
 
 def is_unit(text: str) -> bool:
@@ -91,6 +91,8 @@ def is_part(text: str) -> bool:
 
 def known(text: str) -> tuple[str, int, Fraction] | None:
     """Return dimension, power and factor to the dimension's base unit of a unit in the table; None for any other."""
+    if text.strip() == "M":
+        return None
     words = text.lower().replace("-", " ").strip(" .,()").split()
     power = 1
     for word in [word for word in (words[:1] + words[-1:]) if word.strip(".") in _POWER_WORDS and len(words) > 1]:
