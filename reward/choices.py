@@ -102,7 +102,9 @@ def _options(choices: tuple[str, ...]) -> _Options:
 def _find(answer: str, options: _Options) -> int | None:
     """Return the place that an answer without an introduction names."""
     words = plain(answer)
-    if (not _BRACKETED_LETTER.fullmatch(answer) or answer in options.texts) and (place := _exactly(answer, words, options)) is not None:
+    if (not _BRACKETED_LETTER.fullmatch(answer) or answer.removesuffix(".") in options.texts) and (
+        place := _exactly(answer, words, options)
+    ) is not None:
         return place
     match = _LETTER.fullmatch(words)
     if match is None or answer.startswith("a "):
@@ -129,8 +131,9 @@ def _unless_letter(answer: str, match: re.Match[str], options: _Options) -> int 
 
 def _exactly(answer: str, words: str, options: _Options) -> int | None:
     """Return the place of the option with this very text, or this text but for case and punctuation around it."""
-    if answer in options.texts:
-        return options.texts.index(answer)
+    for exact in (answer, answer.removesuffix(".")):
+        if exact in options.texts:
+            return options.texts.index(exact)
     flat = flattened(answer)
     for place, text in enumerate(options.texts):
         if tidy(text) == flat:

@@ -14,8 +14,8 @@ from reward.clean import MAX_CHARS, is_balanced, tidy
 from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
-from reward.texts import same_text
-from reward.yesno import read_gold, read_truth
+from reward.texts import plain, same_text
+from reward.yesno import NO, YES, read_gold, read_truth
 
 _IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt")
 
@@ -104,7 +104,9 @@ def _is_choice(answer: str, problem: Problem) -> bool:
 
 def _is_text(answer: str, problem: Problem) -> bool:
     """Return whether the answer is the gold text, time or date, or the number that a gold text is."""
-    if same_text(answer, problem.answer):
+    if same_text(answer, problem.answer) or canonical(answer) == canonical(problem.answer):
         return True
+    if plain(problem.answer) in YES | NO:
+        return read_truth(answer) is read_gold(problem.answer)
     gold, given = read_number(problem.answer), read_number(answer)
     return gold is not None and given is not None and same_number(given, gold, problem.precision, problem.unit)

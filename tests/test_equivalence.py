@@ -181,6 +181,9 @@ TEXTS = [
     ("04/02/2005", "April 2, 2005", True, "dates"),
     ("04/02/2005", "04/03/2005", False, "another day"),
     ("3.5", "3.50", True, "a text that is a number"),
+    ("3:4", "3 : 4", True, "blanks around signs"),
+    ("3:4", "3:5", False, "other numbers"),
+    ("Yes", "Yes, it is.", True, "a text that is yes or no"),
     ("Tampa", "Tampa, Florida", False, "more than was asked"),
 ]
 
