@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from ovt_ray.types import Outcome, Problem, Score
+from reward.protocol import Answer, Part
 from reward.worker import ScoringProcess
 from tests.hostile import CANARY, NUM_PAIRS, hostile_answers
 
@@ -26,6 +27,7 @@ DEADLINE_S = 2.0
 TOLERANCE_S = 0.5
 """How far past its deadline an answer may come back."""
 REWARDS = ("reward.accuracy:score_accuracy", "reward.accuracy:score_lenient")
+MEMORY_GB = 4.0
 EASY = "<think>Easy.</think><answer>0</answer>"
 """Scored outside the clock after a kill, so that starting the next process is not charged to the next answer."""
 
@@ -58,7 +60,7 @@ def measure(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadli
     sessions: set[int] = set()
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(contextlib.closing(ScoringProcess(name))) for name in rewards]
+        processes = [stack.enter_context(contextlib.closing(ScoringProcess([Part(name=name)], MEMORY_GB))) for name in rewards]
         for index, (problem, text) in enumerate(cases):
             process = processes[index // NUM_PAIRS % len(processes)]
             sessions.add(process.pid)
@@ -73,7 +75,7 @@ def _score(tally: Tally, process: ScoringProcess, problem: Problem, text: str, d
     """Score one text and count what it did."""
     before = process.pid
     start = time.monotonic()
-    (score,) = process.score(problem, (text,), deadline_s)
+    ((score,),) = process.score(problem, [Answer.of_text(0, text)], deadline_s)
     overrun_s = time.monotonic() - start - deadline_s
     tally.num_answers += 1
     tally.outcomes[score.outcome] += 1
@@ -85,7 +87,7 @@ def _score(tally: Tally, process: ScoringProcess, problem: Problem, text: str, d
         tally.num_executed += 1
         CANARY.unlink()
     if score.outcome is Outcome.UNSCORABLE:
-        process.score(problem, (EASY,), deadline_s)
+        process.score(problem, [Answer.of_text(0, EASY)], deadline_s)
     tally.num_killed += process.pid != before
 
 

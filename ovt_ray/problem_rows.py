@@ -4,7 +4,6 @@ import base64
 import difflib
 import io
 import math
-import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +16,8 @@ from pydantic_core import ErrorDetails
 
 from ovt_ray.errors import DataError
 from ovt_ray.types import AnswerKind, ImageSource, Problem
+from reward.equivalence import check_gold
+from reward.kinds import infer_kind
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_PIXELS = 64 * 2**20
@@ -27,9 +28,6 @@ MAX_LISTED = 20
 """Bad rows named in one error."""
 YES_NO = frozenset({"yes", "no"})
 MAX_ANSWER_CHARS = 1000
-MAX_NUMBER_CHARS = 100
-NUMBER = re.compile(r"[-+]?[$€£]?(\d{1,3}(,\d{3})+(\.\d+)?|\d+(\.\d+)?|\.\d+)( ?/ ?[1-9]\d*)? ?%?", re.ASCII)
-"""`84`, `-1,522.81`, `$3.50`, `3/10`, `40%`: what the verifier reads as an exact number. Units belong in the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +80,8 @@ class ProblemRow(BaseModel):
     answer: Answer
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
     choices: list[Answer] = []
+    precision: Annotated[int | None, Field(ge=0)] = None
+    unit: str = ""
     source: str = ""
     solution: str = ""
 
@@ -96,34 +96,25 @@ def to_problem(values: object, folder: Path) -> Problem:
     except ValidationError as error:
         raise DataError("; ".join(explain(problem, ProblemRow) for problem in error.errors())) from error
     kind = row.kind or infer_kind(row.answer, row.choices)
-    _check_answer(row, kind)
+    _check_choices(row, kind)
     images = tuple(source if isinstance(source, bytes) else str((folder / source).resolve()) for source in row.images)
     for position, source in enumerate(images):
         if reason := image_fault(source):
             raise DataError(f"images[{position}]: {reason}")
-    return Problem(
+    problem = Problem(
         id=row.id,
         question=row.question,
         images=images,
         answer=row.answer,
         kind=kind,
         choices=tuple(row.choices),
+        precision=row.precision,
+        unit=row.unit,
         source=row.source,
         solution=row.solution,
     )
-
-
-def infer_kind(answer: str, choices: list[str]) -> AnswerKind:
-    """Return how an answer is to be compared: any choices make it a choice, then yes or no, then a number, else text."""
-    if choices:
-        return AnswerKind.CHOICE
-    if answer.casefold() in YES_NO:
-        return AnswerKind.YESNO
-    return AnswerKind.NUMBER if _is_number(answer) else AnswerKind.TEXT
-
-
-def _is_number(answer: str) -> bool:
-    return len(answer) <= MAX_NUMBER_CHARS and NUMBER.fullmatch(answer) is not None
+    check_gold(problem)
+    return problem
 
 
 def image_fault(source: ImageSource) -> str | None:
@@ -195,14 +186,10 @@ def explain(problem: ErrorDetails, row: type[BaseModel]) -> str:
     return f"{field}: {rule}, got {reprlib.repr(problem['input'])}"
 
 
-def _check_answer(row: ProblemRow, kind: AnswerKind) -> None:
+def _check_choices(row: ProblemRow, kind: AnswerKind) -> None:
     if kind is AnswerKind.CHOICE and not row.choices:
         raise DataError("choices: missing; kind 'choice' needs them")
     if kind is AnswerKind.CHOICE and row.answer not in row.choices:
         raise DataError(f"answer: {row.answer!r} is not one of the choices {row.choices}; write the text of one of them")
     if kind is not AnswerKind.CHOICE and row.choices:
         raise DataError(f"choices: only kind 'choice' has them, got kind {kind.value!r}")
-    if kind is AnswerKind.YESNO and row.answer.casefold() not in YES_NO:
-        raise DataError(f"answer: {row.answer!r} is neither 'yes' nor 'no', as kind 'yesno' needs")
-    if kind is AnswerKind.NUMBER and not _is_number(row.answer):
-        raise DataError(f"answer: {row.answer!r} is not one number; move its unit to the question, or use kind 'text'")

@@ -57,6 +57,8 @@ def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
         "answer": problem.answer,
         "kind": problem.kind.value,
         "choices": list(problem.choices),
+        "precision": problem.precision,
+        "unit": problem.unit,
         "source": problem.source,
         "solution": problem.solution,
     }

@@ -19,8 +19,8 @@ from reward.load import runs_in_ray
 from reward.protocol import Answer, Part
 from reward.scoring import ScoringPool
 
-OF_RESPONSES = "reward.offline:score_response"
-OF_EXTRACTIONS = "reward.offline:score_extraction"
+OF_RESPONSES = "reward.accuracy:score_lenient"
+OF_EXTRACTIONS = "reward.accuracy:score_answer"
 NUM_AHEAD = 256
 """Rows that are read, and being scored, before the first of them has to be done: bounds the memory."""
 MAX_LISTED = 20

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ovt_ray.errors import DataError
-from ovt_ray.problem_rows import MAX_ANSWER_CHARS, Text, explain, infer_kind
+from ovt_ray.problem_rows import MAX_ANSWER_CHARS, Text, explain
 from ovt_ray.types import AnswerKind, Problem
+from reward.kinds import infer_kind
 
 NUM_LETTERS = 10
 """Options that are assumed where a gold letter comes without them."""

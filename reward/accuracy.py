@@ -1,14 +1,44 @@
-"""The default reward: 1 for the right final answer in the right format, else 0 (OpenVLThinker, arXiv 2503.17352)."""
+"""The default reward: 1 for the right final answer in the right format, else 0 (OpenVLThinker, arXiv 2503.17352).
+
+Also scores answers of other formats: `score_lenient` reads the answer out of any text, `score_answer` is given it.
+"""
 
 from ovt_ray.errors import DataError
 from ovt_ray.types import Outcome, Problem, Score
-from reward.equivalence import is_equivalent
-from reward.extract import extract_answer
+from reward.equivalence import check_gold, is_equivalent
+from reward.extract import Extraction, extract_answer
+from reward.lenient import extract_lenient
+
+_MAX_SHOWN_CHARS = 80
 
 
 def score_accuracy(problem: Problem, text: str) -> Score:
     """Return 1 where the text's final answer means the gold one, else 0; unscorable if the gold answer is unusable."""
-    found = extract_answer(text)
+    return _score(problem, extract_answer(text))
+
+
+def score_lenient(problem: Problem, text: str) -> Score:
+    """Return the score of a text in any format, by the answer that `reward.lenient` reads from it."""
+    try:
+        check_gold(problem)
+    except DataError as error:
+        return Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=str(error))
+    return _score(problem, extract_lenient(text, problem))
+
+
+def score_answer(problem: Problem, answer: str) -> Score:
+    """Return the score of an answer that was extracted already; it may be a phrase or a sentence that states the answer."""
+    if not answer.strip():
+        return _score(problem, Extraction(answer=None, reason="the extracted answer is empty"))
+    score = _score(problem, Extraction(answer=answer))
+    if score.outcome is not Outcome.WRONG:
+        return score
+    found = extract_lenient(answer, problem)
+    return score if found.answer is None else _score(problem, found)
+
+
+def _score(problem: Problem, found: Extraction) -> Score:
+    """Return the score of an extraction."""
     if found.answer is None:
         return Score(value=0.0, outcome=Outcome.UNPARSEABLE, extracted=None, reason=found.reason)
     try:
@@ -17,5 +47,5 @@ def score_accuracy(problem: Problem, text: str) -> Score:
         return Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=found.answer, reason=str(error))
     if is_right:
         return Score(value=1.0, outcome=Outcome.CORRECT, extracted=found.answer)
-    reason = f"{found.answer[:80]!r} is not {problem.answer!r}"
+    reason = f"{found.answer[:_MAX_SHOWN_CHARS]!r} is not {problem.answer[:_MAX_SHOWN_CHARS]!r}"
     return Score(value=0.0, outcome=Outcome.WRONG, extracted=found.answer, reason=reason)

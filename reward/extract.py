@@ -7,6 +7,8 @@ Everything here takes time linear in the text: tags are found with `str.find`, n
 
 from dataclasses import dataclass
 
+from reward.clean import is_balanced, restored
+
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
 BOXED = "\\boxed{"
@@ -28,7 +30,7 @@ def extract_answer(text: str) -> Extraction:
     Tags inside the thinking do not count. The same answer may be given several times, different answers are refused:
     a text that tries every option must not be scored by its last one.
     """
-    text = text.strip()
+    text = restored(text).strip()
     if not text.startswith(THINK):
         return _refused(f"does not begin with {THINK}")
     _, closed, rest = text.partition(END_THINK)
@@ -60,15 +62,4 @@ def _unboxed(answer: str) -> str:
     if not (inner.startswith(BOXED) and inner.endswith("}")):
         return answer
     body = inner[len(BOXED) : -1]
-    return body.strip() if _is_balanced(body) else answer
-
-
-def _is_balanced(body: str) -> bool:
-    """Return whether every brace closes one opened before it, and none stays open."""
-    depth = 0
-    for character in body:
-        if character in "{}":
-            depth += 1 if character == "{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
+    return body.strip() if is_balanced(body) else answer

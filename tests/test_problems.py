@@ -86,7 +86,7 @@ def test_images_are_paths_beside_the_file_or_base64(tmp_path: Path) -> None:
         (row(answer=True), "answer: Input should be a valid string, got True"),
         (row(question=""), "question: must not be empty"),
         (row(image="a.png"), "image: unknown field; did you mean 'images'?"),
-        (row(kind="integer"), "kind: Input should be 'number', 'text', 'yesno' or 'choice', got 'integer'"),
+        (row(kind="integer"), "kind: Input should be 'number', 'text', 'yesno', 'choice', 'latex' or 'list', got 'integer'"),
         (row(answer="green", choices=["red", "blue"]), "answer: 'green' is not one of the choices ['red', 'blue']"),
         (row(kind="choice"), "choices: missing; kind 'choice' needs them"),
         (row(kind="yesno"), "answer: '4' is neither 'yes' nor 'no'"),

@@ -1,0 +1,146 @@
+r"""Compares LaTeX expressions, equations, tuples, intervals, sets and lists.
+
+Cheap paths first: the same spelling, the same number, the same items. What math-verify would take for equal and is not is decided
+here: brackets say whether order counts and ends belong to an interval, and names say which unknown a value belongs to.
+"""
+
+import re
+
+from reward.clean import flattened
+from reward.lists import Items, split_items
+from reward.numbers import MIN_ROUNDED_DIGITS, Number, read_number, rounds_to, same_number
+from reward.symbolic import is_expression, same_by_algebra, value_of
+from reward.texts import same_text
+from reward.units import is_unit, known
+
+_MAX_DEPTH = 3
+_NAME = re.compile(r"(?:\\?[a-zA-Z]+|[∠△θαβπ])[\w_{}' ∠△]{0,20}(?:\([\w, ]{1,20}\))?")
+_BRACED_SINGLE = re.compile(r"\{(\w)\}")
+_NEEDLESS_BLANK = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
+_TRAILING_UNIT = re.compile(r"(?P<value>.*[\d)}π°]) ?(?P<unit>[a-zA-Z]+(?: ?\^ ?\{?[23]\}?)?(?: units)?)")
+_COMPARISON = re.compile(r"[=<>≤≥≠∈]")
+
+
+def same_expression(given: str, gold: str, depth: int = 0) -> bool:
+    """Return whether both expressions mean the same.
+
+    A value may be given as `x = value` where the gold answer has no name or the same one. `(1, 2)` is not `[1, 2]`, `{1, 2}` is
+    `{2, 1}`, and a bare `1, 2` is `2, 1`, as solutions of an equation are, but `(2, 1)` only in that order. A decimal with three
+    digits after the point or more may stand for an irrational value or a fraction.
+    """
+    first, second = _without_membership(given), _without_membership(gold)
+    if not first or not second:
+        return False
+    if canonical(first) == canonical(second):
+        return True
+    (name, value), (gold_name, gold_value) = _named(first), _named(second)
+    if name and gold_name and canonical(name) != canonical(gold_name):
+        return _same_whole(first, second)
+    number, gold_number = read_number(value), read_number(gold_value)
+    if number is not None and gold_number is not None:
+        return same_number(number, gold_number, None, "")
+    items, gold_items = split_items(value), split_items(gold_value)
+    if len(items.items) > 1 or len(gold_items.items) > 1:
+        return depth < _MAX_DEPTH and _same_items(items, gold_items, depth)
+    if _has_sides(value) is not _has_sides(gold_value):
+        return _same_whole(first, second)
+    if number is not None and number.decimals is not None and number.decimals >= MIN_ROUNDED_DIGITS:
+        return _is_rounded(number, _without_unit(gold_value))
+    return _same_whole(_without_unit(value), _without_unit(gold_value))
+
+
+def same_list(given: str, gold: str, depth: int = 0) -> bool:
+    """Return whether two lists have the same items in the same order, whatever their brackets; only `{}` in gold frees the order."""
+    items, gold_items = split_items(given), split_items(gold)
+    if len(items.items) != len(gold_items.items):
+        return False
+    if gold_items.brackets == "{}":
+        return _match_in_any_order(items.items, gold_items.items, depth)
+    return all(_same_item(a, b, depth) for a, b in zip(items.items, gold_items.items, strict=True))
+
+
+def canonical(text: str) -> str:
+    """Return the expression without needless braces, and without white space but between letters or digits."""
+    flat = flattened(text).replace(r"\{", "{").replace(r"\}", "}").replace("**", "^").replace("*", "·").replace("$", "")
+    flat = flat.replace("\\lbrace", "{").replace("\\rbrace", "}").lstrip(" ,;").rstrip(" .,;")
+    return _BRACED_SINGLE.sub(r"\1", _NEEDLESS_BLANK.sub("", flat))
+
+
+def _has_sides(text: str) -> bool:
+    """Return whether the text is an equation or a comparison."""
+    return _COMPARISON.search(text) is not None
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return the name and the value of `name = value`, or an empty name and the whole text."""
+    if len(_COMPARISON.findall(text)) != 1 or "=" not in text:
+        return "", text
+    name, _, value = text.partition("=")
+    return (name.strip(), value.strip()) if _NAME.fullmatch(name.strip()) and value.strip() else ("", text)
+
+
+def _without_membership(text: str) -> str:
+    r"""Return what follows `x \in`, else the flattened text."""
+    flat = flattened(text)
+    name, sign, rest = flat.partition("∈")
+    return rest.strip() if sign and _NAME.fullmatch(name.strip()) else flat
+
+
+def _without_unit(text: str) -> str:
+    r"""Return an expression such as `12\sqrt{3} cm` without its unit."""
+    match = _TRAILING_UNIT.fullmatch(flattened(text))
+    if (
+        match is None
+        or not is_unit(match["unit"])
+        or (known(match["unit"]) is None and sum(map(str.isalpha, match["unit"])) < 4)
+        or len(match["unit"]) == 1
+    ):
+        return text
+    return match["value"]
+
+
+def _same_items(items: Items, gold: Items, depth: int) -> bool:
+    """Return whether two lists of an expression agree in brackets, number of items, and items."""
+    if len(items.items) != len(gold.items) or items.is_union is not gold.is_union:
+        return False
+    if items.brackets != gold.brackets and (gold.brackets, items.brackets) not in (("()", ""), ("", "()"), ("{}", ""), ("", "{}")):
+        return False
+    if gold.brackets in ("{}", "") and items.brackets in ("{}", ""):
+        return _match_in_any_order(items.items, gold.items, depth)
+    return all(_same_item(a, b, depth) for a, b in zip(items.items, gold.items, strict=True))
+
+
+def _match_in_any_order(items: tuple[str, ...], gold: tuple[str, ...], depth: int) -> bool:
+    """Return whether each item has its own equal among the gold ones."""
+    left = list(gold)
+    for item in items:
+        place = next((place for place, other in enumerate(left) if _same_item(item, other, depth)), None)
+        if place is None:
+            return False
+        del left[place]
+    return True
+
+
+def _same_item(given: str, gold: str, depth: int) -> bool:
+    """Return whether two items of lists are the same."""
+    given, gold = given.strip("\"' "), gold.strip("\"' ")
+    return bool(given) and same_expression(given, gold, depth + 1)
+
+
+def _same_whole(given: str, gold: str) -> bool:
+    """Return whether two texts without items are the same expression; texts that are no mathematics are compared as texts."""
+    if canonical(given) == canonical(gold):
+        return True
+    if not is_expression(given) or not is_expression(gold):
+        return same_text(given, gold)
+    if _has_sides(given) is not _has_sides(gold) or (":" in given) is not (":" in gold):
+        return False
+    if canonical(given).casefold() == canonical(gold).casefold():
+        return False  # sympy's symbols are compared without case by math-verify
+    return same_by_algebra(given, gold)
+
+
+def _is_rounded(number: Number, gold: str) -> bool:
+    """Return whether a decimal is the rounding of the gold expression's value."""
+    value = value_of(gold) if is_expression(gold) else None
+    return value is not None and number.decimals is not None and rounds_to(value, number.decimals, number.value)

@@ -1,0 +1,150 @@
+r"""Reads the final answer out of other people's model outputs, which keep no format.
+
+The places are looked at in the order of PLACES; the first one that holds an answer decides. Several different answers in one place
+are none: a text that tries every option must not be scored by its last one. Everything takes time linear in the text.
+"""
+
+import re
+from collections.abc import Callable
+
+from ovt_ray.types import AnswerKind, Problem
+from reward.boxes import boxed_answers
+from reward.clean import restored
+from reward.equivalence import same_answer
+from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK, Extraction
+from reward.mentions import SEVERAL, Statement, read_statement, sentences
+
+MAX_PHRASES = 20
+MAX_LINE_CHARS = 400
+MAX_TEXT_CHARS = 200_000
+"""How much of a text's end is looked at; longer than what models write."""
+TAIL_CHARS = 20_000
+"""How much of a text's end is searched for a phrase."""
+_PHRASE = re.compile(
+    r"\b(?:(?:final|correct|right|best) )?(?:answer|option|choice)\b[*_]{0,2}"
+    r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
+    re.IGNORECASE,
+)
+_LABELLED_LINE = re.compile(r"^[ \t*\-]{0,4}\(?([A-Z])[).:]", re.MULTILINE)
+_FILLER = re.compile(r"[\s*_:]*(?:(?:so|thus|therefore|hence|and)\b,?\s*)?(?:the|my|our|this)?\s*", re.IGNORECASE)
+
+
+class _Truncated(Exception):
+    """The text ends before its answer does."""
+
+
+def _in_tags(text: str, problem: Problem) -> list[Statement]:
+    """Return what stands between `<answer>` and `</answer>`."""
+    *pieces, tail = text.split(END_ANSWER)
+    if ANSWER in tail:
+        raise _Truncated(f"truncated: the last {ANSWER} is never closed")
+    bodies = [body.strip() for _, opened, body in (piece.rpartition(ANSWER) for piece in pieces) if opened and body.strip()]
+    return [_in_body(body, problem) for body in bodies]
+
+
+def _in_boxes(text: str, problem: Problem) -> list[Statement]:
+    r"""Return what stands in each `\boxed{}`; the boxes of a list are its items."""
+    boxes, is_truncated = boxed_answers(text)
+    if is_truncated:
+        raise _Truncated("truncated: the last box is never closed")
+    if problem.kind is AnswerKind.LIST and len(set(boxes)) > 1:
+        return [Statement(answer=", ".join(boxes))]
+    return [_stated_or_itself(box, problem) for box in boxes]
+
+
+def _in_phrases(text: str, problem: Problem) -> list[Statement]:
+    """Return what follows `the answer is` and the like, to the end of the line, or the next line where nothing follows."""
+    text = text[-TAIL_CHARS:]
+    found = list(_PHRASE.finditer(text))[-MAX_PHRASES:]
+    statements = []
+    for place, phrase in enumerate(found):
+        end = found[place + 1].start() if place + 1 < len(found) else len(text)
+        rest = text[phrase.end() : min(end, phrase.end() + 2 * MAX_LINE_CHARS)].lstrip()
+        segment = rest.split("\n", 1)[0]
+        if not _FILLER.fullmatch(segment):  # `Answer: the answer is 5` is one phrase
+            statements.append(read_statement(segment, problem))
+    if problem.kind is AnswerKind.YESNO and statements:
+        statements.append(read_statement(sentences(text)[0], problem))  # `Yes. ... So the answer is no.` says both
+    return [statement for statement in statements if statement.answer is not None or statement.is_several]
+
+
+def _alone(text: str, problem: Problem) -> list[Statement]:
+    """Return the answer that all of a short text states."""
+    if len(text) > MAX_LINE_CHARS or "\n" in text.strip():
+        return []
+    return _kept(read_statement(text, problem))
+
+
+def _at_the_ends(text: str, problem: Problem) -> list[Statement]:
+    """Return what the last sentence states, and for an option or yes and no also what the first one does."""
+    last = sentences(text[-2 * MAX_LINE_CHARS :])[-1]
+    closing = _kept(read_statement(last, problem)) if len(last) <= MAX_LINE_CHARS else []
+    if problem.kind not in (AnswerKind.CHOICE, AnswerKind.YESNO):
+        return closing
+    if len(set(_LABELLED_LINE.findall(text[-TAIL_CHARS:]))) > 1:  # the options are listed, or all of them given
+        return [SEVERAL] if _LABELLED_LINE.match(last) else closing
+    opening = _kept(read_statement(sentences(text[: 2 * MAX_LINE_CHARS])[0], problem))
+    if any(statement.answer is not None for statement in opening):  # the last sentence may discuss other options, but not choose one
+        closing = [statement for statement in closing if not statement.is_several]
+    return opening + closing
+
+
+PLACES: tuple[tuple[str, Callable[[str, Problem], list[Statement]]], ...] = (
+    ("answer tags", _in_tags),
+    ("boxes", _in_boxes),
+    ("'the answer is'", _in_phrases),
+    ("all of the text", _alone),
+    ("its ends", _at_the_ends),
+)
+"""Where answers are looked for, in this order."""
+
+
+def extract_lenient(text: str, problem: Problem) -> Extraction:
+    """Return the final answer of a text in any format, else why there is none: several, none, or truncated."""
+    text = _after_thinking(restored(text[-MAX_TEXT_CHARS:])).strip()
+    if not text:
+        return Extraction(answer=None, reason="no text, or nothing after the thinking")
+    try:
+        for name, read in PLACES:
+            if statements := read(text, problem):
+                return _one_of(statements, name, problem)
+    except _Truncated as error:
+        return Extraction(answer=None, reason=str(error))
+    return Extraction(answer=None, reason="no answer found in tags, boxes, phrases or at the end")
+
+
+def _one_of(statements: list[Statement], name: str, problem: Problem) -> Extraction:
+    """Return the answer that all statements of a place agree on."""
+    answers = list(dict.fromkeys(statement.answer for statement in statements if statement.answer is not None))[:MAX_PHRASES]
+    if any(statement.is_several for statement in statements) or not answers:
+        return Extraction(answer=None, reason=f"several different answers in {name}")
+    other = next((answer for answer in answers[:-1] if not same_answer(answer, answers[-1], problem)), None)
+    if other is not None:
+        return Extraction(answer=None, reason=f"several different answers in {name}: {other[:40]!r} and {answers[-1][:40]!r}")
+    return Extraction(answer=answers[-1])
+
+
+def _in_body(body: str, problem: Problem) -> Statement:
+    """Return what the text between tags states: its boxes if it has any, else all of it."""
+    boxes, is_truncated = boxed_answers(body)
+    if boxes and not is_truncated and len(set(boxes)) == 1:
+        return _stated_or_itself(boxes[0], problem)
+    return _stated_or_itself(body, problem)
+
+
+def _stated_or_itself(text: str, problem: Problem) -> Statement:
+    """Return what a text states, or the text where it states nothing of the problem's kind: a wrong answer is one too."""
+    statement = read_statement(text, problem)
+    return statement if statement.answer is not None or statement.is_several else Statement(answer=text.strip())
+
+
+def _kept(statement: Statement) -> list[Statement]:
+    """Return a statement that has an answer, or several, as a list; else nothing."""
+    return [statement] if statement.answer is not None or statement.is_several else []
+
+
+def _after_thinking(text: str) -> str:
+    """Return what follows the thinking; a text whose thinking is never closed is all thinking."""
+    if END_THINK in text:
+        return text.rpartition(END_THINK)[2]
+    return "" if text.lstrip().startswith(THINK) else text

@@ -1,0 +1,159 @@
+"""Where other people's outputs say their answer, and which outputs say none or several."""
+
+import time
+
+import pytest
+
+from ovt_ray.types import AnswerKind, Outcome, Problem
+from reward.accuracy import score_answer, score_lenient
+from reward.choices import gold_choice
+from reward.kinds import infer_kind
+from reward.lenient import extract_lenient
+
+NUMBER = Problem(id="p1", question="?", images=(), answer="5", kind=AnswerKind.NUMBER)
+METRES = Problem(id="p1", question="?", images=(), answer="5", kind=AnswerKind.NUMBER, unit="m")
+TRUTH = Problem(id="p1", question="?", images=(), answer="no", kind=AnswerKind.YESNO)
+TEXT = Problem(id="p1", question="?", images=(), answer="Tampa", kind=AnswerKind.TEXT)
+LATEX = Problem(id="p1", question="?", images=(), answer=r"2\sqrt{3}", kind=AnswerKind.LATEX)
+LIST = Problem(id="p1", question="?", images=(), answer="[2014, 2016]", kind=AnswerKind.LIST)
+CHOICE = Problem(id="p1", question="?", images=(), answer="49", kind=AnswerKind.CHOICE, choices=("45", "49", "98"))
+MARKET = Problem(id="p1", question="?", images=(), answer="surplus", kind=AnswerKind.CHOICE, choices=("shortage", "surplus"))
+LETTERS = Problem(id="p1", question="?", images=(), answer="E", kind=AnswerKind.CHOICE, choices=tuple("ABCDE"))
+
+RIGHT = [
+    (NUMBER, "<think>6</think> <answer> 5 </answer>", "tags"),
+    (NUMBER, "<answer>5</answer> I said 6 before.", "tags come before the last line"),
+    (NUMBER, r"First \boxed{5}, so the answer is \boxed{5.0}.", "boxes that agree"),
+    (NUMBER, r"so $x = \boxed{5}$.", "a box in a formula"),
+    (NUMBER, r"\boxed{x = 5\text{ cm}}", "a name and a unit in the box"),
+    (NUMBER, "The answer is 5 because 2 + 3 = 5.", "a reason after the answer"),
+    (NUMBER, "2 + 2 = 4.\n**Final Answer:** 5", "markdown"),
+    (NUMBER, "Final answer:\n\n5", "on the next line"),
+    (NUMBER, "### Answer\n5", "under a heading"),
+    (NUMBER, "Answer: the answer is 5 apples.", "an introduction twice"),
+    (NUMBER, "We count 3 and 2.\nTherefore, there are 5 apples.", "the last sentence"),
+    (NUMBER, "In 2019 the value is 5.", "what follows `is`"),
+    (METRES, "So the rope is 500 cm in total.", "a unit in a sentence"),
+    (NUMBER, "3 + 2 = 5", "what follows the equals sign"),
+    (CHOICE, "The answer is (B) 49.", "letter and text"),
+    (CHOICE, "B. The angles add up to 180.", "a letter first"),
+    (CHOICE, "The angle is 49 degrees, so the correct option is B.", "a letter last"),
+    (CHOICE, r"\boxed{\text{(B) } 49}", "both in a box"),
+    (CHOICE, "Adding up, the angle measures 49°.", "a number that is an option"),
+    (MARKET, "There is a surplus.", "the only option that is mentioned"),
+    (LETTERS, "It must be figure E", "a capital where options are letters"),
+    (TRUTH, "No, the left one is larger.", "the first word"),
+    (TRUTH, "Both lines are equal. So the answer is no.", "the last word"),
+    (TEXT, "The answer is Tampa.", "a text after the phrase"),
+    (LATEX, r"The answer is $2\sqrt3$.", "the only formula"),
+    (LIST, "The years are [2014, 2016].", "the only list"),
+    (LIST, r"\boxed{2014} and \boxed{2016}", "one box per item"),
+]
+
+NOT_RIGHT = [
+    (NUMBER, "", Outcome.UNPARSEABLE, "nothing"),
+    (NUMBER, "I cannot see the picture.", Outcome.UNPARSEABLE, "a refusal"),
+    (NUMBER, "<think>5", Outcome.UNPARSEABLE, "only thinking"),
+    (NUMBER, "<answer>5", Outcome.UNPARSEABLE, "a truncated tag"),
+    (NUMBER, r"so \boxed{5", Outcome.UNPARSEABLE, "a truncated box"),
+    (NUMBER, r"\boxed{6} or \boxed{5}", Outcome.UNPARSEABLE, "two boxes"),
+    (NUMBER, "The answer is 6. Wait, the answer is 5.", Outcome.UNPARSEABLE, "two phrases"),
+    (NUMBER, "5 and 6", Outcome.UNPARSEABLE, "two numbers"),
+    (NUMBER, "There are 8 objects: 3 cubes and 5 spheres.", Outcome.UNPARSEABLE, "many numbers"),
+    (NUMBER, "It is not 5.", Outcome.UNPARSEABLE, "denied"),
+    (NUMBER, "There are more than 5.", Outcome.UNPARSEABLE, "a bound"),
+    (NUMBER, "The answer is 6.", Outcome.WRONG, "another number"),
+    (CHOICE, "A, B, C", Outcome.UNPARSEABLE, "every letter"),
+    (CHOICE, "(A) 45 (B) 49 (C) 98", Outcome.UNPARSEABLE, "every option"),
+    (CHOICE, "The answer is 45. The answer is 49. The answer is 98.", Outcome.UNPARSEABLE, "every option in turn"),
+    (CHOICE, "The answer is (A) 49", Outcome.UNPARSEABLE, "letter contradicts text"),
+    (METRES, "So the rope is 5 cm in total.", Outcome.WRONG, "another unit in a sentence"),
+    (MARKET, "shortage or surplus", Outcome.UNPARSEABLE, "both"),
+    (MARKET, "There is not a surplus.", Outcome.UNPARSEABLE, "denied"),
+    (LETTERS, "A or E", Outcome.UNPARSEABLE, "two letters"),
+    (TRUTH, "Yes. Therefore, the answer is no.", Outcome.UNPARSEABLE, "begins and ends differently"),
+    (TRUTH, "The two lines look alike.", Outcome.UNPARSEABLE, "no conclusion"),
+    (TEXT, "The answer is Tampa or Miami.", Outcome.WRONG, "more than the answer"),
+]
+
+
+@pytest.mark.parametrize(("problem", "text", "why"), RIGHT)
+def test_the_answer_is_found(problem: Problem, text: str, why: str) -> None:
+    assert score_lenient(problem, text).outcome is Outcome.CORRECT, why
+
+
+@pytest.mark.parametrize(("problem", "text", "outcome", "why"), NOT_RIGHT)
+def test_several_denied_or_missing_answers_are_not_accepted(problem: Problem, text: str, outcome: Outcome, why: str) -> None:
+    score = score_lenient(problem, text)
+    assert (score.value, score.outcome) == (0.0, outcome), why
+    assert score.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<answer>5", "truncated: the last <answer> is never closed"),
+        (r"\boxed{5", "truncated: the last box is never closed"),
+        (r"\boxed{6} or \boxed{5}", "several different answers in boxes: '6' and '5'"),
+        ("<think>5", "no text, or nothing after the thinking"),
+        ("hm", "no answer found in tags, boxes, phrases or at the end"),
+    ],
+)
+def test_several_none_and_truncated_are_told_apart(text: str, reason: str) -> None:
+    assert extract_lenient(text, NUMBER).reason == reason
+
+
+@pytest.mark.parametrize("answer", ["5", "5.0", "The value is 5.", r"\boxed{5}", "x = 5", "<answer>5</answer>"])
+def test_an_extracted_answer_may_be_a_phrase(answer: str) -> None:
+    assert score_answer(NUMBER, answer).outcome is Outcome.CORRECT
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [("6", Outcome.WRONG), ("5 or 6", Outcome.WRONG), (" ", Outcome.UNPARSEABLE)])
+def test_an_extracted_answer_may_be_wrong_or_empty(answer: str, outcome: Outcome) -> None:
+    assert score_answer(NUMBER, answer).outcome is outcome
+
+
+def test_a_gold_answer_that_cannot_be_read_is_unscorable() -> None:
+    bad = Problem(id="p9", question="?", images=(), answer="many", kind=AnswerKind.NUMBER)
+    assert score_lenient(bad, "5").outcome is Outcome.UNSCORABLE
+    assert "problem p9: its gold answer 'many' is not a number" in score_answer(bad, "5").reason
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "kind"),
+    [
+        ("B", ("a", "b"), AnswerKind.CHOICE),
+        ("Yes", (), AnswerKind.YESNO),
+        ("-1,204.50", (), AnswerKind.NUMBER),
+        (r"\frac{1}{2}", (), AnswerKind.NUMBER),
+        ("3 cm", (), AnswerKind.NUMBER),
+        ("[2014, 2016]", (), AnswerKind.LIST),
+        ("[0,1)", (), AnswerKind.LATEX),
+        ("(1,2)", (), AnswerKind.LATEX),
+        ("x=5", (), AnswerKind.LATEX),
+        (r"2\sqrt{3}", (), AnswerKind.LATEX),
+        ("12:40 P.M.", (), AnswerKind.TEXT),
+        ("04/02/2005", (), AnswerKind.TEXT),
+        ("Death Valley", (), AnswerKind.TEXT),
+        ("A", (), AnswerKind.TEXT),
+    ],
+)
+def test_the_kind_follows_from_the_gold_answer(gold: str, choices: tuple[str, ...], kind: AnswerKind) -> None:
+    assert infer_kind(gold, choices) is kind
+
+
+def test_a_row_s_gold_choice_may_be_a_letter_a_text_or_without_options() -> None:
+    assert gold_choice("B", ("45°", "49°")) == ("49°", ("45°", "49°"))
+    assert gold_choice("49°", ("45°", "49°")) == ("49°", ("45°", "49°"))
+    assert gold_choice("(B)", ()) == ("B", ("A", "B", "C", "D", "E"))
+    with pytest.raises(ValueError, match="gold answer 'Z' is neither one of the choices"):
+        gold_choice("Z", ("45°", "49°"))
+
+
+@pytest.mark.parametrize("unit", ["\\boxed{", "{", "<answer>", "the answer is ", "(A) ", "1 ", "1,", "a = ", "no ", ". A", "\x0crac", "$"])
+def test_a_megabyte_of_anything_is_read_in_linear_time(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    for problem in (NUMBER, CHOICE, TRUTH, LATEX, LIST):
+        start = time.monotonic()
+        assert score_lenient(problem, text).value == 0.0
+        assert time.monotonic() - start < 0.5
