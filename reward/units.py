@@ -5,7 +5,7 @@ from fractions import Fraction
 
 MAX_WORDS = 5
 _VALUE_WORDS = """
-    and or to not nor plus minus times point over by less more fewer maybe squared cubed mod pi i e x y bn mn cent cents
+    and or to not nor plus minus times point over by less more maybe squared cubed mod pi i e x y bn mn cent cents
     half halves third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths
     dozen hundred hundreds thousand thousands million millions billion billions trillion trillions
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
