@@ -64,14 +64,14 @@ class Problem:
     kind: AnswerKind
     choices: tuple[str, ...] = ()
     """The options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
+    precision: int | None = None
+    """Digits after the point that the benchmark compares, after rounding; None where values must be equal."""
+    unit: str = ""
+    """Unit of the gold answer where it is not written in it; an answer in another unit is converted or wrong."""
     source: str = ""
     """Name of the data set or generator."""
     solution: str = ""
     """Worked solution that came with the data, ending before the final answer; empty if there is none."""
-    precision: int | None = None
-    """Digits after the point that the benchmark compares; None compares exactly."""
-    unit: str = ""
-    """Unit of the gold answer, which an answer may repeat or leave out; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:
