@@ -16,6 +16,8 @@ from reward.protocol import Method, method_of
 
 ENDPOINTS = ("http://", "https://")
 NAMED_ACTOR = "actor:"
+FILE_MODULE = "reward_file:"
+"""Begins the name under which the module of a file is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,9 @@ def _import(name: str, place: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     """Return the module of a file, registered under a name that no package has, as its dataclasses need."""
     path = path.resolve()
-    known_as = f"reward_file:{path}"
+    known_as = f"{FILE_MODULE}{path}"
+    if known_as in sys.modules:
+        return sys.modules[known_as]
     spec = importlib.util.spec_from_file_location(known_as, path)
     assert spec is not None and spec.loader is not None, "the name ends in .py"
     module = importlib.util.module_from_spec(spec)

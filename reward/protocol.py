@@ -71,7 +71,7 @@ def method_of(reward: object) -> Method:
     """Return how to call a function, an object, or objects of a class. Raises TypeError if it cannot be called as a reward."""
     owner = reward if inspect.isclass(reward) else type(reward)
     name = "score_batch" if not inspect.isfunction(reward) and hasattr(owner, "score_batch") else "__call__"
-    found: Callable[..., Any] | None = reward if inspect.isfunction(reward) else vars_of(owner).get(name)
+    found: Callable[..., Any] | None = reward if inspect.isfunction(reward) else _attributes_of(owner).get(name)
     if found is None:
         raise TypeError("has neither __call__(problem, text) nor score_batch(problem, texts)")
     skipped = () if found is reward else ("self",)
@@ -89,7 +89,7 @@ def method_of(reward: object) -> Method:
     return Method(name=name, is_async=inspect.iscoroutinefunction(found), takes_tokens=takes_tokens)
 
 
-def vars_of(owner: type) -> dict[str, Any]:
+def _attributes_of(owner: type) -> dict[str, Any]:
     """Return the attributes that a class defines or inherits, `object` left out."""
     return {name: value for base in reversed(owner.__mro__[:-1]) for name, value in vars(base).items()}
 

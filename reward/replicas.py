@@ -1,6 +1,7 @@
 """Rewards that run in Ray actors: a class of the user's with resources of its own, or an actor that runs already."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ovt_ray.config import RewardPart
 from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, Score
-from reward.load import NAMED_ACTOR, actor_class
+from reward.load import FILE_MODULE, NAMED_ACTOR, actor_class
 from reward.protocol import Answer, Method, as_score, as_scores, unscorable
 
 START_DEADLINE_S = 600.0
@@ -45,6 +46,9 @@ def start_replicas(part: RewardPart) -> Replicas:
     if part.name.startswith(NAMED_ACTOR):
         return _running(part)
     found, options, method = actor_class(part.name, part.options)
+    module = sys.modules[found.__ray_metadata__.modified_class.__module__]
+    if module.__name__.startswith(FILE_MODULE):
+        ray.cloudpickle.register_pickle_by_value(module)  # no worker could import it by that name
     asked = {name: value for name, value in (("num_cpus", part.num_cpus), ("num_gpus", part.num_gpus)) if value is not None}
     made = found.options(max_restarts=-1, max_task_retries=0, **asked)
     actors = tuple(made.remote(**options) for _ in range(part.replicas))

@@ -1,5 +1,6 @@
 """Several scoring processes side by side, each owned by a thread; used inside a reward actor and by `ovt-ray score`."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Sequence
@@ -54,7 +55,10 @@ class ScoringPool:
         return work.rows
 
     def close(self) -> None:
-        """End the processes once they have scored what was submitted."""
+        """End the processes once they have scored what they are at; what still waits is cancelled."""
+        with contextlib.suppress(queue.Empty):
+            while work := self._waiting.get_nowait():
+                work.rows.cancel()
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:

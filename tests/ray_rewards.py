@@ -11,6 +11,11 @@ import ray
 from ovt_ray.types import Outcome, Problem, Score
 
 
+def tenths(text: str) -> float:
+    """Return a tenth of a text's length: what an actor class uses of its file has to reach the actor."""
+    return len(text) / 10
+
+
 @ray.remote(num_cpus=0)
 class Obey:
     """Does what its text says, one after the other."""
@@ -52,4 +57,4 @@ class Batch:
     def score_batch(self, problem: Problem, texts: list[str]) -> list[float]:
         if "raise" in texts:
             raise KeyError("in a batch")
-        return [len(texts) + len(text) / 10 for text in texts]
+        return [len(texts) + tenths(text) for text in texts]

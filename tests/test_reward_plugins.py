@@ -139,6 +139,23 @@ def test_processes_of_a_pool_work_side_by_side(file: Path) -> None:
     pool.close()
 
 
+def test_closing_a_pool_cancels_what_still_waits(file: Path) -> None:
+    pool = ScoringPool([Part(name=f"{file}:forever")], num_processes=1, deadline_s=5, memory_gb=4)
+    waiting = [pool.submit(PROBLEM, [Answer.of_text(0, "a")]) for _ in range(20)]
+    waiting[0].result()
+    pool.close()
+    assert waiting[-1].cancelled()
+
+
+def test_the_memory_of_a_process_is_limited(tmp_path: Path) -> None:
+    (tmp_path / "hog.py").write_text("def score(problem, text):\n    return float(len(bytearray(int(text) * 2**20)))\n")
+    process = ScoringProcess([Part(name=f"{tmp_path}/hog.py:score")], 0.25)
+    (small,), (large,) = process.score(PROBLEM, [Answer.of_text(0, "10"), Answer.of_text(1, "300")], 5)
+    process.close()
+    assert small.value == 10 * 2**20
+    assert large.failure is Failure.MEMORY and large.reason.endswith("needed more than 0.25 GiB of memory")
+
+
 def test_a_pool_whose_parts_cannot_be_loaded_is_refused() -> None:
     with pytest.raises(RewardError, match="no module named 'nowhere'"):
         ScoringPool([Part(name="nowhere:score")], num_processes=2, deadline_s=5, memory_gb=4)
