@@ -1,0 +1,192 @@
+"""What verifying an answer costs, against math-verify and MathRuler called directly, and what the service adds to it.
+
+    python -m benchmarks.reward
+
+The answers are those of the judged set (`tests/judged`), each scored once by every verifier in one process on one core, in turns
+block by block; how many each judges right is shown beside. math-verify keeps its own time limits, as its users run it. The service
+then scores the same 1,000 completions as the bare function. The last line is one JSON object.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median, quantiles
+
+import ray
+
+from ovt_ray.config import RewardConfig
+from ovt_ray.types import Score
+from reward.accuracy import score_answer, score_lenient
+from reward.pool import RewardPool
+from reward.protocol import Answer, Part
+from reward.scoring import ScoringPool
+from tests.test_judged import FILES, Case, read_cases
+
+BLOCK = 100
+"""Answers that one verifier scores before the next one has its turn."""
+BATCH = 1000
+DEADLINE_S = 5.0
+MEMORY_GB = 4.0
+
+Verifier = Callable[[Case], bool]
+"""Says whether an answer is right."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Timing:
+    """What one verifier took for each answer, and how often it agreed with the judges."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    num_right: int = 0
+    num_false_accepts: int = 0
+
+    def add(self, verifier: Verifier, case: Case) -> None:
+        """Time one answer."""
+        start = time.perf_counter()
+        accepted = verifier(case)
+        self.milliseconds.append(1000 * (time.perf_counter() - start))
+        is_correct = case.verdict == "correct"
+        self.num_right += accepted == is_correct
+        self.num_false_accepts += accepted and not is_correct
+
+    @property
+    def per_s(self) -> float:
+        """Answers per second on one core."""
+        return 1000 * len(self.milliseconds) / sum(self.milliseconds)
+
+    @property
+    def p99_ms(self) -> float:
+        """Latency that one answer in a hundred exceeds."""
+        return quantiles(self.milliseconds, n=100)[98]
+
+
+def main() -> None:
+    """Print both tables, and the figures as JSON."""
+    cases = [case for path in FILES for case in read_cases(path)]
+    timings = measure_verifiers(cases)
+    report_verifiers(timings)
+    seconds = measure_service(cases[:: max(1, len(cases) // BATCH)][:BATCH])
+    report_service(seconds)
+    ours, theirs, ruler = timings["ovt_ray"], timings["math-verify"], timings["MathRuler"]
+    figures = {
+        "median_ms": median(ours.milliseconds),
+        "p99_ms": ours.p99_ms,
+        "answers_per_s": ours.per_s,
+        "throughput_over_math_verify": ours.per_s / theirs.per_s,
+        "throughput_over_mathruler": ours.per_s / ruler.per_s,
+        "accuracy": ours.num_right / len(cases),
+        "false_accepts": ours.num_false_accepts / len(cases),
+        "math_verify_accuracy": theirs.num_right / len(cases),
+        "mathruler_accuracy": ruler.num_right / len(cases),
+        "service_over_function": seconds["Ray service"] / seconds["bare function"],
+        "service_overhead_ms_per_answer": 1000 * (seconds["Ray service"] - seconds["bare function"]) / BATCH,
+    }
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+def measure_verifiers(cases: Sequence[Case]) -> dict[str, Timing]:
+    """Return each verifier's timing over all cases."""
+    verifiers: dict[str, Verifier] = {"ovt_ray": by_ovt_ray, "math-verify": by_math_verify(), "MathRuler": by_mathruler()}
+    timings = {name: Timing() for name in verifiers}
+    for verifier in verifiers.values():
+        verifier(warm_up(cases))  # imports and the caches of parsers are not an answer's
+    for begin in range(0, len(cases), BLOCK):
+        for name, verifier in verifiers.items():
+            for case in cases[begin : begin + BLOCK]:
+                timings[name].add(verifier, case)
+    return timings
+
+
+def warm_up(cases: Sequence[Case]) -> Case:
+    """Return a case that goes all the way to a computer algebra system."""
+    return next(case for case in cases if case.problem.kind == "latex" and case.verdict == "correct" and "sqrt" in case.problem.answer)
+
+
+def by_ovt_ray(case: Case) -> bool:
+    """Return the verdict of this project."""
+    return score(case).value == 1
+
+
+def score(case: Case) -> Score:
+    """Return the score of an extracted answer, or of a whole response."""
+    return score_answer(case.problem, case.answer) if case.answer is not None else score_lenient(case.problem, case.response or "")
+
+
+def by_math_verify() -> Verifier:
+    """Return math-verify as its README calls it."""
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    return lambda case: verify(parse(case.problem.answer), parse(text_of(case)))
+
+
+def by_mathruler() -> Verifier:
+    """Return MathRuler's grader, on what stands in the box where there is one."""
+    from mathruler.grader import extract_boxed_content, grade_answer
+
+    def accepts(case: Case) -> bool:
+        text = text_of(case)
+        boxed = extract_boxed_content(text)
+        return grade_answer(text if boxed == "None" else boxed, case.problem.answer)
+
+    return accepts
+
+
+def text_of(case: Case) -> str:
+    """Return what the other verifiers are given: the extracted answer, or the whole response."""
+    return case.answer if case.answer is not None else case.response or ""
+
+
+def measure_service(cases: Sequence[Case]) -> dict[str, float]:
+    """Return the seconds that 1,000 completions take by the bare function, in one scoring process, and through Ray."""
+    seconds = {}
+    start = time.perf_counter()
+    for case in cases:
+        score_lenient(case.problem, text_of(case))
+    seconds["bare function"] = time.perf_counter() - start
+    parts = [Part(name="reward.accuracy:score_lenient")]
+    pool = ScoringPool(parts, num_processes=1, deadline_s=DEADLINE_S, memory_gb=MEMORY_GB)
+    seconds["scoring process"] = time_twice(
+        lambda: [pool.submit(case.problem, [Answer.of_text(0, text_of(case))]) for case in cases], lambda future: future.result()
+    )
+    pool.close()
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    config = RewardConfig.model_validate({"parts": [{"name": parts[0].name}], "deadline_s": DEADLINE_S, "max_error_share": 1.0})
+    service = RewardPool(config)
+    seconds["Ray service"] = time_twice(lambda: [service.submit_texts(case.problem, [text_of(case)]) for case in cases], service.collect)
+    service.close()
+    ray.shutdown()
+    return seconds
+
+
+def time_twice(submit: Callable[[], list], collect: Callable) -> float:
+    """Return the seconds of the second round: in the first, the processes import what they need."""
+    for _ in range(2):
+        start = time.perf_counter()
+        for pending in submit():
+            collect(pending)
+    return time.perf_counter() - start
+
+
+def report_verifiers(timings: dict[str, Timing]) -> None:
+    """Print one line per verifier."""
+    print(f"\n{'verifier':<14}{'answers/s':>10}{'median ms':>11}{'p99 ms':>9}{'right':>9}{'false accepts':>15}")
+    for name, timing in timings.items():
+        num = len(timing.milliseconds)
+        shares = f"{timing.num_right / num:>9.2%}{timing.num_false_accepts / num:>15.2%}"
+        print(f"{name:<14}{timing.per_s:>10,.0f}{median(timing.milliseconds):>11.3f}{timing.p99_ms:>9.2f}{shares}")
+
+
+def report_service(seconds: dict[str, float]) -> None:
+    """Print one line per way of scoring the same completions."""
+    print(f"\n{BATCH:,} completions, one by one")
+    for name, value in seconds.items():
+        print(f"{name:<18}{value:>8.3f} s")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    main()
