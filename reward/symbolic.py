@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from reward.clean import flattened
+from reward.sampled import surely_differ
 
 if TYPE_CHECKING:
     from sympy import Basic
@@ -48,7 +49,10 @@ _LATEX_OF = {
 
 def same_by_algebra(given: str, gold: str) -> bool:
     """Return whether two mathematical expressions are equal; False where one cannot be read or is not safe to compute with."""
-    first, second = _parsed(as_latex(given)), _parsed(as_latex(gold))
+    latex, gold_latex = as_latex(given), as_latex(gold)
+    if surely_differ(latex, gold_latex):
+        return False
+    first, second = _parsed(latex), _parsed(gold_latex)
     if first is None or second is None:
         return False
     from math_verify import verify

@@ -1,0 +1,195 @@
+r"""Tells cheaply that two expressions are not equal: their values at some points are not.
+
+Most answers that reach the algebra are wrong, and a computer algebra system takes a hundred times longer to find it out. That two
+expressions agree at all points proves nothing here; math-verify decides then, as it does on all that is not read here.
+
+    expression = ["+" | "-"] term {("+" | "-") term}
+    term       = power {["\cdot" | "\times" | "*" | "\div" | "/"] power}
+    power      = base ["^" base]
+    base       = number | variable | "\pi" | "(" expression ")" | "{" expression "}" | "\frac" base base | "\sqrt" ["[" n "]"] base
+"""
+
+import math
+import re
+
+POINTS = (7 / 3, -13 / 7, 31 / 17)
+"""What a variable is at each point, before its scale; both signs, so that `x` differs from the root of its square."""
+TOLERANCE = 1e-5
+"""Relative. math-verify rounds to six digits, and what it would round alike is left to it."""
+_MAX_TOKENS = 120
+_MAX_DEPTH = 12
+_MAX_EXPONENT = 64
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<word>\\[a-zA-Z]+|[a-zA-Z](?:_(?:\w|\{\w{1,4}\}))?)|(?P<sign>[-+*/^(){}\[\]]))\s*"
+)
+_TIMES = ("\\cdot", "\\times", "*")
+_OVER = ("\\div", "/")
+_CONSTANTS = {"\\pi": complex(math.pi), "e": complex(math.e), "i": 1j}
+_CLOSING = {"(": ")", "{": "}"}
+
+Values = list[complex]
+"""One for each of POINTS."""
+
+
+class _UnreadError(ValueError):
+    """The expression is none of the grammar's, or has no value at a point."""
+
+
+def surely_differ(first: str, second: str) -> bool:
+    """Return whether two LaTeX expressions have different values somewhere, or two equations of polynomials other solutions.
+
+    False where one of them is not read here.
+    """
+    try:
+        if first.count("=") == second.count("=") == 1:
+            return _equations_differ(first, second)
+        values, others = _Reader(first).read(), _Reader(second).read()
+    except (_UnreadError, ArithmeticError):
+        return False
+    return any(_is_other(a, b) for a, b in zip(values, others, strict=True))
+
+
+def _equations_differ(first: str, second: str) -> bool:
+    """Return whether the differences of both equations' sides, which are polynomials, are not in one ratio at all points."""
+    ratios = [a / b for a, b in zip(_difference_of_sides(first), _difference_of_sides(second), strict=True)]
+    return any(_is_other(ratio, ratios[0]) for ratio in ratios)
+
+
+def _difference_of_sides(equation: str) -> Values:
+    left, _, right = equation.partition("=")
+    sides = _Reader(left), _Reader(right)
+    values = [a - b for a, b in zip(sides[0].read(), sides[1].read(), strict=True)]
+    if not (sides[0].is_polynomial and sides[1].is_polynomial):
+        raise _UnreadError
+    return values
+
+
+def _is_other(a: complex, b: complex) -> bool:
+    return abs(a - b) > TOLERANCE * max(abs(a), abs(b))
+
+
+def _is_constant(values: Values) -> bool:
+    return all(value == values[0] for value in values)
+
+
+class _Reader:
+    """Computes the values of one expression while it reads it."""
+
+    def __init__(self, latex: str) -> None:
+        self._tokens = _tokens(latex)
+        self._place = 0
+        self._depth = 0
+        self.is_polynomial = True
+        """Whether all that was read so far is one in its variables."""
+
+    def read(self) -> Values:
+        """Return the values of the whole expression. Raises _UnreadError or ArithmeticError."""
+        values = self._expression()
+        if self._next():
+            raise _UnreadError
+        return values
+
+    def _next(self) -> str:
+        """Return the next token without taking it; empty at the end."""
+        return self._tokens[self._place] if self._place < len(self._tokens) else ""
+
+    def _take(self) -> str:
+        token = self._next()
+        self._place += 1
+        return token
+
+    def _expression(self) -> Values:
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise _UnreadError
+        sign = -1 if self._next() == "-" else 1
+        if self._next() in ("+", "-"):
+            self._take()
+        total = [sign * value for value in self._term()]
+        while self._next() in ("+", "-"):
+            sign = -1 if self._take() == "-" else 1
+            total = [a + sign * b for a, b in zip(total, self._term(), strict=True)]
+        self._depth -= 1
+        return total
+
+    def _term(self) -> Values:
+        product, was_divided = self._power(), False
+        while (token := self._next()) and token not in ("+", "-", ")", "}", "]"):
+            if token in _TIMES or token in _OVER:
+                self._take()
+            elif was_divided or (self._tokens[self._place - 1][0].isdigit() and (token == "\\frac" or token[0].isdigit())):
+                raise _UnreadError  # `1/2x` and `2\frac{1}{3}` are read in two ways
+            factor = self._power()
+            was_divided = token in _OVER
+            product = self._quotient(product, factor) if was_divided else [a * b for a, b in zip(product, factor, strict=True)]
+        return product
+
+    def _power(self) -> Values:
+        base = self._base()
+        if self._next() != "^":
+            return base
+        self._take()
+        exponent = self._base()
+        if any(abs(value) > _MAX_EXPONENT for value in exponent):
+            raise _UnreadError
+        self.is_polynomial &= (_is_constant(base) and _is_constant(exponent)) or (_is_constant(exponent) and exponent[0] in (1, 2, 3, 4))
+        return [a**b for a, b in zip(base, exponent, strict=True)]
+
+    def _base(self) -> Values:
+        token = self._take()
+        if token in _CLOSING:
+            values = self._expression()
+            if self._take() != _CLOSING[token]:
+                raise _UnreadError
+            return values
+        if token == "\\frac":
+            return self._quotient(self._argument(), self._argument())
+        if token == "\\sqrt":
+            degree, values = self._degree(), self._argument()
+            self.is_polynomial &= _is_constant(values)
+            return [value ** (1 / degree) for value in values]
+        if token[:1].isdigit() or token[:1] == ".":
+            return [complex(float(token))] * len(POINTS)
+        if token in _CONSTANTS:
+            return [_CONSTANTS[token]] * len(POINTS)
+        if token[:1].isalpha():
+            return [complex(point * _scale(token)) for point in POINTS]
+        raise _UnreadError
+
+    def _quotient(self, values: Values, divisor: Values) -> Values:
+        self.is_polynomial &= _is_constant(divisor)
+        return [a / b for a, b in zip(values, divisor, strict=True)]
+
+    def _argument(self) -> Values:
+        """Return the argument of a command, which stands in braces."""
+        if self._next() != "{":
+            raise _UnreadError
+        return self._base()
+
+    def _degree(self) -> int:
+        """Return n of the n-th root that follows."""
+        if self._next() != "[":
+            return 2
+        _, degree, closing = self._take(), self._take(), self._take()
+        if closing != "]" or degree not in ("2", "4"):
+            raise _UnreadError  # an odd root of a negative number is real in one reading, complex in another
+        return int(degree)
+
+
+def _tokens(latex: str) -> list[str]:
+    """Return the tokens of an expression. Raises _UnreadError for any other character, or too many."""
+    tokens: list[str] = []
+    place = 0
+    while place < len(latex):
+        match = _TOKEN.match(latex, place)
+        if match is None or len(tokens) == _MAX_TOKENS:
+            raise _UnreadError
+        tokens.append(match.group().strip())
+        place = match.end()
+    return tokens
+
+
+def _scale(variable: str) -> float:
+    """Return what keeps the values of variables apart, from 1 to 2: the same for the same name, braces in it left out."""
+    name = variable.replace("{", "").replace("}", "")
+    return 1 + math.fmod(sum(0.137 * (place + 1) * ord(character) for place, character in enumerate(name)), 1)
