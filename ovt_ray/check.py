@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
-from ovt_ray.tasks import load_tasks
+from ovt_ray.tasks import check_amounts, load_tasks
 from ovt_ray.types import Problem
 
 
@@ -34,6 +34,7 @@ def _check_data(config: RunConfig, folder: Path) -> Problem:
     for message in tasks.loaded.dropped if tasks.loaded else ():
         print(f"left out: {message}")
     if tasks.loaded is not None:
+        check_amounts(tasks, config.iterations)
         print(f"data: {len(tasks.loaded.train)} problems to learn from, {len(tasks.loaded.held_out)} held out", flush=True)
     return tasks.train("check", 1)[0]
 

@@ -11,7 +11,7 @@ from ovt_ray.ledger import RunFolder
 from ovt_ray.report import write_report
 from ovt_ray.results import StageResult, stage_table
 from ovt_ray.stages import Stages
-from ovt_ray.tasks import load_tasks
+from ovt_ray.tasks import check_amounts, load_tasks
 from reward.check import check_rewards
 
 
@@ -22,6 +22,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         tasks = load_tasks(config.data, config.seed, folder.path / "images")
         for message in tasks.loaded.dropped if tasks.loaded else ():
             print(f"left out: {message}", flush=True)
+        check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
         with Stages(config, folder, tasks) as stages:
             base = stages.base()

@@ -23,7 +23,7 @@ from ovt_ray.results import measured, stage_key, write_results
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
 from ovt_ray.sft import train_sft
-from ovt_ray.tasks import Tasks, require
+from ovt_ray.tasks import Tasks
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace, TrainSample
 
@@ -135,7 +135,6 @@ class Stages:
             return str(outputs[0])
         began = self._start(key, [Path(model)])
         problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
-        require(problems, section.problems_per_step, f"iterations.{iteration - 1}.grpo.problems_per_step")
         seed = stable_seed(self.config.seed, key)
         max_tokens = self.config.max_completion_tokens
         num_updates = section.num_steps * section.updates_per_step

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ovt_ray.config import DataConfig
+from ovt_ray.config import DataConfig, IterationConfig
 from ovt_ray.errors import DataError
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.problem_rows import LoadedProblems
@@ -40,6 +40,15 @@ class Tasks:
         return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=False)
 
 
+def check_amounts(tasks: Tasks, iterations: Sequence[IterationConfig]) -> None:
+    """Raise DataError if a step asks for more problems at once than the data has."""
+    for place, iteration in enumerate(iterations):
+        asked = iteration.grpo.problems_per_step
+        if tasks.loaded is not None and len(tasks.loaded.train) < asked:
+            key = f"iterations.{place}.grpo.problems_per_step"
+            raise DataError(f"{key}={asked} asks for more problems than the data has ({len(tasks.loaded.train)}): lower it")
+
+
 def _draw(split: Literal["train", "validation", "test"], num: int, seed: int, folder: Path, hard: bool) -> list[Problem]:
     from ovt_ray.world import world_problems
 
@@ -61,9 +70,3 @@ def _load(config: DataConfig) -> LoadedProblems | None:
 
         return load_tabmwp(config)
     return None
-
-
-def require(problems: Sequence[Problem], num: int, key: str) -> None:
-    """Raise DataError if a stage needs more problems at once than there are."""
-    if len(problems) < num:
-        raise DataError(f"{key}={num} asks for more problems than the data has ({len(problems)}): lower it")

@@ -74,3 +74,13 @@ def test_a_broken_row_is_refused_by_name_before_anything_starts(tmp_path: Path) 
 
 
 DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
+
+
+def test_a_step_of_more_problems_than_there_are_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"id": "{number}", "question": "{number} + 1?", "answer": "{number + 1}"}}\n' for number in range(30)))
+    done = ovt_ray(
+        "run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", "data.num_eval=5", f"runs_dir={tmp_path}", *DATASET
+    )
+    assert done.returncode == 1 and "starting the services" not in done.stdout
+    assert "iterations.0.grpo.problems_per_step=32 asks for more problems than the data has (25)" in done.stderr
