@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, required=True, metavar="OUT.jsonl", help="the same rows with outcome, value, extracted, reason"
     )
     score.add_argument("--reward", metavar="NAME", help="package.module:Name, path/file.py:Name, actor:NAME or an http(s) address")
+    score.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="argument of the reward's constructor, may be repeated",
+    )
     score.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="scoring processes; as many as cores")
     score.set_defaults(command=_score)
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
@@ -92,9 +99,9 @@ def _check(parsed: argparse.Namespace) -> int:
 def _score(parsed: argparse.Namespace) -> int:
     if parsed.processes < 1:
         raise ConfigError(f"--processes: must be at least 1, got {parsed.processes}")
-    from ovt_ray.score import score_file, summary
+    from ovt_ray.score import named_reward, score_file, summary
 
-    outcomes = score_file(parsed.source, parsed.output, parsed.reward, parsed.processes)
+    outcomes = score_file(parsed.source, parsed.output, named_reward(parsed.reward, parsed.option), parsed.processes)
     print(summary(outcomes, parsed.output))
     return 0
 

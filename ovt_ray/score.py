@@ -4,12 +4,15 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import yaml
 
 from ovt_ray.config import RewardConfig, RewardPart
+from ovt_ray.errors import ConfigError
 from ovt_ray.files import replacing
 from ovt_ray.progress import Progress
 from ovt_ray.score_rows import Line, count_lines, read_lines
@@ -19,8 +22,8 @@ from reward.load import runs_in_ray
 from reward.protocol import Answer, Part
 from reward.scoring import ScoringPool
 
-OF_RESPONSES = "reward.accuracy:score_lenient"
-OF_EXTRACTIONS = "reward.accuracy:score_answer"
+OF_RESPONSES = Part(name="reward.accuracy:score_lenient")
+OF_EXTRACTIONS = Part(name="reward.accuracy:score_answer")
 NUM_AHEAD = 256
 """Rows that are read, and being scored, before the first of them has to be done: bounds the memory."""
 MAX_LISTED = 20
@@ -31,7 +34,7 @@ Submit = Callable[[Problem, str], Callable[[], Score]]
 """Begins to score a text and returns what waits for its score."""
 
 
-def score_file(source: Path, target: Path, reward: str | None, num_processes: int, log: TextIO = sys.stdout) -> Counter[Outcome]:
+def score_file(source: Path, target: Path, reward: Part | None, num_processes: int, log: TextIO = sys.stdout) -> Counter[Outcome]:
     """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the outcomes' numbers.
 
     A bad line is named on the screen and, with its reason, stands as unscorable in its place. The output is there whole or not
@@ -57,6 +60,23 @@ def score_file(source: Path, target: Path, reward: str | None, num_processes: in
     return outcomes
 
 
+def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
+    """Return the reward of a name with its options, each `key=value` with a value in YAML; None if there is no name.
+
+    Raises ConfigError if an option is not of that form, or has no reward.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if name is None or not key or not equals:
+            raise ConfigError(f"--option {option!r}: give it as key=value, beside --reward NAME")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--option {option!r}: the value is not YAML ({error})") from error
+    return None if name is None else Part(name=name, options=values)
+
+
 def summary(outcomes: Counter[Outcome], target: Path) -> str:
     """Return one line that says what came out."""
     num_rows = outcomes.total()
@@ -67,7 +87,7 @@ def summary(outcomes: Counter[Outcome], target: Path) -> str:
 class Scorer:
     """Scores lines in processes of this machine, or on Ray where the reward runs there."""
 
-    def __init__(self, reward: str | None, num_processes: int, stack: ExitStack) -> None:
+    def __init__(self, reward: Part | None, num_processes: int, stack: ExitStack) -> None:
         """Load the reward; what is started ends with the stack. Without a reward, responses and extractions have one each."""
         self._num_processes = num_processes
         self._stack = stack
@@ -91,16 +111,16 @@ class Scorer:
         if line.problem is None:
             fault = Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=line.fault)
             return lambda: fault
-        name = self._reward or (OF_EXTRACTIONS if line.is_extracted else OF_RESPONSES)
-        return self._submit(name)(line.problem, line.text)
+        part = self._reward or (OF_EXTRACTIONS if line.is_extracted else OF_RESPONSES)
+        return self._submit(part)(line.problem, line.text)
 
-    def _submit(self, name: str) -> Submit:
-        if name not in self._started:
-            self._started[name] = self._on_ray(name) if runs_in_ray(name) else self._in_processes(name)
-        return self._started[name]
+    def _submit(self, part: Part) -> Submit:
+        if part.name not in self._started:
+            self._started[part.name] = self._on_ray(part) if runs_in_ray(part.name) else self._in_processes(part)
+        return self._started[part.name]
 
-    def _in_processes(self, name: str) -> Submit:
-        limits, parts = RewardConfig(), [Part(name=name)]
+    def _in_processes(self, part: Part) -> Submit:
+        limits, parts = RewardConfig(), [part]
         pool = ScoringPool(parts, num_processes=self._num_processes, deadline_s=limits.deadline_s, memory_gb=limits.memory_gb)
         self._stack.callback(pool.close)
 
@@ -110,14 +130,14 @@ class Scorer:
 
         return submit
 
-    def _on_ray(self, name: str) -> Submit:
+    def _on_ray(self, part: Part) -> Submit:
         import ray
 
         from reward.pool import RewardPool
 
         ray.init(None if "RAY_ADDRESS" in os.environ else "local", log_to_driver=False, logging_level="ERROR")
         self._stack.callback(ray.shutdown)
-        config = RewardConfig(parts=(RewardPart(name=name),), max_error_share=1.0, queue=2 * NUM_AHEAD)
+        config = RewardConfig(parts=(RewardPart(name=part.name, options=dict(part.options)),), max_error_share=1.0, queue=2 * NUM_AHEAD)
         pool = RewardPool(config)
         self._stack.callback(pool.close)
 

@@ -5,14 +5,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ovt_ray.errors import DataError, RewardError
-from ovt_ray.score import score_file
+from ovt_ray.errors import ConfigError, DataError, RewardError
+from ovt_ray.score import named_reward, score_file
 from ovt_ray.score_rows import read_lines
 from ovt_ray.types import AnswerKind, Outcome
+from reward.protocol import Part
 
 ROOT = Path(__file__).parents[1]
 RIGHT = "<think> a </think> <answer> 6 </answer>"
@@ -24,9 +26,9 @@ def write(folder: Path, *lines: object) -> Path:
     return path
 
 
-def scored(folder: Path, *lines: object, reward: str | None = None) -> list[dict[str, object]]:
+def scored(folder: Path, *lines: object, reward: str | None = None, options: Sequence[str] = ()) -> list[dict[str, object]]:
     target = folder / "out" / "scored.jsonl"
-    score_file(write(folder, *lines), target, reward, 2, io.StringIO())
+    score_file(write(folder, *lines), target, named_reward(reward, options), 2, io.StringIO())
     return [json.loads(line) for line in target.read_text().splitlines()]
 
 
@@ -113,10 +115,19 @@ def test_any_reward_can_be_asked_also_one_that_crashes(tmp_path: Path) -> None:
     assert "on problem line 2, completion 0: its process ended with exit code 3" in str(rows[1]["reason"])
 
 
+def test_a_reward_with_options_is_asked(tmp_path: Path) -> None:
+    overlong = "reward.shaping:OverlongPenalty"
+    lines = [{"response": "word " * number, "gold": "6"} for number in (2, 5, 9)]
+    rows = scored(tmp_path, *lines, reward=overlong, options=["max_tokens=8", "buffer_tokens=4"])
+    assert [row["value"] for row in rows] == [0.0, -0.25, -1.0]
+    with pytest.raises(ConfigError, match="--option 'max_tokens': give it as key=value"):
+        named_reward(overlong, ["max_tokens"])
+
+
 def test_the_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     with pytest.raises(RewardError, match="no module named 'nowhere'"):
-        score_file(write(tmp_path, {"response": "x", "gold": "6"}), target, "nowhere:score", 1, io.StringIO())
+        score_file(write(tmp_path, {"response": "x", "gold": "6"}), target, Part(name="nowhere:score"), 1, io.StringIO())
     with pytest.raises(DataError, match="cannot be read"):
         score_file(tmp_path / "none.jsonl", target, None, 1, io.StringIO())
     assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
