@@ -22,6 +22,8 @@ _MAX_EXPONENT = 64
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<word>\\[a-zA-Z]+|[a-zA-Z](?:_(?:\w|\{\w{1,4}\}))?)|(?P<sign>[-+*/^(){}\[\]]))\s*"
 )
+_WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3}")
+"""Three letters in a row are rather a name, `sqrt`, than a product."""
 _TIMES = ("\\cdot", "\\times", "*")
 _OVER = ("\\div", "/")
 _CONSTANTS = {"\\pi": complex(math.pi), "e": complex(math.e), "i": 1j}
@@ -178,6 +180,8 @@ class _Reader:
 
 def _tokens(latex: str) -> list[str]:
     """Return the tokens of an expression. Raises _UnreadError for any other character, or too many."""
+    if _WORD.search(latex):
+        raise _UnreadError
     tokens: list[str] = []
     place = 0
     while place < len(latex):
