@@ -7,12 +7,14 @@ from fractions import Fraction
 
 from reward.clean import flattened
 from reward.units import conversion, is_part, is_unit
+from reward.words import in_digits
 
 MAX_NUMBER_CHARS = 100
 """Longest text read as a number, unit included; bounds the integers that are built."""
 MIN_ROUNDED_DIGITS = 3
 """Fewest digits after the point that can stand for a fraction, as in TabMWP, which compares three."""
 
+_DECADE = re.compile(r"(?:1[5-9]|20)\d0'?s", re.I)
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NAME = re.compile(r"[A-Za-z∠△Δ°\\θαβπ][A-Za-z0-9_{}()' \\∠△Δθαβ°]{0,40}? ?[=≈] ?")
@@ -54,10 +56,10 @@ def read_number(text: str) -> Number | None:
     """
     if len(text) > 4 * MAX_NUMBER_CHARS:
         return None
-    text = _without_name(flattened(text).strip(" \"'"))
-    if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text):
+    text = in_digits(_without_name(flattened(text).strip(" \"'")))
+    if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text) or _DECADE.fullmatch(text):
         return None
-    text = _without_brackets(text.rstrip(" ,;!").removesuffix(".").rstrip())
+    text = _without_brackets(text.rstrip(" ,;").removesuffix(".").rstrip())
     match = _NUMBER.fullmatch(text)
     return _number(match) if match else None
 
