@@ -50,7 +50,7 @@ _MAX_WRAPS = 8
 _SPACING = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[bB]igg?[lr]?\b|limits\b)|~(?=\S)")
 _INNER_FORMULA = re.compile(r"(?<!\\)\$(?! )([^$]{1,200}?)(?<![ \\])\$(?!\d)")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!)(?=\d{3}(?!\d))")
-_ELEMENT = re.compile(r"\\(?:text|mathrm)\{([A-Z][a-z]?)\}(?=_)|(?<=_\d)\\(?:text|mathrm)\{([A-Z][a-z]?)\}")
+_ELEMENT = re.compile(r"\\(?:text|mathrm)\{([A-Za-z]{1,4})\}(?=_)|(?<=_\d)\\(?:text|mathrm)\{([A-Za-z]{1,4})\}")
 _UNIT_BEHIND_FORMULA = re.compile(r"(?<=circ)\$(?=[A-Za-z])")
 _BRACED_FRACTION = re.compile(r"\{(\d+)\} ?/ ?\{(\d+)\}")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|mbox|operatorname|boxed)\s*\{([^{}]*)\}")

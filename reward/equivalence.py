@@ -17,7 +17,7 @@ from reward.symbolic import is_expression, same_by_algebra, value_of
 from reward.texts import plain, same_text
 from reward.yesno import NO, YES, read_gold, read_truth
 
-_IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt")
+_IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt", "!")
 
 
 def is_equivalent(answer: str, problem: Problem) -> bool:
@@ -41,7 +41,7 @@ def is_equivalent(answer: str, problem: Problem) -> bool:
         case AnswerKind.LATEX:
             return same_expression(answer, problem.answer)
         case AnswerKind.LIST:
-            return same_list(answer, problem.answer)
+            return same_list(answer, problem.answer, problem.precision)
 
 
 def check_gold(problem: Problem) -> None:

@@ -31,7 +31,8 @@ _NUMBER = re.compile(
 _UNIT_WORD = re.compile(r"[ -]?([A-Za-z$¢]+(?:\^\{?[23]\}?)?)(?!\w)")
 _NEXT_WORDS = re.compile(r"[ -](\w+)(?: (\w+))?")
 _ONE_AS_PRONOUN = re.compile(
-    r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bhas )(?<!\bhave )(?<!\bonly )(?<!\bjust )(?<!exactly )\bone\b(?![ -](?:hundred|half|third|and)\b)",
+    r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bhas )(?<!\bhave )(?<!\bonly )(?<!\bjust )(?<!exactly )\bone\b"
+    r"(?![ -](?:hundred|half|third|and)\b)",
     re.I,
 )
 _ROOTS = frozenset("\\√π^")

@@ -6,7 +6,8 @@ from fractions import Fraction
 MAX_WORDS = 5
 _VALUE_WORDS = """
     plus minus times point squared cubed mod bn mn bc bce bps percentile
-    half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths hundredth hundredths thousandth thousandths
+    half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths
+    hundredth hundredths thousandth thousandths
     dozen dozens hundred hundreds thousand thousands million millions billion billions trillion trillions
 """
 VALUE_WORDS = frozenset(_VALUE_WORDS.split())

@@ -11,7 +11,8 @@ _GOLD_YES, _GOLD_NO = YES | {"1", "y"}, NO | {"0", "n"}
 _LEAD = re.compile(
     r"(?:the (?:answer|statement|claim) is |(?:it|this|that) is )?(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)"
 )
-_AFTER_NO = frozenset("it they he she there the this that these those you i we because since as none not".split())
+_AFTER_NO_WORDS = "it they he she there the this that these those you i we because since as none not"
+_AFTER_NO = frozenset(_AFTER_NO_WORDS.split())
 """Words with which a sentence goes on after `no` without a comma; before other words it is an article (`No cube is hidden.`)."""
 _TAIL = re.compile(r"(?:,| answer is:?| so| is| hence| therefore,?) (yes|no|true|false)$")
 _GOES_ON = ("and", "or", "but", "/", "if", "maybe")
