@@ -43,7 +43,7 @@ class _Options:
     are_truths: bool
     """Whether every option is yes or no."""
     are_letters: bool
-    """Whether every option but its longer ones is a letter itself."""
+    """Whether every option is a letter itself."""
 
 
 def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
@@ -78,14 +78,13 @@ def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
         return bool(mark) and (letter.isupper() or bool(named))
     words = key(rest).split()
     turns = _TURNING_WORDS.intersection(words) - set(options.keys[place].split())
-    return any(options.keys[other] != options.keys[place] for other in named if other is not None) or (
-        bool(mark) and bool(turns) and len(words) <= _MAX_TURNED_WORDS
-    )
+    is_turned = bool(mark and turns) and len(words) <= _MAX_TURNED_WORDS and not options.are_letters
+    return is_turned or any(options.keys[other] != options.keys[place] for other in named if other is not None)
 
 
-def place_of_text(text: str, choices: tuple[str, ...]) -> int | None:
-    """Return the place of the option with this text, or with this number; None if there is none, or several that differ."""
-    return _by_text(text, _options(choices))
+def names_a_choice(gold: str, choices: tuple[str, ...]) -> bool:
+    """Return whether there are choices and a row's gold answer is one of them, by text or letter."""
+    return bool(choices) and (gold in choices or find_choice(gold, choices) is not None)
 
 
 def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -103,7 +102,7 @@ def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ..
     is_letter = len(letter) == 1 and "A" <= letter <= chr(ord("A") + len(choices) - 1)
     place = ord(letter) - ord("A") if is_letter else find_choice(gold, choices)
     if place is None:
-        raise ValueError(f"gold answer {gold!r} is neither one of the choices {choices} nor the letter of one")
+        raise ValueError(f"gold: {gold!r} is neither one of the choices {choices} nor the letter of one")
     return choices[place], choices
 
 
@@ -122,7 +121,7 @@ def _options(choices: tuple[str, ...]) -> _Options:
         numbers=tuple(read_number(text) for text in texts),
         canonicals=tuple(canonical(text) for text in texts),
         are_truths=all(word in YES | NO for word in keys),
-        are_letters=sum(len(word) == 1 and word.isalpha() for word in keys) * 2 > len(keys),
+        are_letters=all(len(word) == 1 and word.isalpha() for word in keys),
     )
 
 

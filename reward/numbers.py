@@ -68,7 +68,8 @@ def same_number(given: Number, gold: Number, precision: int | None, unit: str) -
     """Return whether both are the same number.
 
     Values are compared exactly, after the answer's unit was converted to the gold one's (or to `unit`). Three roundings are allowed:
-    - with a precision, the answer may have more digits than that and is rounded to it; fewer digits must be exact;
+    - with a precision, the answer may have more digits than that and is rounded to it; fewer digits must be exact, and so must
+      whole numbers (a precision of 0);
     - a fraction may be written as its rounding to three or more digits (`0.333` for 1/3, not `0.33`), as TabMWP compares;
     - a fraction may be given where the gold answer is such a rounding.
     A percent sign on one side only is a unit too (`40%` for 40), unless the plain side is below 1 and so is itself a share
@@ -103,7 +104,7 @@ def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int |
     """Return whether a value with so many decimals stands for the gold one under the rules above."""
     if value == gold.value:
         return True
-    if precision is not None:
+    if precision:
         return (decimals is None or decimals > precision) and rounds_to(value, precision, gold.value)
     if gold.decimals is None and decimals is not None:
         return decimals >= MIN_ROUNDED_DIGITS and gold.value.denominator > 1 and rounds_to(gold.value, decimals, value)

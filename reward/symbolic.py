@@ -48,6 +48,11 @@ def same_by_algebra(given: str, gold: str) -> bool:
     return bool(verify(second, first, timeout_seconds=None))
 
 
+def load_algebra() -> None:
+    """Import the algebra system and let it build its parser, half a second in all, so that no answer waits for that."""
+    _parsed("x+1")
+
+
 def value_of(text: str) -> Fraction | None:
     """Return a mathematical expression's real value to thirty digits; None if it has variables, or is not safe to compute."""
     parsed = _parsed(as_latex(text))

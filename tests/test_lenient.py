@@ -159,7 +159,7 @@ def test_a_row_s_gold_choice_may_be_a_letter_a_text_or_without_options() -> None
     assert gold_choice("B", ("45°", "49°")) == ("49°", ("45°", "49°"))
     assert gold_choice("49°", ("45°", "49°")) == ("49°", ("45°", "49°"))
     assert gold_choice("(B)", ()) == ("B", ("A", "B", "C", "D", "E"))
-    with pytest.raises(ValueError, match="gold answer 'Z' is neither one of the choices"):
+    with pytest.raises(ValueError, match="gold: 'Z' is neither one of the choices"):
         gold_choice("Z", ("45°", "49°"))
 
 
