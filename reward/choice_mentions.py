@@ -4,17 +4,20 @@ import re
 
 from reward.choices import find_choice, is_contradiction
 from reward.number_mentions import number_in
+from reward.numbers import read_number
 from reward.sentences import ALTERNATIVE, NEGATION, NOTHING, SEVERAL, Statement, sentences
 from reward.symbolic import is_expression
 from reward.texts import key
 
 _DENIED = re.compile(r"\b(?:no|without|none|hardly|rather than|instead of|opposite of)\b", re.I)
+_COMPARED = re.compile(r"\b(?:\w+(?:er|re|ss) than|at (?:least|most)|almost|nearly|between|up to)\b", re.I)
 _MARKED_LETTER = re.compile(
     r"""
     (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
     | \b(?:[Oo]ption|[Cc]hoice|[Aa]nswer(?:\ is)?:?)\ \(?
       ([B-Z]|A(?!\ [a-z])|A(?=\ (?:because|since|as|which|is)\b)|[a-z](?=[).]|$))(?=[\s).,:;*]|$)
     | ^\(?([A-Za-z])(?:[.):,](?=\s|$)|$)
+    | \b([A-Z])\)?\ (?:is|seems|must\ be)\ (?:the\ )?(?:correct|right|best|answer)
     """,
     re.VERBOSE,
 )
@@ -44,7 +47,9 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
     if letters or len(texts) > 1:
         return SEVERAL
     if texts:
-        return NOTHING if _DENIED.search(own_words) else Statement(answer=choices[next(iter(texts))])
+        choice = choices[next(iter(texts))]
+        is_bound = read_number(choice) is not None and _COMPARED.search(own_words)
+        return NOTHING if is_bound or _DENIED.search(own_words) else Statement(answer=choice)
     number = number_in(text)
     if number.answer is not None and find_choice(number.answer, choices) is not None:
         return number

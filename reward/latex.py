@@ -11,6 +11,7 @@ _MAX_BINOMIAL = 60
 _SLASH = re.compile(r"(?<![\^\w.})])(\d+)/(\d+)(?![\d.^!])")
 _PLAIN_ROOT = re.compile(r"(?<!\\)(?:\bsqrt ?|√ ?)(?:\(([^()]{1,60})\)|\{([^{}]{1,60})\}|(\d+|[a-zA-Z]))")
 _PLAIN_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
+_PLAIN_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")
 _DEGREES_OF = re.compile(r"\\(sin|cos|tan|cot|sec|csc) ?[({]? ?(\d{1,4}) ?° ?[)}]?")
 _FACTORIAL = re.compile(r"(?<![\w.,!])(\d{1,2})!(?!!)|(?<=!)(\d{1,2})!(?!!)")
 _BINOMIAL = re.compile(r"\\[dt]?binom ?\{ ?(\d{1,2}) ?\} ?\{ ?(\d{1,2}) ?\}|\{? ?(\d{1,2}) ?\\choose ?(\d{1,2}) ?\}?")
@@ -28,6 +29,7 @@ def as_latex(text: str) -> str:
     text = flattened(text).replace("$", "").rstrip(" .,;")
     text = _SLASH.sub(r"\\frac{\1}{\2}", text)  # `1/2 x` is half of x
     text = _PLAIN_FUNCTION.sub(r"\\\1", text)
+    text = _PLAIN_PI.sub("π", text)
     text = _DEGREES_OF.sub(lambda angle: rf"\{angle[1]}(\frac{{{angle[2]}\pi}}{{180}})", text)
     text = _BINOMIAL.sub(_binomial, _FACTORIAL.sub(_factorial, text))
     for symbol, latex in _LATEX_OF.items():

@@ -22,7 +22,7 @@ MAX_TEXT_CHARS = 200_000
 TAIL_CHARS = 20_000
 """How much of a text's end is searched for a phrase."""
 _PHRASE = re.compile(
-    r"\b(?:(?:final|correct|right|best) )?(?:answer|option|choice)\b[*_]{0,2}"
+    r"\b(?:(?:final |correct |right |best )?answer|(?:the|my|final|correct|right|best) (?:option|choice))\b[*_]{0,2}"
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
     re.IGNORECASE,
 )

@@ -14,6 +14,7 @@ from reward.symbolic import is_expression
 from reward.yesno import read_truth
 
 MAX_SENTENCE_CHARS = 600
+_CONTRAST = re.compile(r", (?:and )?not (?!sure|certain|exactly|enough|possible|all|quite)[^,.;]{1,40}(?=[.,;]|$)", re.I)
 _MATHS = re.compile(r"\$([^$]{1,200})\$|\\\(([^\n]{1,200}?)\\\)")
 _LIST = re.compile(r"\[[^\[\]]{1,500}\]")
 
@@ -21,6 +22,8 @@ _LIST = re.compile(r"\[[^\[\]]{1,500}\]")
 def read_statement(sentence: str, problem: Problem) -> Statement:
     """Return the one answer of the problem's kind that a phrase or a few sentences state."""
     text = tidy(sentence)[:MAX_SENTENCE_CHARS] if len(sentence) < 10 * MAX_SENTENCE_CHARS else ""
+    if problem.kind in (AnswerKind.NUMBER, AnswerKind.CHOICE):
+        text = _CONTRAST.sub("", text)
     match problem.kind:
         case AnswerKind.NUMBER:
             return number_in(text)

@@ -24,12 +24,14 @@ _NUMBER = re.compile(
     (?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+|(?=\.\d))(?:\.\d+)?
     (?:\ ?/\ ?\d+(?!\d|\.\d))?
     (?:\ ?\\?%|°|)(?:\ (?:thousand|million|billion|trillion)\b)?
-    (?:(?:cm|mm|km|kg|mg|ml|ft|in|g|m|s|h)\b|(?![\w^+!¢]))(?![:/.\-]\d)
+    (?:(?:cm|mm|km|kg|mg|ml|ft|in|g|m|s|h)\b|(?![\w^+!¢]))(?![:/.,\-]\d)
     """,
     re.VERBOSE | re.ASCII,
 )
 _UNIT_WORD = re.compile(r"[ -]?([A-Za-z$¢]+(?:\^\{?[23]\}?)?)(?!\w)")
 _NEXT_WORDS = re.compile(r"[ -](\w+)(?: (\w+))?")
+_COMPARING = {"less", "more", "fewer", "out"}
+"""Words after which a number is a difference or a part of another."""
 _ONE_AS_PRONOUN = re.compile(
     r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bhas )(?<!\bhave )(?<!\bonly )(?<!\bjust )(?<!exactly )\bone\b"
     r"(?![ -](?:hundred|half|third|and)\b)",
@@ -49,16 +51,26 @@ def number_in(text: str) -> Statement:
     if NEGATION.search(flat) or _COMPARISON.search(flat):
         return NOTHING
     items = split_items(flat)
-    if items.brackets and len(items.items) > 1:
+    if len(items.items) > 1 and (items.brackets or all(read_number(item) is not None for item in items.items)):
         return SEVERAL
     found = _numbers(flat)
-    if len(found) > 1 and (states := list(_STATES.finditer(flat))):
-        tail = flat[states[-1].end() :]
-        whole = next((part for part in _beginnings(tail) if read_number(part) is not None), None)
-        return Statement(answer=whole) if whole is not None and len(_numbers(tail)) < 2 else SEVERAL
+    for state in reversed(list(_STATES.finditer(flat)) if len(found) > 1 else []):
+        tail = flat[state.end() :]
+        if stated := _numbers(tail):
+            answer = _leading(tail, stated)
+            return SEVERAL if answer is None else Statement(answer=answer)
     if len(found) > 1:
         return SEVERAL
     return next((Statement(answer=written) for written, start in found.values() if not _BOUND.search(flat[:start])), NOTHING)
+
+
+def _leading(tail: str, stated: dict[object, tuple[str, int]]) -> str | None:
+    """Return the only number of what follows an `is`, if that begins with it."""
+    if len(stated) > 1:
+        return None
+    whole = next((part for part in _beginnings(tail) if read_number(part) is not None), None)
+    written, start = next(iter(stated.values()))
+    return whole or (written if start == 0 else None)
 
 
 def _in_digits(text: str) -> str:
@@ -80,7 +92,7 @@ def _word_after(text: str, place: int) -> str:
     """Return what follows a number up to a word that changes its value, or else the next word if it is a unit that is converted."""
     following = _NEXT_WORDS.match(text, place)
     for number in (1, 2) if following else ():
-        if following and following[number] and following[number].lower() in VALUE_WORDS | {"less"}:
+        if following and following[number] and following[number].lower() in VALUE_WORDS | _COMPARING:
             return text[place : following.end(number)]
     word = _UNIT_WORD.match(text, place)
     is_preposition = word is not None and word[1] == "in" and text[word.end() : word.end() + 2].strip(" ").isalpha()

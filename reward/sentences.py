@@ -9,8 +9,8 @@ NEGATION = re.compile(
     re.I,
 )
 ALTERNATIVE = re.compile(r"\b(?:answer|or|either|alternatively|also)\b", re.I)
-REASON = re.compile(r",? (?:because|since|as|which|given that|due to|based on|by)\b", re.I)
-_SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])[*_]{0,2}\s+(?=[A-Z(\"'*\\$])|\n")
+REASON = re.compile(r",? \(?(?:because|since|as|which|given that|due to|based on|by)\b", re.I)
+_SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bMrs.)(?<!\bDr.)(?<!\bSt.)(?<!\bMt.)[*_]{0,2}\s+(?=[A-Z(\"'*\\$])|\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

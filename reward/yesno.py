@@ -9,7 +9,10 @@ YES, NO = frozenset({"yes", "true", "correct", "yeah", "yep"}), frozenset({"no",
 _GOLD_YES, _GOLD_NO = YES | {"1", "y"}, NO | {"0", "n"}
 """HallusionBench writes 1 and 0."""
 _LEAD = re.compile(
-    r"(?:the (?:answer|statement|claim) is |(?:it|this|that) is )?(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)"
+    r"(?:(?:so|thus|therefore|hence|overall|in conclusion|in summary),? )?"
+    r"(?:(?:based on|according to|from|in|looking at) [^,.]{1,60}, )?"
+    r"(?:the (?:answer|statement|claim) is |(?:it|this|that) is )?"
+    r"(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)"
 )
 _AFTER_NO_WORDS = "it they he she there the this that these those you i we because since as none not"
 _AFTER_NO = frozenset(_AFTER_NO_WORDS.split())
