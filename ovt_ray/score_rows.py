@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -13,10 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ovt_ray.errors import DataError
 from ovt_ray.problem_rows import MAX_ANSWER_CHARS, Text, explain
 from ovt_ray.types import AnswerKind, Problem
+from reward.choices import gold_choice, names_a_choice
 from reward.kinds import infer_kind
-
-NUM_LETTERS = 10
-"""Options that are assumed where a gold letter comes without them."""
 
 
 def _plain_text(value: object) -> object:
@@ -121,30 +118,18 @@ def _problem(row: ScoreRow, name: str) -> Problem:
     gold = row.answer if row.gold is None else row.gold
     if gold is None:
         raise DataError("gold: missing, and so is answer")
-    choices = row.choices or []
+    choices = tuple(row.choices or ())
     kind = row.kind or infer_kind(gold, choices)
-    if kind is AnswerKind.CHOICE:
-        gold, choices = _choice(gold, choices)
+    if kind is AnswerKind.CHOICE or names_a_choice(gold, choices):  # MathVista calls the kind of an option's text the row's
+        kind = AnswerKind.CHOICE
+        gold, choices = gold_choice(gold, choices)
     return Problem(
         id=name,
         question=row.question or "",
         images=(),
         answer=gold,
         kind=kind,
-        choices=tuple(choices),
+        choices=choices,
         precision=row.precision,
         unit=row.unit or "",
     )
-
-
-def _choice(gold: str, choices: list[str]) -> tuple[str, list[str]]:
-    """Return gold text and choices where gold may be a letter; without choices, the letters are the choices."""
-    if gold in choices:
-        return gold, choices
-    letter = gold.strip("(). ").upper()
-    place = ascii_uppercase.find(letter) if len(letter) == 1 else -1
-    if not choices and 0 <= place < NUM_LETTERS:
-        return letter, list(ascii_uppercase[:NUM_LETTERS])
-    if 0 <= place < len(choices):
-        return choices[place], choices
-    raise DataError(f"gold: {gold!r} is neither one of the choices {choices} nor the letter of one")

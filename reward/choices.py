@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from reward.clean import flattened, tidy, unwrapped
 from reward.expressions import canonical
 from reward.numbers import Number, read_number, same_number
+from reward.sentences import sentences
 from reward.texts import key, plain, read_time, same_text
 from reward.yesno import NO, YES, read_truth
 
 DEFAULT_LETTERS = ("A", "B", "C", "D", "E")
 """The options of a question whose options are in the picture."""
 _LETTER = re.compile(r"(?P<letter>[a-z])(?:\s*(?:[).:\]]+|-(?=\s))\s*(?P<rest>.*)| (?P<loose>.+))?")
+_ARTICLE = re.compile(r"a |A (?=[a-z]{2})")
 _LAST_LETTER = re.compile(r"(?P<rest>.+?)[ ,]*[(\[](?P<letter>[a-z])[)\]]?")
 _PREFIX = re.compile(
     r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice)(?: is)?|it is)[: ] ?(?=.)(?:option |choice |letter )?", re.I
@@ -22,6 +24,10 @@ _LABEL = re.compile(r"\(?([A-Za-z])[).:]\s*(?=\S)")
 _SPLITTING_WORDS = frozenset(
     ["not", "no", "none", "neither", "nor", "and", "or", "only", "except", "without", "both", "all", "more", "less"]
 )
+_LABELLED = re.compile(r"\(?([A-Za-z])(?:([).:\]]+|-(?=\s))\s*|\s)(.+)", re.DOTALL)
+_TURNING_WORDS = frozenset(["not", "no", "none", "neither", "all", "both", "never"])
+_MAX_TURNED_WORDS = 4
+"""Longest text after a letter that is an option's and no reason: `E. all of them` is not the option `none of them`."""
 _MAX_EXTRA_WORDS = 3
 _MIN_PART_CHARS = 3
 
@@ -37,14 +43,14 @@ class _Options:
     are_truths: bool
     """Whether every option is yes or no."""
     are_letters: bool
-    """Whether every option but its longer ones is a letter itself."""
+    """Whether every option is a letter itself."""
 
 
 def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
     """Return the place of the option that the answer names by letter, by text or by both; None if it names none.
 
     A letter and a text that belong to different options name none. Where options are themselves letters, a bare letter is
-    the text and a bracketed one, `(B)`, the letter. `A shortage` is letter and text, `a shortage` has an article.
+    the text and a bracketed one, `(B)`, the letter. The first letter of `A shortage` is an article, that of `A 49` a letter.
     """
     options = _options(choices)
     answer = unwrapped(tidy(answer))
@@ -56,9 +62,29 @@ def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
     return None
 
 
-def place_of_text(text: str, choices: tuple[str, ...]) -> int | None:
-    """Return the place of the option with this text, or with this number; None if there is none, or several that differ."""
-    return _by_text(text, _options(choices))
+def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
+    """Return whether the answer is an option's letter with the text of another one, or a letter that no option has."""
+    options = _options(choices)
+    answer = _PREFIX.sub("", unwrapped(tidy(answer)), count=1)
+    match = _LABELLED.match(answer)
+    if match is None or answer in options.texts or _ARTICLE.match(answer):
+        return False
+    letter, mark, rest = match.groups()
+    if not mark and not letter.isupper():
+        return False
+    named = {_by_text(part, options) for part in (rest, sentences(rest)[0].strip())} - {None}
+    place = ord(letter.upper()) - ord("A")
+    if place >= len(options.texts):
+        return bool(mark) and (letter.isupper() or bool(named))
+    words = key(rest).split()
+    turns = _TURNING_WORDS.intersection(words) - set(options.keys[place].split())
+    is_turned = bool(mark and turns) and len(words) <= _MAX_TURNED_WORDS and not options.are_letters
+    return is_turned or any(options.keys[other] != options.keys[place] for other in named if other is not None)
+
+
+def names_a_choice(gold: str, choices: tuple[str, ...]) -> bool:
+    """Return whether there are choices and a row's gold answer is one of them, by text or letter."""
+    return bool(choices) and (gold in choices or find_choice(gold, choices) is not None)
 
 
 def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -76,7 +102,7 @@ def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ..
     is_letter = len(letter) == 1 and "A" <= letter <= chr(ord("A") + len(choices) - 1)
     place = ord(letter) - ord("A") if is_letter else find_choice(gold, choices)
     if place is None:
-        raise ValueError(f"gold answer {gold!r} is neither one of the choices {choices} nor the letter of one")
+        raise ValueError(f"gold: {gold!r} is neither one of the choices {choices} nor the letter of one")
     return choices[place], choices
 
 
@@ -95,7 +121,7 @@ def _options(choices: tuple[str, ...]) -> _Options:
         numbers=tuple(read_number(text) for text in texts),
         canonicals=tuple(canonical(text) for text in texts),
         are_truths=all(word in YES | NO for word in keys),
-        are_letters=sum(len(word) == 1 and word.isalpha() for word in keys) * 2 > len(keys),
+        are_letters=all(len(word) == 1 and word.isalpha() for word in keys),
     )
 
 
@@ -107,7 +133,7 @@ def _find(answer: str, options: _Options) -> int | None:
     ) is not None:
         return place
     match = _LETTER.fullmatch(words)
-    if match is None or answer.startswith("a "):
+    if match is None or _ARTICLE.match(answer):
         match = _LAST_LETTER.fullmatch(words.strip()) if answer.endswith((")", "]", ").")) else None
         if match is None:
             return _by_text(answer, options)
@@ -147,7 +173,11 @@ def _by_text(answer: str, options: _Options) -> int | None:
     """Return the place of the option that says the same as the answer; None if none does, or several that differ."""
     words, spelling = key(answer), canonical(answer)
     found = [place for place, word in enumerate(options.keys) if word == words]
-    found = found or [place for place, other in enumerate(options.canonicals) if other == spelling and spelling]
+    found = found or [
+        place
+        for place, other in enumerate(options.canonicals)
+        if other == spelling and spelling and (options.numbers[place] is None or read_number(answer) is not None)  # `1, 200` is not 1,200
+    ]
     if not found and options.are_truths:
         truth = read_truth(answer)
         found = [place for place, word in enumerate(options.keys) if truth is not None and (word in YES) is truth]

@@ -4,8 +4,10 @@ r"""Brings an answer into one plain spelling: what is invisible, broken or only 
 text where both say the same (`\frac{1}{2}` to `1/2`, `\text{ cm}` to ` cm`, `^\circ` to a degree sign).
 """
 
+import functools
 import re
 import unicodedata
+from collections.abc import Callable
 
 MAX_CHARS = 1000
 """Longest answer that is compared; more is no final answer, and wrong."""
@@ -17,6 +19,8 @@ _STRAIGHT = str.maketrans(
         **dict.fromkeys("−‐‑‒–﹣-", "-"),
         **dict.fromkeys("∶:", ":"),
         **dict.fromkeys("º˚", "°"),
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+        **{chr(0x2080 + digit): f"_{digit}" for digit in range(10)},
         "∕": "/",
         "⁄": "/",
         "⋅": "·",
@@ -33,6 +37,7 @@ _STRAIGHT = str.maketrans(
     }
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_BLANK_GROUP = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 _SUPERSCRIPT_RUN = re.compile("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _VULGAR = re.compile("(\\d?)([¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞])")
 _BROKEN_ESCAPE = re.compile(
@@ -47,6 +52,9 @@ _MAX_WRAPS = 8
 _SPACING = re.compile(r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[bB]igg?[lr]?\b|limits\b)|~(?=\S)")
 _INNER_FORMULA = re.compile(r"(?<!\\)\$(?! )([^$]{1,200}?)(?<![ \\])\$(?!\d)")
 _THIN_GROUP = re.compile(r"(?<=\d)(?:\\,|\\!|\{,\}|,\\!)(?=\d{3}(?!\d))")
+_ELEMENT = re.compile(r"\\(?:text|mathrm)\{([A-Za-z]{1,4})\}(?=_)|(?<=_\d)\\(?:text|mathrm)\{([A-Za-z]{1,4})\}")
+_UNIT_BEHIND_FORMULA = re.compile(r"(?<=circ)\$(?=[A-Za-z])")
+_BRACED_FRACTION = re.compile(r"\{(\d+)\} ?/ ?\{(\d+)\}")
 _STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|mbox|operatorname|boxed)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\?circ\b\s*\}?|\\degrees?\b|\{degrees?\}|\^\{?\s*°\s*\}?|\^\{o\})")
 _PLAIN_COMMANDS = {
@@ -54,6 +62,7 @@ _PLAIN_COMMANDS = {
     **{rf"\{name}": symbol for name, symbol in {"le": "≤", "leq": "≤", "leqslant": "≤", "ge": "≥", "geq": "≥", "geqslant": "≥"}.items()},
     **{rf"\{name}": symbol for name, symbol in {"neq": "≠", "ne": "≠", "infty": "∞", "cup": "∪", "cap": "∩", "in": "∈"}.items()},
     **{rf"\{name}": symbol for name, symbol in {"angle": "∠", "theta": "θ", "alpha": "α", "beta": "β", "lt": "<", "gt": ">"}.items()},
+    **{rf"\{name}": symbol for name, symbol in {"emptyset": "∅", "varnothing": "∅", "lvert": "|", "rvert": "|", "colon": ":"}.items()},
 }
 _COMMAND = re.compile(r"\\[a-zA-Z]+ ?")
 _FRACTION_NAME = re.compile(r"\\[dtc]frac\b|\\[dtc]frac(?=\d)")
@@ -62,12 +71,25 @@ _WHOLE_FRACTION = re.compile(r"(\d?)\s?(-?)\\frac\s*\{\s*(-?)\s*(\d+)\s*\}\s*\{\
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
 
 
+def remembered(spelling: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a function of one text that remembers short texts: one answer is read by several rules, and options by every answer."""
+    known = functools.lru_cache(maxsize=2048)(spelling)
+
+    @functools.wraps(spelling)
+    def spelled(text: str) -> str:
+        return known(text) if len(text) <= MAX_CHARS else spelling(text)
+
+    return spelled
+
+
+@remembered
 def tidy(text: str) -> str:
     """Return the text without invisible characters, with straight quotes and signs, and one blank for each run of white space.
 
     Unicode fractions and superscripts become `1/2` and `^2`; broken LaTeX commands are restored.
     """
     if not text.isascii():
+        text = _BLANK_GROUP.sub(",", text)
         text = text.translate(_INVISIBLE).translate(_STRAIGHT)
         text = _VULGAR.sub(_spelled_fraction, text)
         text = _SUPERSCRIPT_RUN.sub(lambda run: "^" + run[0].translate(_SUPERSCRIPTS), text)
@@ -82,6 +104,7 @@ def restored(text: str) -> str:
     return _BROKEN_ESCAPE.sub(lambda escape: _ESCAPE_LETTER[escape[0]], text)
 
 
+@remembered
 def unwrapped(text: str) -> str:
     r"""Return what stands inside dollar signs, asterisks, quotes, `\boxed{}` or `\text{}` that enclose all of a tidy answer."""
     for _ in range(_MAX_WRAPS):
@@ -92,19 +115,20 @@ def unwrapped(text: str) -> str:
     return text
 
 
+@remembered
 def flattened(text: str) -> str:
     """Return the tidy, unwrapped answer with LaTeX that has a plain spelling in that spelling; for reading, not for parsing."""
     text = unwrapped(tidy(text))
     if not any(mark in text for mark in "\\{^~") and text.count("$") < 2:
         return text
-    text = _INNER_FORMULA.sub(r"\1", text)
+    text = _INNER_FORMULA.sub(r"\1", _UNIT_BEHIND_FORMULA.sub("$ ", text))
     text = _THIN_GROUP.sub(",", text)
     text = _SPACING.sub(" ", text)
-    text = _STYLED.sub(r" \1 ", text)
+    text = _STYLED.sub(r" \1 ", _ELEMENT.sub(r"\1\2", text))
     text = _DEGREES.sub("°", text).replace(r"\%", "%").replace(r"\$", "$").replace(r"\_", "_").replace(r"\&", "&")
     text = _FRACTION_NAME.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(_long_fraction, text)
-    text = _WHOLE_FRACTION.sub(_slashed, text)
+    text = _BRACED_FRACTION.sub(r"\1/\2", _WHOLE_FRACTION.sub(_slashed, text))
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
     text = _COMMAND.sub(lambda command: _PLAIN_COMMANDS.get(command[0].rstrip(), command[0]), text)
     return unwrapped(" ".join(text.replace("$", " $ ").split()).replace("$ ", "$"))

@@ -5,6 +5,7 @@ learning. Cheap exact paths come first; no answer beyond MAX_CHARS is looked at.
 gold answer nor a number goes to a computer algebra system (`reward/symbolic.py`), which may take long.
 """
 
+import re
 from dataclasses import replace
 
 from ovt_ray.errors import DataError
@@ -14,10 +15,11 @@ from reward.clean import MAX_CHARS, is_balanced, tidy
 from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
-from reward.texts import plain, same_text
+from reward.texts import plain, read_time, same_text
 from reward.yesno import NO, YES, read_gold, read_truth
 
-_IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt")
+_LABEL = re.compile(r"\s*(?:\(\s*[A-Za-z]\s*\)|[A-Z]\s*[.):])")
+_IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt", "!")
 
 
 def is_equivalent(answer: str, problem: Problem) -> bool:
@@ -41,7 +43,7 @@ def is_equivalent(answer: str, problem: Problem) -> bool:
         case AnswerKind.LATEX:
             return same_expression(answer, problem.answer)
         case AnswerKind.LIST:
-            return same_list(answer, problem.answer)
+            return same_list(answer, problem.answer, problem.precision)
 
 
 def check_gold(problem: Problem) -> None:
@@ -96,6 +98,8 @@ def _is_choice(answer: str, problem: Problem) -> bool:
     gold = canonical(problem.answer)
     if place is not None:
         return problem.choices[place] == problem.answer or canonical(problem.choices[place]) == gold
+    if _LABEL.match(answer) or read_time(plain(answer)) is not None:
+        return False  # an option that find_choice would have found
     if not is_expression(answer) or not is_expression(problem.answer) or len(canonical(answer)) < 2 or read_number(answer) is not None:
         return False
     others = [choice for choice in problem.choices if canonical(choice) != gold and is_expression(choice)]

@@ -12,7 +12,8 @@ from reward.boxes import boxed_answers
 from reward.clean import restored
 from reward.equivalence import same_answer
 from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK, Extraction
-from reward.mentions import SEVERAL, Statement, read_statement, sentences
+from reward.mentions import read_statement
+from reward.sentences import SEVERAL, Statement, sentences
 
 MAX_PHRASES = 20
 MAX_LINE_CHARS = 400
@@ -21,7 +22,7 @@ MAX_TEXT_CHARS = 200_000
 TAIL_CHARS = 20_000
 """How much of a text's end is searched for a phrase."""
 _PHRASE = re.compile(
-    r"\b(?:(?:final|correct|right|best) )?(?:answer|option|choice)\b[*_]{0,2}"
+    r"\b(?:(?:final |correct |right |best )?answer|(?:the|my|final|correct|right|best) (?:option|choice))\b[*_]{0,2}"
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
     re.IGNORECASE,
 )
@@ -133,9 +134,9 @@ def _in_body(body: str, problem: Problem) -> Statement:
 
 
 def _stated_or_itself(text: str, problem: Problem) -> Statement:
-    """Return what a text states, or the text where it states nothing of the problem's kind: a wrong answer is one too."""
+    """Return what a text states, or the text where it states no answer or several: what was marked as the answer is one."""
     statement = read_statement(text, problem)
-    return statement if statement.answer is not None or statement.is_several else Statement(answer=text.strip())
+    return statement if statement.answer is not None else Statement(answer=text.strip())
 
 
 def _kept(statement: Statement) -> list[Statement]:

@@ -18,6 +18,8 @@ class Items:
     """The bracket before and the one after all items, such as `[]` or `[)`; empty if there are none."""
     items: tuple[str, ...]
     is_union: bool = False
+    is_alternative: bool = False
+    """Whether a separator was `or`: solutions of an equation, but no list."""
 
 
 def split_items(text: str) -> Items:
@@ -29,8 +31,13 @@ def split_items(text: str) -> Items:
     brackets = ""
     if text[:1] and text[0] in _OPENING and text[-1] in _CLOSING and _closes_last(text):
         brackets, text = text[0] + text[-1], text[1:-1].strip()
-    pieces, is_union = _split(text)
-    return Items(brackets=brackets, items=tuple(piece.strip() for piece in pieces), is_union=is_union)
+    pieces, separators = _split(text)
+    return Items(
+        brackets=brackets,
+        items=tuple(piece.strip() for piece in pieces),
+        is_union="∪" in separators,
+        is_alternative=any("or" in separator for separator in separators),
+    )
 
 
 def _closes_last(text: str) -> bool:
@@ -43,17 +50,18 @@ def _closes_last(text: str) -> bool:
     return False
 
 
-def _split(text: str) -> tuple[list[str], bool]:
-    """Return the pieces between separators outside of brackets, and whether one was a union sign."""
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """Return the pieces between separators outside of brackets, and these separators in lower case."""
     depths, depth = [], 0
     for character in text:
         depth += (character in _OPENING) - (character in _CLOSING)
         depths.append(depth)
     pieces: list[str] = []
-    start, is_union = 0, False
+    separators: list[str] = []
+    start = 0
     for found in _SEPARATOR.finditer(text):
         if depths[found.start()] == 0 and len(pieces) < MAX_ITEMS:
             pieces.append(text[start : found.start()])
             start = found.end()
-            is_union = is_union or found[0] == "∪"
-    return [*pieces, text[start:]], is_union
+            separators.append(found[0].lower())
+    return [*pieces, text[start:]], separators

@@ -7,12 +7,14 @@ from fractions import Fraction
 
 from reward.clean import flattened
 from reward.units import conversion, is_part, is_unit
+from reward.words import in_digits
 
 MAX_NUMBER_CHARS = 100
 """Longest text read as a number, unit included; bounds the integers that are built."""
 MIN_ROUNDED_DIGITS = 3
 """Fewest digits after the point that can stand for a fraction, as in TabMWP, which compares three."""
 
+_DECADE = re.compile(r"(?:1[5-9]|20)\d0'?s", re.I)
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NAME = re.compile(r"[A-Za-z∠△Δ°\\θαβπ][A-Za-z0-9_{}()' \\∠△Δθαβ°]{0,40}? ?[=≈] ?")
@@ -54,10 +56,10 @@ def read_number(text: str) -> Number | None:
     """
     if len(text) > 4 * MAX_NUMBER_CHARS:
         return None
-    text = _without_name(flattened(text).strip(" \"'"))
-    if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text):
+    text = in_digits(_without_name(flattened(text).strip(" \"'")))
+    if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text) or _DECADE.fullmatch(text):
         return None
-    text = _without_brackets(text.rstrip(" ,;!").removesuffix(".").rstrip())
+    text = _without_brackets(text.rstrip(" ,;").removesuffix(".").rstrip())
     match = _NUMBER.fullmatch(text)
     return _number(match) if match else None
 
@@ -66,7 +68,8 @@ def same_number(given: Number, gold: Number, precision: int | None, unit: str) -
     """Return whether both are the same number.
 
     Values are compared exactly, after the answer's unit was converted to the gold one's (or to `unit`). Three roundings are allowed:
-    - with a precision, the answer may have more digits than that and is rounded to it; fewer digits must be exact;
+    - with a precision, the answer may have more digits than that and is rounded to it; fewer digits must be exact, and so must
+      whole numbers (a precision of 0);
     - a fraction may be written as its rounding to three or more digits (`0.333` for 1/3, not `0.33`), as TabMWP compares;
     - a fraction may be given where the gold answer is such a rounding.
     A percent sign on one side only is a unit too (`40%` for 40), unless the plain side is below 1 and so is itself a share
@@ -101,7 +104,7 @@ def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int |
     """Return whether a value with so many decimals stands for the gold one under the rules above."""
     if value == gold.value:
         return True
-    if precision is not None:
+    if precision:
         return (decimals is None or decimals > precision) and rounds_to(value, precision, gold.value)
     if gold.decimals is None and decimals is not None:
         return decimals >= MIN_ROUNDED_DIGITS and gold.value.denominator > 1 and rounds_to(gold.value, decimals, value)

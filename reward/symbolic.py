@@ -12,8 +12,8 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from reward.clean import flattened
-from reward.sampled import surely_differ
+from reward.latex import as_latex
+from reward.sampled import agree
 
 if TYPE_CHECKING:
     from sympy import Basic
@@ -36,28 +36,25 @@ _PROSE = frozenset(["or", "is", "in", "to", "of", "at", "an", "if", "no", "by", 
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
-_SLASH = re.compile(r"(?<![\^\w.})])(\d+)/(\d+)(?![\d.^!])")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
-_PLAIN_ROOT = re.compile(r"(?<!\\)(?:\bsqrt ?|√ ?)(?:\(([^()]{1,60})\)|\{([^{}]{1,60})\}|(\d+|[a-zA-Z]))")
-_PLAIN_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
-_LATEX_OF = {
-    "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "≤": r"\le ",
-    "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "∈": r"\in ", "**": "^", "*": r"\cdot ",
-    "°": "",
-}  # fmt: skip
 
 
 def same_by_algebra(given: str, gold: str) -> bool:
     """Return whether two mathematical expressions are equal; False where one cannot be read or is not safe to compute with."""
     latex, gold_latex = as_latex(given), as_latex(gold)
-    if surely_differ(latex, gold_latex):
-        return False
+    if (verdict := agree(latex, gold_latex)) is not None:
+        return verdict
     first, second = _parsed(latex), _parsed(gold_latex)
     if first is None or second is None:
         return False
     from math_verify import verify
 
     return bool(verify(second, first, timeout_seconds=None))
+
+
+def load_algebra() -> None:
+    """Import the algebra system and let it build its parser, half a second in all, so that no answer waits for that."""
+    _parsed("x+1")
 
 
 def value_of(text: str) -> Fraction | None:
@@ -99,18 +96,6 @@ def is_safe(latex: str) -> bool:
     return size <= (_MAX_SYMBOLIC_POWER if has_variable else _MAX_POWER)
 
 
-def as_latex(text: str) -> str:
-    r"""Return the expression in LaTeX, also where it was typed plainly: `sqrt(3)`, `2*x**2`, `π`."""
-    text = flattened(text).replace("$", "").rstrip(" .,;")
-    text = _SLASH.sub(r"\\frac{\1}{\2}", text)  # `1/2 x` is half of x
-    for symbol, latex in _LATEX_OF.items():
-        text = text.replace(symbol, latex)
-    text = _PLAIN_ROOT.sub(lambda root: rf"\sqrt{{{next(part for part in root.groups() if part is not None)}}}", text)
-    text = _PLAIN_FUNCTION.sub(r"\\\1", text)
-    text = re.sub(r"\^ ?\((-?[\w/]+)\)", r"^{\1}", text)
-    return re.sub(r"\^ ?(-?\d+)", r"^{\1}", text)
-
-
 @functools.lru_cache(maxsize=256)
 def _parsed(latex: str) -> "Basic | None":
     """Return the sympy expression of a LaTeX one, unevaluated; None if it is not safe or cannot be parsed as a whole."""
@@ -123,4 +108,11 @@ def _parsed(latex: str) -> "Basic | None":
     spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
     found = parse(f"${latex}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
-    return found[0] if found and not isinstance(found[0], str) else None
+    return _with_real_symbols(found[0]) if found and not isinstance(found[0], str) else None
+
+
+def _with_real_symbols(parsed: "Basic") -> "Basic":
+    """Return the expression with all variables real: the parser takes them for real or not, depending on blanks."""
+    from sympy import Symbol
+
+    return parsed.xreplace({symbol: Symbol(symbol.name, real=True) for symbol in parsed.free_symbols if not symbol.is_real})

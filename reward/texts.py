@@ -8,6 +8,10 @@ from reward.clean import flattened
 _BEFORE, _AFTER = " ,;:\"'`*_([{", " .,;:!?\"'`*_)]}"
 """Punctuation around a text that says nothing; a point before it does (`.5`)."""
 _ABBREVIATION = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
+_POINT_IN_NAME = re.compile(r"(?<![^ ])([a-z]{2,4})\.(?= [a-z])")
+_SUBSCRIPT = re.compile(r"(?<=[a-z])_ ?\{?(\d+)\}?")
+_DECADE = re.compile(r"(?<=\d0)'(?=s)")
+_TO = re.compile(r"(?<=\d) ?(?: to |:) ?(?=\d)")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _MONTHS = "january february march april may june july august september october november december"
 _MONTH_OF = {name: place for place, month in enumerate(_MONTHS.split(), 1) for name in (month, month[:3])} | {"sept": 9}
@@ -18,17 +22,21 @@ _DURATION = re.compile(r"(?:(\d{1,4}) ?(?:hours?|hrs?|h))?(?:,? and |,? )?(?:(\d
 _DATE = re.compile(r"(\d{1,4})[/.\-](\d{1,2})[/.\-](\d{1,4})")
 _MONTH_FIRST = re.compile(r"([a-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?(?:,? (\d{4}))?")
 _DAY_FIRST = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?(?: of)? ([a-z]{3,9})\.?(?:,? (\d{4}))?")
-_MONTH_YEAR = re.compile(r"([a-z]{3,9})\.?,? (?:of )?(\d{4})")
+_MONTH_YEAR = re.compile(r"([a-z]{3,9})\.?,? (?:of )?(\d{4}|'\d{2})")
+_LAST_SHORT_YEAR = 69
+"""Latest year of this century that two digits stand for, as in C's `strptime`."""
 
 
 def same_text(given: str, gold: str) -> bool:
     """Return whether both texts are the same but for case, punctuation around, leading articles, hyphens and white space, or are
-    the same time of day, date or duration in other words."""
+    the same time of day, date, duration or ratio in other words."""
     first, second = key(given), key(gold)
     if first == second:
         return True
     if len(first) > 40 or not any("0" <= character <= "9" for character in first + second):
         return first in ("noon", "midnight") and same_time(first, second)
+    if ":" in second and _TO.sub(":", first) == _TO.sub(":", second):
+        return True
     return same_time(first, second) or same_date(first, second) or _same_duration(first, second)
 
 
@@ -39,8 +47,11 @@ def plain(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """Return the plain text without its leading article, with `U.S.` as `us`, `&` as `and`, and blanks for hyphens in words."""
-    return without_article(_HYPHEN.sub(" ", _ABBREVIATION.sub("", plain(text)).replace(" & ", " and ")))
+    """Return the plain text without its leading article, with `U.S.` as `us`, `St. Louis` as `st louis`, `H_2O` as `h2o`, `&` as
+    `and`, and blanks for hyphens in words."""
+    words = _ABBREVIATION.sub("", plain(text)).replace(" & ", " and ")
+    words = _DECADE.sub("", _SUBSCRIPT.sub(r"\1", _POINT_IN_NAME.sub(r"\1", words)))
+    return without_article(_HYPHEN.sub(" ", words))
 
 
 def without_article(words: str) -> str:
@@ -62,8 +73,8 @@ def same_time(given: str, gold: str) -> bool:
 
 def read_time(words: str) -> tuple[int, bool] | None:
     """Return the seconds since midnight, and whether the half of the day is known; None if the plain text is no time of day."""
-    if words in ("noon", "midnight"):
-        return (43200 if words == "noon" else 0), True
+    if (half_day := words.removeprefix("12:00 ").removeprefix("12 ")) in ("noon", "midnight"):
+        return (43200 if half_day == "noon" else 0), True
     match = _TIME.fullmatch(words)
     if match is None:
         return None
@@ -104,5 +115,7 @@ def read_date(words: str) -> tuple[int, int, int] | None:
     if match := _DAY_FIRST.fullmatch(words):
         return (int(match[3] or 0), _MONTH_OF[match[2]], int(match[1])) if match[2] in _MONTH_OF else None
     if match := _MONTH_YEAR.fullmatch(words):
-        return (int(match[2]), _MONTH_OF[match[1]], 0) if match[1] in _MONTH_OF else None
+        year = int(match[2].strip("'"))
+        century = 0 if year > 99 else 2000 if year <= _LAST_SHORT_YEAR else 1900
+        return (century + year, _MONTH_OF[match[1]], 0) if match[1] in _MONTH_OF else None
     return None

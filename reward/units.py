@@ -5,16 +5,22 @@ from fractions import Fraction
 
 MAX_WORDS = 5
 _VALUE_WORDS = """
-    and or to not nor plus minus times point over by less more maybe squared cubed mod pi i e x y bn mn cent cents
-    half halves third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths
-    dozen hundred hundreds thousand thousands million millions billion billions trillion trillions
+    plus minus times point squared cubed mod bn mn bc bce bps percentile
+    half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths
+    hundredth hundredths thousandth thousandths
+    dozen dozens hundred hundreds thousand thousands million millions billion billions trillion trillions
+"""
+VALUE_WORDS = frozenset(_VALUE_WORDS.split())
+"""Words that change the value they follow, so that `5 million` is not `5`."""
+_OTHER_WORDS = """
+    and or to not nor over by less more maybe pi i e x y cent cents
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
     but versus vs is are was were equals equal if because since than st nd rd th am pm remainder r so then thus therefore
 """
-_NOT_UNITS = frozenset(_VALUE_WORDS.split())
-"""Words that change the value they follow, so that `5 million` is not `5`, or that go on with a sentence."""
+_NOT_UNITS = VALUE_WORDS | frozenset(_OTHER_WORDS.split())
+"""The same, and words that go on with a sentence."""
 _UNIT_TEXT = re.compile(
-    r"[A-Za-zµμΩÅ°'$€£¥%][A-Za-zµμΩÅ°'$€£¥%/·.,()\- ]*(?:(?:(?<=[A-Za-z])[23](?!\w)| ?\^\{?-?[123]\}?(?!\w))[A-Za-z/·.() ]*){0,4}"
+    r"[A-Za-zµμΩÅ°'$€£¥%¢][A-Za-zµμΩÅ°'$€£¥%¢/·.,()\- ]*(?:(?:(?<=[A-Za-z])[23](?!\w)| ?\^\{?-?[123]\}?(?!\w))[A-Za-z/·.() ]*){0,4}"
 )
 
 _SCALES: dict[str, dict[str, str]] = {
@@ -24,7 +30,7 @@ _SCALES: dict[str, dict[str, str]] = {
         "1/100": "cm centimeter centimeters centimetre centimetres",
         "1": "m meter meters metre metres",
         "1000": "km kilometer kilometers kilometre kilometres",
-        "254/10000": "inch inches",
+        "254/10000": "in inch inches",
         "3048/10000": "ft foot feet",
         "9144/10000": "yd yard yards",
         "1609344/1000": "mile miles mi",
@@ -37,7 +43,11 @@ _SCALES: dict[str, dict[str, str]] = {
         "45359237/100000": "lb lbs pound pounds",
         "45359237/1600000": "oz ounce ounces",
     },
+    "ton": {"1": "ton tons"},
     "volume": {"1/1000": "ml milliliter milliliters millilitre millilitres", "1": "l liter liters litre litres"},
+    "customary volume": {"1": "cup cups", "2": "pint pints pt", "4": "quart quarts qt", "16": "gallon gallons gal"},
+    "acre": {"1": "acre acres"},
+    "hectare": {"1": "hectare hectares ha"},
     "time": {
         "1/1000": "ms millisecond milliseconds",
         "1": "s sec secs second seconds",
@@ -46,7 +56,7 @@ _SCALES: dict[str, dict[str, str]] = {
         "86400": "day days",
         "604800": "week weeks",
     },
-    "month": {"1": "month months", "12": "year years yr yrs"},
+    "month": {"1": "month months", "12": "year years yr yrs", "120": "decade decades", "1200": "century centuries"},
     "dollar": {"1": "$ usd dollar dollars", "1/100": "cent cents ¢"},
     "euro": {"1": "€ eur euro euros"},
     "pound sterling": {"1": "£ gbp"},
@@ -59,9 +69,10 @@ _SCALES: dict[str, dict[str, str]] = {
 _TABLE = {
     name: (dimension, Fraction(factor)) for dimension, row in _SCALES.items() for factor, names in row.items() for name in names.split()
 }
+_RATES = {"mph": "miles/hour", "kph": "km/h", "kmph": "km/h", "kmh": "km/h", "mps": "m/s", "fps": "ft/s"}
 _POWER = re.compile(r"\^?\{?([23])\}?$")
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_SINGLE = frozenset("gmslhLNVWJACFTHµμΩÅ°$€£¥'")
+_SINGLE = frozenset("gmslhLNVWJACFTHµμΩÅ°$€£¥¢'")
 """Units of one character; any other single letter is a variable, or `K` and `M`, which may scale."""
 
 
@@ -93,7 +104,7 @@ def known(text: str) -> tuple[str, int, Fraction] | None:
     """Return dimension, power and factor to the dimension's base unit of a unit in the table; None for any other."""
     if text.strip() == "M":
         return None
-    words = text.lower().replace("-", " ").strip(" .,()").split()
+    words = text.lower().replace("-", " ").replace(" ^", "^").strip(" .,()").split()
     power = 1
     for word in [word for word in (words[:1] + words[-1:]) if word.strip(".") in _POWER_WORDS and len(words) > 1]:
         power = _POWER_WORDS[word.strip(".")]
@@ -116,19 +127,28 @@ def conversion(given: str, wanted: str) -> Fraction | None:
 
     A unit that is missing or not in the table says nothing: the question has named it.
     """
-    given_head, given_rest = _split_rate(given)
-    wanted_head, wanted_rest = _split_rate(wanted)
-    if given_rest and wanted_rest and given_rest != wanted_rest and known(given_rest) and known(wanted_rest):
-        return None
-    first, second = known(given_head), known(wanted_head)
+    (given_head, given_rest), (wanted_head, wanted_rest) = _split_rate(given), _split_rate(wanted)
+    if given_rest and wanted_rest and _stem(given_head) == _stem(wanted_rest) and _stem(given_rest) == _stem(wanted_head):
+        return None  # tickets per month are no months per ticket
+    head, rest = _factor(given_head, wanted_head), _factor(given_rest, wanted_rest)
+    return None if head is None or rest is None else head / rest
+
+
+def _factor(given: str, wanted: str) -> Fraction | None:
+    """Return the factor between two units that are no rates; 1 where one is not in the table, None if they contradict."""
+    first, second = known(given), known(wanted)
     if first is None or second is None:
         return Fraction(1)
-    if first[:2] != second[:2]:
-        return None
-    return first[2] / second[2]
+    return first[2] / second[2] if first[:2] == second[:2] else None
 
 
 def _split_rate(unit: str) -> tuple[str, str]:
-    """Return the unit itself and what it is counted per, as in `minutes per day` or `km/h`."""
+    """Return the unit itself and what it is counted per, as in `minutes per day`, `km/h` or `mph`."""
+    unit = _RATES.get(unit.lower().strip(" ."), unit)
     head, _, rest = unit.lower().replace("/", " per ").replace(" a ", " per ").partition(" per ")
-    return head.strip(" ,"), rest.strip(" .").removesuffix("s")
+    return head.strip(" ,"), rest.strip(" .")
+
+
+def _stem(word: str) -> str:
+    """Return a word without the ending of its plural."""
+    return word.removesuffix("s")

@@ -8,7 +8,15 @@ YES, NO = frozenset({"yes", "true", "correct", "yeah", "yep"}), frozenset({"no",
 """Words that are an answer by themselves."""
 _GOLD_YES, _GOLD_NO = YES | {"1", "y"}, NO | {"0", "n"}
 """HallusionBench writes 1 and 0."""
-_LEAD = re.compile(r"(?:the answer is |it is )?(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|overall|in conclusion|in summary),? )?"
+    r"(?:(?:based on|according to|from|in|looking at) [^,.]{1,60}, )?"
+    r"(?:the (?:answer|statement|claim) is |(?:it|this|that) is )?"
+    r"(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)"
+)
+_AFTER_NO_WORDS = "it they he she there the this that these those you i we because since as none not"
+_AFTER_NO = frozenset(_AFTER_NO_WORDS.split())
+"""Words with which a sentence goes on after `no` without a comma; before other words it is an article (`No cube is hidden.`)."""
 _TAIL = re.compile(r"(?:,| answer is:?| so| is| hence| therefore,?) (yes|no|true|false)$")
 _GOES_ON = ("and", "or", "but", "/", "if", "maybe")
 
@@ -25,16 +33,23 @@ def read_truth(text: str) -> bool | None:
     A sentence says what it begins with: `Yes, the lines are straight.` Words such as `correct` count alone only.
     """
     words = plain(text)
-    if words in YES or words in NO:
-        return words in YES
+    if words in YES | {"y"} or words in NO | {"n"}:
+        return words in YES | {"y"}
     lead = _LEAD.match(words)
     if lead is None or lead["after"] not in ("", *" ,.;:!-—*\"'"):
         return None
     rest = lead["rest"].strip(" ,.;:!-—*\"'")
     first = lead[1] in YES
+    if lead["after"] == "-" and lead["rest"][:1].isalpha() or lead[1] == "no" and lead["after"] == " " and _is_article(rest):
+        return None
     if rest.split(" ", 1)[0].strip(",.") in (*_GOES_ON, *(NO if first else YES)):
         return None
     tail = _TAIL.search(words[-40:])
     if tail is not None and (tail[1] in YES) is not first:
         return None
     return first
+
+
+def _is_article(rest: str) -> bool:
+    """Return whether the `no` before these words belongs to them."""
+    return rest[:1].isalnum() and re.split(r"[\W_]", rest, maxsplit=1)[0] not in _AFTER_NO

@@ -33,6 +33,9 @@ RIGHT = [
     (NUMBER, "Answer: the answer is 5 apples.", "an introduction twice"),
     (NUMBER, "We count 3 and 2.\nTherefore, there are 5 apples.", "the last sentence"),
     (NUMBER, "In 2019 the value is 5.", "what follows `is`"),
+    (NUMBER, "There are five apples.", "a number in a word"),
+    (NUMBER, "The area under the curve is 5.", "`under` is about something else"),
+    (TRUTH, "No, there is none. The answer is no.", "twice"),
     (METRES, "So the rope is 500 cm in total.", "a unit in a sentence"),
     (NUMBER, "3 + 2 = 5", "what follows the equals sign"),
     (CHOICE, "The answer is (B) 49.", "letter and text"),
@@ -66,7 +69,17 @@ NOT_RIGHT = [
     (CHOICE, "A, B, C", Outcome.UNPARSEABLE, "every letter"),
     (CHOICE, "(A) 45 (B) 49 (C) 98", Outcome.UNPARSEABLE, "every option"),
     (CHOICE, "The answer is 45. The answer is 49. The answer is 98.", Outcome.UNPARSEABLE, "every option in turn"),
-    (CHOICE, "The answer is (A) 49", Outcome.UNPARSEABLE, "letter contradicts text"),
+    (CHOICE, "The answer is (A) 49", Outcome.WRONG, "letter contradicts text"),
+    (CHOICE, "A. 49", Outcome.WRONG, "also without brackets"),
+    (CHOICE, "(E) 49", Outcome.WRONG, "a letter that no option has"),
+    (NUMBER, "There are almost 5.", Outcome.UNPARSEABLE, "nearly"),
+    (NUMBER, "It was before 5.", Outcome.UNPARSEABLE, "a bound in time"),
+    (NUMBER, "There are 5 dozen eggs.", Outcome.WRONG, "a word that changes the value"),
+    (NUMBER, "I count 5-6 of them.", Outcome.UNPARSEABLE, "a range"),
+    (NUMBER, "|-5|", Outcome.UNPARSEABLE, "nothing is evaluated"),
+    (NUMBER, "<answer>5 or 6</answer>", Outcome.WRONG, "what is marked as the answer is one"),
+    (NUMBER, "The red one is to the left.", Outcome.UNPARSEABLE, "`one` for a thing"),
+    (TRUTH, "No cube is hidden.", Outcome.UNPARSEABLE, "no that belongs to a noun"),
     (METRES, "So the rope is 5 cm in total.", Outcome.WRONG, "another unit in a sentence"),
     (MARKET, "shortage or surplus", Outcome.UNPARSEABLE, "both"),
     (MARKET, "There is not a surplus.", Outcome.UNPARSEABLE, "denied"),
@@ -146,7 +159,7 @@ def test_a_row_s_gold_choice_may_be_a_letter_a_text_or_without_options() -> None
     assert gold_choice("B", ("45°", "49°")) == ("49°", ("45°", "49°"))
     assert gold_choice("49°", ("45°", "49°")) == ("49°", ("45°", "49°"))
     assert gold_choice("(B)", ()) == ("B", ("A", "B", "C", "D", "E"))
-    with pytest.raises(ValueError, match="gold answer 'Z' is neither one of the choices"):
+    with pytest.raises(ValueError, match="gold: 'Z' is neither one of the choices"):
         gold_choice("Z", ("45°", "49°"))
 
 

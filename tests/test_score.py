@@ -90,11 +90,14 @@ def test_rows_are_read_with_what_benchmarks_write(tmp_path: Path) -> None:
                 {"response": "x", "gold": "(c)", "kind": "CHOICE"},
                 "",
                 {"response": "x", "gold": [0, 4], "kind": "list"},
+                {"response": "x", "gold": "B", "choices": ["45", "49"], "kind": "number"},
+                {"response": "x", "gold": "49", "choices": ["45", "49"], "kind": "text"},
+                {"response": "x", "gold": "50", "choices": ["45", "49"], "kind": "number"},
             )
         )
     )
     problems = [line.problem for line in lines]
-    assert [line.number for line in lines] == [1, 2, 3, 4, 6]
+    assert [line.number for line in lines] == [1, 2, 3, 4, 6, 7, 8, 9]
     assert all(problem is not None for problem in problems)
     assert [(problem.kind, problem.answer) for problem in problems if problem] == [
         (AnswerKind.NUMBER, "1.5"),
@@ -102,6 +105,9 @@ def test_rows_are_read_with_what_benchmarks_write(tmp_path: Path) -> None:
         (AnswerKind.CHOICE, "two"),
         (AnswerKind.CHOICE, "C"),
         (AnswerKind.LIST, "[0, 4]"),
+        (AnswerKind.CHOICE, "49"),
+        (AnswerKind.CHOICE, "49"),
+        (AnswerKind.NUMBER, "50"),
     ]
     assert problems[0] is not None and (problems[0].precision, problems[0].unit) == (1, "cm")
 
@@ -156,3 +162,31 @@ def test_a_reward_in_a_ray_actor_is_asked_on_ray(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["value"] for row in rows] == [*(pytest.approx(1 + number / 2) for number in range(1, 30)), 0.0]
     assert rows[-1]["outcome"] == Outcome.UNSCORABLE.value
+
+
+REAL_ROWS = [
+    ({"gold": "1.4", "kind": "number", "precision": 1.0, "unit": None, "extraction": "1.45"}, "correct", "MathVista rounds"),
+    ({"gold": "1.45", "kind": "number", "precision": 2.0, "extraction": "1.4"}, "wrong", "but adds no digits"),
+    ({"gold": "5", "kind": "number", "precision": 0, "extraction": "4.6"}, "wrong", "nor whole numbers"),
+    ({"gold": "8", "kind": "number", "unit": "years", "extraction": "The gap is 8 years."}, "correct", "a sentence"),
+    ({"gold": "145°", "choices": ["35°", "145°"], "kind": "text", "extraction": "145"}, "correct", "the text of an option"),
+    ({"gold": "[0, 2, 0, 2]", "kind": "list", "extraction": "0, 2, 0, 2"}, "correct", "a list without brackets"),
+    ({"gold": "B", "kind": "choice", "extraction": "(B) 49"}, "correct", "options that only the picture shows"),
+    ({"gold": "B", "kind": "choice", "extraction": "B. no change"}, "correct", "with any text"),
+    ({"gold": "B", "kind": "choice", "extraction": "C. 49"}, "wrong", "and another letter"),
+    ({"gold": "B", "kind": "choice", "choices": ["$1$", "$2$"], "extraction": "2"}, "correct", "MathVision's options"),
+    ({"gold": "\\frac{1}{2}", "extraction": "0.5"}, "correct", "and golds in LaTeX"),
+    ({"gold": "3\\sqrt{2}", "extraction": "$3 \\sqrt2$ cm"}, "correct", "with a unit"),
+    ({"gold": "2 \\pi", "extraction": "2π"}, "correct", "in Unicode"),
+    ({"gold": "4:30 P.M.", "extraction": "4:30 PM"}, "correct", "TabMWP's times"),
+    ({"gold": "0.55", "kind": "number", "unit": "$", "extraction": "$0.55"}, "correct", "its currency"),
+    ({"gold": "11/26", "kind": "number", "extraction": "\\frac{11}{26}"}, "correct", "and its fractions"),
+    ({"gold": "1", "kind": "yesno", "response": "Yes. The two lines are parallel."}, "correct", "HallusionBench's gold answers are digits"),
+    ({"gold": "0", "kind": "yesno", "response": "Yes. The two lines are parallel."}, "wrong", "0 for no"),
+]
+
+
+def test_rows_as_benchmarks_write_them_get_the_benchmark_s_verdict(tmp_path: Path) -> None:
+    rows = scored(tmp_path, *[row for row, _, _ in REAL_ROWS])
+    missed = [(row, got["reason"]) for (row, outcome, _), got in zip(REAL_ROWS, rows, strict=True) if got["outcome"] != outcome]
+    assert not missed

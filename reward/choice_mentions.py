@@ -1,0 +1,96 @@
+"""Reads the one option that a phrase or sentence states: `B, because ...`, `There is a surplus.`, `so the correct option is (B)`."""
+
+import re
+
+from reward.choices import find_choice, is_contradiction
+from reward.number_mentions import number_in
+from reward.numbers import read_number
+from reward.sentences import ALTERNATIVE, NEGATION, NOTHING, SEVERAL, Statement, sentences
+from reward.symbolic import is_expression
+from reward.texts import key
+
+_DENIED = re.compile(r"\b(?:no|without|none|hardly|rather than|instead of|opposite of)\b", re.I)
+_COMPARED = re.compile(r"\b(?:\w+(?:er|re|ss) than|at (?:least|most)|almost|nearly|between|up to)\b", re.I)
+_MARKED_LETTER = re.compile(
+    r"""
+    (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
+    | \b(?:[Oo]ption|[Cc]hoice|[Aa]nswer(?:\ is)?:?)\ \(?
+      ([B-Z]|A(?!\ [a-z])|A(?=\ (?:because|since|as|which|is)\b)|[a-z](?=[).]|$))(?=[\s).,:;*]|$)
+    | ^\(?([A-Za-z])(?:[.):,](?=\s|$)|$)
+    | \b([A-Z])\)?\ (?:is|seems|must\ be)\ (?:the\ )?(?:correct|right|best|answer)
+    """,
+    re.VERBOSE,
+)
+_LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
+_CAPITAL = re.compile(r"(?<![\w'])([B-Z]|A(?! [a-z]))(?![\w'])")
+
+
+def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
+    """Return the option that is the text or leads it, or the only one that it mentions.
+
+    A letter with the text of another option is an answer too, and names no option.
+    """
+    first = sentences(text)[0].strip()
+    if is_contradiction(text, choices) or is_contradiction(first, choices):
+        return Statement(answer=text)
+    for part in dict.fromkeys([text, first]):
+        if part and find_choice(part, choices) is not None:
+            return Statement(answer=part) if part == text else _unless_contradicted(part, text, choices)
+    own_words = _without_denying_options(text, choices)
+    if NEGATION.search(own_words):
+        return NOTHING
+    if _LETTERS.search(text) and not any(_LETTERS.search(choice) for choice in choices):
+        return SEVERAL
+    letters, texts = _letters_in(text, choices), _texts_in(text, choices)
+    if len(letters) == 1 and (not texts or texts & letters):
+        return Statement(answer=f"({chr(ord('A') + next(iter(letters)))})")
+    if letters or len(texts) > 1:
+        return SEVERAL
+    if texts:
+        choice = choices[next(iter(texts))]
+        is_bound = read_number(choice) is not None and _COMPARED.search(own_words)
+        return NOTHING if is_bound or _DENIED.search(own_words) else Statement(answer=choice)
+    number = number_in(text)
+    if number.answer is not None and find_choice(number.answer, choices) is not None:
+        return number
+    return Statement(answer=text) if len(text) > 1 and is_expression(text) else NOTHING
+
+
+def _without_denying_options(text: str, choices: tuple[str, ...]) -> str:
+    """Return the text without the options that hold a negation themselves, such as `It cannot be determined`."""
+    for choice in choices:
+        if NEGATION.search(choice) or _DENIED.search(choice):
+            text = re.sub(rf"(?<!\w){re.escape(choice.strip(' .'))}(?!\w)", " ", text, flags=re.I)
+    return text
+
+
+def _unless_contradicted(part: str, text: str, choices: tuple[str, ...]) -> Statement:
+    """Return the option that a first sentence names, unless what follows marks another one by letter, or as an alternative."""
+    place = find_choice(part, choices)
+    rest = text[len(part) :]
+    others = _letters_in(rest, choices) | (_texts_in(rest, choices) if ALTERNATIVE.search(rest) else set())
+    return SEVERAL if others - {place} else Statement(answer=part)
+
+
+def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
+    """Return the places of the options that are mentioned by letter; a lone capital is one only where the options are letters."""
+    letters = [next(part for part in found.groups() if part) for found in _MARKED_LETTER.finditer(text)]
+    if not letters and all(len(choice.strip("() ")) == 1 for choice in choices):
+        letters = _CAPITAL.findall(text)
+    places = {ord(letter.upper()) - ord("A") for letter in letters}
+    return {place for place in places if place < len(choices)}
+
+
+def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
+    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another."""
+    words = f" {key(text)} "
+    found: set[int] = set()
+    for place in sorted(range(len(choices)), key=lambda place: -len(choices[place])):
+        spelling = key(choices[place])
+        if len(spelling) < 2 and not spelling.isdigit():
+            continue
+        pattern = re.compile(rf"(?<![\w.,/^\\{{√+*-]){re.escape(spelling)}(?![\w/^°%}}√+*\\]|[.,:]\d)")
+        if pattern.search(words):
+            found.add(place)
+            words = pattern.sub(" ", words)
+    return found

@@ -1,0 +1,113 @@
+"""Reads the one number that a phrase or sentence states: `The value is 5 cm.`, `so 2 + 3 = 5`, `There are five apples.`"""
+
+import re
+
+from reward.clean import flattened
+from reward.lists import split_items
+from reward.numbers import read_number
+from reward.sentences import ALTERNATIVE, NEGATION, NOTHING, REASON, SEVERAL, Statement, sentences
+from reward.symbolic import is_expression
+from reward.units import VALUE_WORDS, known
+from reward.words import in_digits
+
+_BOUND = re.compile(
+    r"\b(?:(?:more|less|fewer|greater|larger|smaller|higher|lower) than|at (?:least|most)|between|up to|over|under|below|above"
+    r"|before|after|until|almost|nearly)(?: (?:about|around|the|a|an|year|approximately))? ?$",
+    re.I,
+)
+_COMPARISON = re.compile("[<>≤≥]")
+_CLAUSE_END = re.compile(r" (?:for|in|on|from|when|where)\b|[,;] |\s[(—–-]", re.I)
+_STATES = re.compile(r"(?:\b(?:is|are|was|were|equals|be|approximately|about|have|has|shows?|get|gives?|total of)\b|[:=≈])\s*", re.I)
+_NUMBER = re.compile(
+    r"""
+    (?<![\w^\\/.,:±|$€£])(?<!-\()(?<!-)(?:-(?=[$\d.]))?(?:(?<!\()\\?[$€£])?
+    (?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+|(?=\.\d))(?:\.\d+)?
+    (?:\ ?/\ ?\d+(?!\d|\.\d))?
+    (?:\ ?\\?%|°|)(?:\ (?:thousand|million|billion|trillion)\b)?
+    (?:(?:cm|mm|km|kg|mg|ml|ft|in|g|m|s|h)\b|(?![\w^+!¢]))(?![:/.,\-]\d)
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_UNIT_WORD = re.compile(r"[ -]?([A-Za-z$¢]+(?:\^\{?[23]\}?)?)(?!\w)")
+_NEXT_WORDS = re.compile(r"[ -](\w+)(?: (\w+))?")
+_COMPARING = {"less", "more", "fewer", "out"}
+"""Words after which a number is a difference or a part of another."""
+_ONE_AS_PRONOUN = re.compile(
+    r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bhas )(?<!\bhave )(?<!\bonly )(?<!\bjust )(?<!exactly )\bone\b"
+    r"(?![ -](?:hundred|half|third|and)\b)",
+    re.I,
+)
+_ROOTS = frozenset("\\√π^")
+
+
+def number_in(text: str) -> Statement:
+    """Return the number that is the text, leads it, or is the only one in it, or in what follows its last `is` or `=`."""
+    for part in _beginnings(text):
+        if read_number(part) is not None:
+            return Statement(answer=part)
+    if is_expression(text) and not _ROOTS.isdisjoint(text):
+        return Statement(answer=text)
+    flat = _in_digits(flattened(text))
+    if NEGATION.search(flat) or _COMPARISON.search(flat):
+        return NOTHING
+    items = split_items(flat)
+    if len(items.items) > 1 and (items.brackets or all(read_number(item) is not None for item in items.items)):
+        return SEVERAL
+    found = _numbers(flat)
+    for state in reversed(list(_STATES.finditer(flat)) if len(found) > 1 else []):
+        tail = flat[state.end() :]
+        if stated := _numbers(tail):
+            answer = _leading(tail, stated)
+            return SEVERAL if answer is None else Statement(answer=answer)
+    if len(found) > 1:
+        return SEVERAL
+    return next((Statement(answer=written) for written, start in found.values() if not _BOUND.search(flat[:start])), NOTHING)
+
+
+def _leading(tail: str, stated: dict[object, tuple[str, int]]) -> str | None:
+    """Return the only number of what follows an `is`, if that begins with it."""
+    if len(stated) > 1:
+        return None
+    whole = next((part for part in _beginnings(tail) if read_number(part) is not None), None)
+    written, start = next(iter(stated.values()))
+    return whole or (written if start == 0 else None)
+
+
+def _in_digits(text: str) -> str:
+    """Return a sentence without digits with its number words in digits; `the red one` is no number."""
+    return text if any("0" <= character <= "9" for character in text) else in_digits(_ONE_AS_PRONOUN.sub("", text))
+
+
+def _numbers(text: str) -> dict[object, tuple[str, int]]:
+    """Return the numbers in a text as written, with their places, by value; those that a word changes (`5 dozen`) with that word."""
+    found: dict[object, tuple[str, int]] = {}
+    for match in _NUMBER.finditer(text):
+        written = match[0] + _word_after(text, match.end())
+        number = read_number(written)
+        found[written if number is None else (number.value, number.is_percent)] = written, match.start()
+    return found
+
+
+def _word_after(text: str, place: int) -> str:
+    """Return what follows a number up to a word that changes its value, or else the next word if it is a unit that is converted."""
+    following = _NEXT_WORDS.match(text, place)
+    for number in (1, 2) if following else ():
+        if following and following[number] and following[number].lower() in VALUE_WORDS | _COMPARING:
+            return text[place : following.end(number)]
+    word = _UNIT_WORD.match(text, place)
+    is_preposition = word is not None and word[1] == "in" and text[word.end() : word.end() + 2].strip(" ").isalpha()
+    return word[0] if word and known(word[1]) is not None and not is_preposition else ""
+
+
+def _beginnings(text: str) -> list[str]:
+    """Return the text, its first sentence, that sentence without its reason, and its first clause where the rest has no number."""
+    found = [text.strip()]
+    first = sentences(text)[0].strip()
+    if ALTERNATIVE.search(text[len(first) :]) is None:
+        found.append(first)
+        if ALTERNATIVE.search(first) is None:
+            found.append(REASON.split(first, maxsplit=1)[0].strip())
+        clause = _CLAUSE_END.split(first, maxsplit=1)[0].strip()
+        if not _numbers(text[len(clause) :]):
+            found.append(clause)
+    return list(dict.fromkeys(found))
