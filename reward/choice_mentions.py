@@ -10,7 +10,6 @@ from reward.symbolic import is_expression
 from reward.texts import key
 
 _DENIED = re.compile(r"\b(?:no|without|none|hardly|rather than|instead of|opposite of)\b", re.I)
-_COMPARED = re.compile(r"\b(?:\w+(?:er|re|ss) than|at (?:least|most)|almost|nearly|between|up to)\b", re.I)
 _MARKED_LETTER = re.compile(
     r"""
     (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
@@ -46,13 +45,13 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
         return Statement(answer=f"({chr(ord('A') + next(iter(letters)))})")
     if letters or len(texts) > 1:
         return SEVERAL
-    if texts:
-        choice = choices[next(iter(texts))]
-        is_bound = read_number(choice) is not None and _COMPARED.search(own_words)
-        return NOTHING if is_bound or _DENIED.search(own_words) else Statement(answer=choice)
+    if texts and read_number(choices[next(iter(texts))]) is None:
+        return NOTHING if _DENIED.search(own_words) else Statement(answer=choices[next(iter(texts))])
     number = number_in(text)
-    if number.answer is not None and find_choice(number.answer, choices) is not None:
+    if number.is_several or (number.answer is not None and find_choice(number.answer, choices) is not None):
         return number
+    if texts:
+        return NOTHING
     return Statement(answer=text) if len(text) > 1 and is_expression(text) else NOTHING
 
 
