@@ -20,6 +20,7 @@ _MARKED_LETTER = re.compile(
     """,
     re.VERBOSE,
 )
+_MAX_MENTIONS = 3
 _LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
 _CAPITAL = re.compile(r"(?<![\w'])([B-Z]|A(?! [a-z]))(?![\w'])")
 
@@ -81,7 +82,10 @@ def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
 
 
 def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
-    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another."""
+    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another.
+
+    An option that is repeated over and over is no statement: all places are then returned.
+    """
     words = f" {key(text)} "
     found: set[int] = set()
     for place in sorted(range(len(choices)), key=lambda place: -len(choices[place])):
@@ -89,7 +93,9 @@ def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
         if len(spelling) < 2 and not spelling.isdigit():
             continue
         pattern = re.compile(rf"(?<![\w.,/^\\{{√+*-]){re.escape(spelling)}(?![\w/^°%}}√+*\\]|[.,:]\d)")
-        if pattern.search(words):
+        words, num_mentions = pattern.subn(" ", words)
+        if num_mentions > _MAX_MENTIONS:
+            return set(range(len(choices)))
+        if num_mentions:
             found.add(place)
-            words = pattern.sub(" ", words)
     return found
