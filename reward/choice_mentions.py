@@ -10,7 +10,6 @@ from reward.symbolic import is_expression
 from reward.texts import key
 
 _DENIED = re.compile(r"\b(?:no|without|none|hardly|rather than|instead of|opposite of)\b", re.I)
-_COMPARED = re.compile(r"\b(?:\w+(?:er|re|ss) than|at (?:least|most)|almost|nearly|between|up to)\b", re.I)
 _MARKED_LETTER = re.compile(
     r"""
     (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
@@ -21,6 +20,7 @@ _MARKED_LETTER = re.compile(
     """,
     re.VERBOSE,
 )
+_MAX_MENTIONS = 3
 _LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
 _CAPITAL = re.compile(r"(?<![\w'])([B-Z]|A(?! [a-z]))(?![\w'])")
 
@@ -46,13 +46,13 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
         return Statement(answer=f"({chr(ord('A') + next(iter(letters)))})")
     if letters or len(texts) > 1:
         return SEVERAL
-    if texts:
-        choice = choices[next(iter(texts))]
-        is_bound = read_number(choice) is not None and _COMPARED.search(own_words)
-        return NOTHING if is_bound or _DENIED.search(own_words) else Statement(answer=choice)
+    if texts and read_number(choices[next(iter(texts))]) is None:
+        return NOTHING if _DENIED.search(own_words) else Statement(answer=choices[next(iter(texts))])
     number = number_in(text)
-    if number.answer is not None and find_choice(number.answer, choices) is not None:
+    if number.is_several or (number.answer is not None and find_choice(number.answer, choices) is not None):
         return number
+    if texts:
+        return NOTHING
     return Statement(answer=text) if len(text) > 1 and is_expression(text) else NOTHING
 
 
@@ -82,7 +82,10 @@ def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
 
 
 def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
-    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another."""
+    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another.
+
+    An option that is repeated over and over is no statement: all places are then returned.
+    """
     words = f" {key(text)} "
     found: set[int] = set()
     for place in sorted(range(len(choices)), key=lambda place: -len(choices[place])):
@@ -90,7 +93,9 @@ def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
         if len(spelling) < 2 and not spelling.isdigit():
             continue
         pattern = re.compile(rf"(?<![\w.,/^\\{{√+*-]){re.escape(spelling)}(?![\w/^°%}}√+*\\]|[.,:]\d)")
-        if pattern.search(words):
+        words, num_mentions = pattern.subn(" ", words)
+        if num_mentions > _MAX_MENTIONS:
+            return set(range(len(choices)))
+        if num_mentions:
             found.add(place)
-            words = pattern.sub(" ", words)
     return found

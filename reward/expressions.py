@@ -23,6 +23,7 @@ _BRACED_SINGLE = re.compile(r"\{(\w)\}")
 _PLAIN_ROOT = re.compile(r"√ ?(\d+|[a-zA-Z])")
 _NEEDLESS_BLANK = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _RATIO = re.compile(r"(?!.*[APap]\.)[\d\w\\{}()/+√^ .-]{1,40}(?::[\d\w\\{}()/+√^ .-]{1,40}){1,5}")
+_POINT = re.compile(r"^[A-Z]'? ?=? ?(?=\([^()]{1,80},[^()]{1,80}\)$)")
 _COMPARISON = re.compile(r"[=<>≤≥≠∈]")
 
 
@@ -103,8 +104,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _without_membership(text: str) -> str:
-    r"""Return what follows `x \in`, else the flattened text."""
-    flat = flattened(text)
+    r"""Return what follows `x \in`, or the name of a point, else the flattened text."""
+    flat = _POINT.sub("", flattened(text))
     name, sign, rest = flat.partition("∈")
     return rest.strip() if sign and _NAME.fullmatch(name.strip()) else flat
 
@@ -136,6 +137,9 @@ def _same_items(items: Items, gold: Items, depth: int) -> bool:
         return False
     if items.brackets != gold.brackets and (gold.brackets, items.brackets) not in (("()", ""), ("", "()"), ("{}", ""), ("", "{}")):
         return False
+    names = [name for name, _ in map(_named, items.items) if name]
+    if gold.brackets == "()" and names != sorted(names):
+        return False  # `y = 3, x = -2` is the point (-2, 3)
     if gold.brackets in ("{}", "") and items.brackets in ("{}", ""):
         return _match_in_any_order(items.items, gold.items, depth)
     return all(_same_item(a, b, depth) for a, b in zip(items.items, gold.items, strict=True))

@@ -8,7 +8,7 @@ from reward.clean import flattened
 
 _MAX_FACTORIAL = 20
 _MAX_BINOMIAL = 60
-_SLASH = re.compile(r"(?<![\^\w.})])(\d+)/(\d+)(?![\d.^!])")
+_SLASH = re.compile(r"(?<![\^\w.})√])(\d+)/(\d+)(?![\d.^!])")
 _PLAIN_ROOT = re.compile(r"(?<!\\)(?:\bsqrt ?|√ ?)(?:\(([^()]{1,60})\)|\{([^{}]{1,60})\}|(\d+|[a-zA-Z]))")
 _PLAIN_FUNCTION = re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|cot|sec|csc|log|ln|exp)(?![a-zA-Z])")
 _PLAIN_PI = re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])")

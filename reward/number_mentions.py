@@ -17,7 +17,9 @@ _BOUND = re.compile(
 )
 _COMPARISON = re.compile("[<>≤≥]")
 _CLAUSE_END = re.compile(r" (?:for|in|on|from|when|where)\b|[,;] |\s[(—–-]", re.I)
-_STATES = re.compile(r"(?:\b(?:is|are|was|were|equals|be|approximately|about|have|has|shows?|get|gives?|total of)\b|[:=≈])\s*", re.I)
+_STATES = re.compile(
+    r"(?:\b(?:is|are|was|were|equals|be|approximately|about|have|has|shows?|measures?|get|gives?|total of)\b|[:=≈])\s*", re.I
+)
 _NUMBER = re.compile(
     r"""
     (?<![\w^\\/.,:±|$€£])(?<!-\()(?<!-)(?:-(?=[$\d.]))?(?:(?<!\()\\?[$€£])?

@@ -43,7 +43,10 @@ def same_text(given: str, gold: str) -> bool:
 def plain(text: str) -> str:
     """Return the text without case, surrounding punctuation and runs of white space; itself where nothing else is left."""
     spaced = unicodedata.normalize("NFC", flattened(text)).casefold()
-    return spaced.lstrip(_BEFORE).rstrip(_AFTER) or spaced
+    words = spaced.lstrip(_BEFORE).rstrip(_AFTER)
+    for opening, closing in ("{}", "()", "[]"):
+        words += closing * (words.count(opening) - words.count(closing))  # those of `f(x)` are no punctuation around it
+    return words or spaced
 
 
 def key(text: str) -> str:

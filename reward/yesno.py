@@ -18,7 +18,8 @@ _AFTER_NO_WORDS = "it they he she there the this that these those you i we becau
 _AFTER_NO = frozenset(_AFTER_NO_WORDS.split())
 """Words with which a sentence goes on after `no` without a comma; before other words it is an article (`No cube is hidden.`)."""
 _TAIL = re.compile(r"(?:,| answer is:?| so| is| hence| therefore,?) (yes|no|true|false)$")
-_GOES_ON = ("and", "or", "but", "/", "if", "maybe")
+_GOES_ON = ("and", "or", "but", "if", "maybe")
+_WORD = re.compile(r"\w+")
 
 
 def read_gold(text: str) -> bool | None:
@@ -42,12 +43,23 @@ def read_truth(text: str) -> bool | None:
     first = lead[1] in YES
     if lead["after"] == "-" and lead["rest"][:1].isalpha() or lead[1] == "no" and lead["after"] == " " and _is_article(rest):
         return None
-    if rest.split(" ", 1)[0].strip(",.") in (*_GOES_ON, *(NO if first else YES)):
+    following = _WORD.findall(rest)
+    if rest.startswith("/") or (following and following[0] in _GOES_ON) or _has_turned(first, following):
         return None
     tail = _TAIL.search(words[-40:])
     if tail is not None and (tail[1] in YES) is not first:
         return None
     return first
+
+
+def _has_turned(first: bool, following: list[str]) -> bool:
+    """Return whether a list of answers (`yes; yes; no`) goes on with another one than its first."""
+    for word in following:
+        if word not in YES | NO:
+            return False
+        if (word in YES) is not first:
+            return True
+    return False
 
 
 def _is_article(rest: str) -> bool:

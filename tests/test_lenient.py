@@ -17,6 +17,7 @@ TEXT = Problem(id="p1", question="?", images=(), answer="Tampa", kind=AnswerKind
 LATEX = Problem(id="p1", question="?", images=(), answer=r"2\sqrt{3}", kind=AnswerKind.LATEX)
 LIST = Problem(id="p1", question="?", images=(), answer="[2014, 2016]", kind=AnswerKind.LIST)
 CHOICE = Problem(id="p1", question="?", images=(), answer="49", kind=AnswerKind.CHOICE, choices=("45", "49", "98"))
+NAMES = Problem(id="p1", question="?", images=(), answer="Mr. Chan", kind=AnswerKind.CHOICE, choices=("Mr. Chan", "Ms. Boone"))
 MARKET = Problem(id="p1", question="?", images=(), answer="surplus", kind=AnswerKind.CHOICE, choices=("shortage", "surplus"))
 LETTERS = Problem(id="p1", question="?", images=(), answer="E", kind=AnswerKind.CHOICE, choices=tuple("ABCDE"))
 
@@ -33,6 +34,14 @@ RIGHT = [
     (NUMBER, "Answer: the answer is 5 apples.", "an introduction twice"),
     (NUMBER, "We count 3 and 2.\nTherefore, there are 5 apples.", "the last sentence"),
     (NUMBER, "In 2019 the value is 5.", "what follows `is`"),
+    (NUMBER, "So 8 - 3 = 5 objects are left.", "what the equals sign leads to"),
+    (NUMBER, "The answer is 5, not 6.", "another one ruled out"),
+    (NUMBER, "Answer: 5 (since 2 + 3 = 5)", "a reason in brackets"),
+    (CHOICE, "B is the correct answer.", "a letter that is called correct"),
+    (CHOICE, "Let us check each option:\nA. 45 - no\nB. 49 - yes\n\nSo the answer is B.", "`option:` introduces no answer"),
+    (NAMES, "### Final Answer\n\nMr. Chan", "a point in a name ends no sentence"),
+    (TRUTH, "Based on the picture, no, they differ.", "after what it is based on"),
+    (TRUTH, "It has two sides. So, no, they differ.", "after so"),
     (NUMBER, "There are five apples.", "a number in a word"),
     (NUMBER, "The area under the curve is 5.", "`under` is about something else"),
     (TRUTH, "No, there is none. The answer is no.", "twice"),
@@ -72,6 +81,15 @@ NOT_RIGHT = [
     (CHOICE, "The answer is (A) 49", Outcome.WRONG, "letter contradicts text"),
     (CHOICE, "A. 49", Outcome.WRONG, "also without brackets"),
     (CHOICE, "(E) 49", Outcome.WRONG, "a letter that no option has"),
+    (NUMBER, "5, 5", Outcome.UNPARSEABLE, "a list of numbers"),
+    (NUMBER, "5,0", Outcome.UNPARSEABLE, "a decimal comma, or a list"),
+    (CHOICE, "less than 49°", Outcome.UNPARSEABLE, "a bound on an option"),
+    (CHOICE, "4 9, 49", Outcome.UNPARSEABLE, "an option among other numbers"),
+    (CHOICE, "I would choose (C), not (B).", Outcome.WRONG, "the right one ruled out"),
+    (MARKET, "There is no surplus.", Outcome.UNPARSEABLE, "denied by an article"),
+    (MARKET, "shortagesurplus " + "surplus " * 5, Outcome.UNPARSEABLE, "an option over and over"),
+    (TRUTH, "no; no; yes", Outcome.UNPARSEABLE, "a list that turns round"),
+    (TRUTH, "no | yes", Outcome.UNPARSEABLE, "both"),
     (NUMBER, "There are almost 5.", Outcome.UNPARSEABLE, "nearly"),
     (NUMBER, "It was before 5.", Outcome.UNPARSEABLE, "a bound in time"),
     (NUMBER, "There are 5 dozen eggs.", Outcome.WRONG, "a word that changes the value"),

@@ -208,6 +208,6 @@ def test_a_group_of_eight_costs_less_than_two_milliseconds() -> None:
 def test_the_first_answer_s_deadline_does_not_pay_for_the_import_of_the_algebra_system() -> None:
     problem = Problem(id="p1", question="?", images=(), answer=r"\frac{1}{4}(a^2+b^2)", kind=AnswerKind.LATEX)
     process = ScoringProcess([Part(name="reward.accuracy:score_answer")], 4)
-    ((score,),) = process.score(problem, [Answer.of_text(0, r"\frac{a^2+b^2}{4}")], 0.3)
+    ((score,),) = process.score(problem, [Answer.of_text(0, r"\frac{a^2+b^2}{4}")], 0.4)
     process.close()
     assert score.outcome is Outcome.CORRECT, score.reason
