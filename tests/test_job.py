@@ -53,7 +53,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         started = subprocess.Popen([*command, f"--temp-dir={folder}"], env=client(), stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"
     deadline = time.monotonic() + 90
-    while subprocess.run([str(RAY), "job", "list", "--address", address], env=client(), capture_output=True).returncode:
+    nothing = [str(RAY), "job", "submit", "--address", address, "--", "true"]  # refused until the node's agent is there
+    while subprocess.run(nothing, env=client(), cwd=folder, capture_output=True).returncode:
         assert started.poll() is None and time.monotonic() < deadline, (folder / "head.log").read_text()[-2000:]
         time.sleep(1)
     process = psutil.Process(started.pid)
