@@ -261,8 +261,8 @@ class GrpoConfig(Section):
     """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
     2501.03262, section 3)."""
     rollout_correction: RolloutCorrection = "token"
-    """Importance weights for what rollout and learner differ by: of each token, cut at `rollout_cap` (truncated importance sampling, Ionides,
-    JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 for sequences whose geometric mean is off by more than the cap, else 1."""
+    """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
+    Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
     rollout_cap: float = Field(default=2.0, gt=1)
     """Cap of `rollout_correction`; `geometric` wants one close to 1, such as 1.01."""
     normalisation: Normalisation = "token"

@@ -56,7 +56,7 @@ def train_grpo(
         track.step(step, _figures(groups, updates, clock))
         num_flat = 0 if updates else num_flat + 1
         if num_flat == section.max_flat_steps:
-            raise StageError(_why_flat(num_flat, groups))
+            raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
         if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
             services.learner.save(checkpoints, step + 1)
 
@@ -96,10 +96,11 @@ def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], cloc
     }
 
 
-def _why_flat(num_steps: int, groups: Sequence[ScoredGroup]) -> str:
+def _why_flat(num_steps: int, groups: Sequence[ScoredGroup], mask_truncated: bool) -> str:
     stats = group_stats(groups)
     return (
-        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike, so there is nothing to learn from. "
+        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike"
+        f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
         f"In the last one {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, {stats.truncated:.0%} ran into "
         f"max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
         "Use easier or harder problems, more completions per problem, or a better SFT model"
