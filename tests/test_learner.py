@@ -263,7 +263,20 @@ def test_the_first_update_of_a_step_needs_no_proximal_log_probabilities(tiny_mod
     without = rank.update([replace(sample, proximal_logprobs=None) for sample in samples])
     assert_same_figures(rank.update(handed), without)
     assert without.clip_low == without.clip_high == 0
-    assert without.ratio_p01 < 0.8 and without.ratio_p99 > 1.2 and 0.8 < without.effective_share < 0.99
+    assert_rollout_figures(without, samples, handed)
+
+
+def assert_rollout_figures(stats: UpdateStats, samples: list[TrainSample], handed: list[TrainSample]) -> None:
+    """What an update says of rollout and learner follows from their log-probabilities."""
+    pairs = [(sample.rollout_logprobs or (), row.proximal_logprobs or ()) for sample, row in zip(samples, handed, strict=True)]
+    rollout, policy = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    gap = (policy - rollout)[policy != 0]  # 0 is the placeholder
+    weights = np.minimum(np.exp(gap), GRPO.rollout_cap)
+    assert stats.kl_rollout_k1 == pytest.approx(-gap.mean(), abs=1e-6)
+    assert stats.kl_rollout == pytest.approx((np.exp(gap) - 1 - gap).mean(), abs=1e-6)
+    assert stats.effective_share == pytest.approx(weights.sum() ** 2 / (weights**2).sum() / len(gap), rel=1e-6)
+    ranks = [np.exp(np.sort(gap))[int(np.ceil(share * len(gap))) - 1] for share in (0.01, 0.5, 0.99)]
+    assert [stats.ratio_p01, stats.ratio_p50, stats.ratio_p99] == pytest.approx(ranks, rel=1e-5)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
