@@ -259,7 +259,7 @@ class GrpoConfig(Section):
     """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or the non-negative one of GRPO."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
-    2501.03262, section 3)."""
+    2501.03262, section 3); which groups are flat is the verifier's word alone."""
     rollout_correction: RolloutCorrection = "token"
     """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
     Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
