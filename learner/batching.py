@@ -64,14 +64,19 @@ class MicroBatch:
     """(N,) int64"""
     loss_mask: Tensor
     """(N,) float32, 0 on tokens that no answer may hold and in a micro-batch without samples"""
+    sequence_index: Tensor
+    """(N,) int64: which row each completion token belongs to"""
     rollout_logprobs: Tensor
     """(N,) float32, 0 for SFT"""
+    proximal_logprobs: Tensor | None
+    """(N,) float32; None where no sample has them"""
     advantages: Tensor
     """(N,) float32"""
 
     def to(self, device: torch.device) -> Self:
         """Return the same micro-batch on a device."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(**{name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()})
 
 
 def rank_shares(num_tokens: Sequence[int], num_ranks: int) -> list[range]:
@@ -124,9 +129,18 @@ def collate(sequences: Sequence[TrainSequence], *, blank: RenderedPrompt, filler
         logit_index=torch.tensor([n * length + t - 1 for n, row in enumerate(rows) for t in range(row.start, len(row.ids))]),
         target_ids=torch.tensor(targets),
         loss_mask=torch.tensor([value for row in rows for value in row.loss_mask]),
+        sequence_index=torch.tensor([number for number, row in enumerate(rows) for _ in row.loss_mask]),
         rollout_logprobs=torch.tensor([value for row in rows for value in row.rollout_logprobs]),
+        proximal_logprobs=_proximal_logprobs([sequence.sample for sequence in sequences]),
         advantages=torch.tensor([row.advantage for row in rows for _ in row.loss_mask]),
     )
+
+
+def _proximal_logprobs(samples: Sequence[TrainSample]) -> Tensor | None:
+    """Return them flat, (N,), or None if no sample has any."""
+    rows = [sample.proximal_logprobs for sample in samples if sample.proximal_logprobs is not None]
+    assert len(rows) in (0, len(samples)), "either all samples of an update have proximal log-probabilities, or none has"
+    return torch.tensor([value for row in rows for value in row]) if rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

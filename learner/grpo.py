@@ -1,15 +1,24 @@
 """The maths of the losses: pure torch, one value per completion token, shape (N,).
 
-N runs over all completion tokens of a micro-batch. The caller sums over the loss mask and divides by the number of loss tokens
-of the whole batch (all ranks, all micro-batches), so that no split of the batch changes the gradient.
+N runs over all completion tokens of a micro-batch, sequence after sequence. The caller multiplies by `loss_weights`, which are
+known for the whole batch (all ranks, all micro-batches) before any pass, and sums: no split of the batch changes the gradient.
+
+Three policies meet at a token. The *rollout* engine sampled it. The *proximal* policy is the learner's as it stood when the step
+began, and the clip range is around it (decoupled PPO, arXiv 2110.00641; AReaL, arXiv 2505.24298). The *policy* is being trained.
+policy / proximal is the ratio of PPO. proximal / rollout is what two implementations of one model, or stale weights, differ by:
+no clip range is meant for it, and `rollout_weights` corrects it. In the first update of a step the proximal policy is the policy
+itself, so no second pass is needed: the ratio is 1 with the gradient of the log-probability.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 import torch
 from torch import Tensor
+
+from ovt_ray.config import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size before exp: e^20 is far outside every clip range, e^89 would overflow float32."""
@@ -20,72 +29,229 @@ class TokenLosses:
     """One micro-batch's loss and what is reported of it, each (N,). Only `loss` carries a gradient."""
 
     loss: Tensor
-    clipped: Tensor
-    """1 where the clip range cuts the token's gradient off."""
-    kl_rollout: Tensor
-    """k3 estimate of KL(rollout || policy)."""
+    clipped_low: Tensor
+    """1 where the lower end of the clip range holds the token."""
+    clipped_high: Tensor
+    """1 where the upper end of the clip range, or the dual clip, holds it."""
+    log_ratio: Tensor
+    """log(policy / rollout); 0 for SFT."""
+    rollout_weights: Tensor
+    """Correction for the rollout engine's gap; 1 without."""
     kl_ref: Tensor
     """k3 estimate of KL(policy || reference); 0 without a reference."""
 
 
-def group_advantages(rewards: Sequence[float], normalise: bool) -> list[float]:
-    """Return the advantages of one group's completions, (G,); all 0 for a flat group.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """Which sequence each token belongs to. Sums are taken in float64, so that their order does not show."""
 
-    Rewards less their mean (Dr. GRPO, arXiv 2503.20783, section 3.2), divided by their standard deviation if `normalise` (GRPO,
-    arXiv 2402.03300, section 4.1.2). The deviation is the population's; without an epsilon, since flat groups are 0 anyway.
+    index: Tensor
+    """(N,) int64, ascending from 0."""
+    mask: Tensor
+    """(N,) 1 on tokens with a loss; the others count in no sum."""
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Return, at each token, the sum of the values over its sequence, (N,)."""
+        return self._totals(self._kept(values))[self.index].to(values.dtype)
+
+    def means(self, values: Tensor) -> Tensor:
+        """Return, at each token, the mean of the values over its sequence, (N,)."""
+        return self.sums(values) / self.sums(torch.ones_like(values)).clamp(min=1)
+
+    def sums_from(self, values: Tensor) -> Tensor:
+        """Return, at each token, the sum of the values from it to the end of its sequence, (N,)."""
+        kept = self._kept(values)
+        until_sequence_end = self._totals(kept).cumsum(0)[self.index]
+        return (until_sequence_end - (kept.cumsum(0) - kept)).to(values.dtype)
+
+    def _kept(self, values: Tensor) -> Tensor:
+        return torch.where(self.mask > 0, values.double(), 0.0)
+
+    def _totals(self, kept: Tensor) -> Tensor:
+        return kept.new_zeros(int(self.index[-1]) + 1).index_add(0, self.index, kept)
+
+
+def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list[list[float]]:
+    """Return the advantages of the completions of all groups of a step, from their rewards; 0 in a flat group.
+
+    With R the rewards of one group of G completions, and deviations those of the population:
+    `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2; without its epsilon, as flat groups are 0 anyway.
+    `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2.
+    `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740.
+    `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262, section 3.
+                    Each completion counts once there, however long it is; the mean over all groups is 0 already.
     """
-    mean, deviation = fmean(rewards), pstdev(rewards)
-    if deviation == 0:
-        return [0.0] * len(rewards)
-    return [(reward - mean) / (deviation if normalise else 1.0) for reward in rewards]
+    centred = [[reward - fmean(group) for reward in group] for group in groups]
+    whole = pstdev([value for group in centred for value in group]) if groups else 0.0
+    scales = {
+        "grpo": [pstdev(group) for group in groups],
+        "dr_grpo": [1.0] * len(groups),
+        "rloo": [(len(group) - 1) / len(group) for group in groups],
+        "reinforce_pp": [whole] * len(groups),
+    }[kind]
+    return [
+        [0.0 if pstdev(group) == 0 else value / scale for value in values]
+        for group, values, scale in zip(groups, centred, scales, strict=True)
+    ]
+
+
+def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Normalisation) -> list[float]:
+    """Return what each sample's tokens count in the loss of an update, (B,), from the loss tokens of all its samples.
+
+    The sum over all loss tokens of all samples is 1.
+    `token`     1 / all tokens, so that a long answer counts more than a short one.
+    `sequence`  1 / (tokens of the sequence * sequences): GRPO, arXiv 2402.03300, eq. 3; GSPO, arXiv 2507.18071, eq. 5.
+    `group`     1 / (tokens of the group * groups): DAPO, arXiv 2503.14476, eq. 8.
+    """
+    choices: dict[Normalisation, list[int | str]] = {
+        "token": [0] * len(num_tokens),
+        "sequence": [*range(len(num_tokens))],
+        "group": [*group_ids],
+    }
+    owners = choices[kind]
+    owned: Counter[int | str] = Counter()
+    for owner, number in zip(owners, num_tokens, strict=True):
+        owned[owner] += number
+    num_owners = sum(number > 0 for number in owned.values())
+    return [1 / (owned[owner] * num_owners) if owned[owner] else 0.0 for owner in owners]
 
 
 def sft_loss(policy_logprobs: Tensor, weights: Tensor) -> TokenLosses:
     """Return the cross entropy of each token times its sample's weight (the advantage, 1 for plain SFT)."""
-    zeros = torch.zeros_like(policy_logprobs)
-    return TokenLosses(loss=-policy_logprobs * weights, clipped=zeros, kl_rollout=zeros, kl_ref=zeros)
+    zeros, ones = torch.zeros_like(policy_logprobs), torch.ones_like(policy_logprobs)
+    loss = -policy_logprobs * weights
+    return TokenLosses(loss=loss, clipped_low=zeros, clipped_high=zeros, log_ratio=zeros, rollout_weights=ones, kl_ref=zeros)
 
 
-def grpo_loss(
+def policy_loss(
     policy_logprobs: Tensor,
+    *,
     rollout_logprobs: Tensor,
+    proximal_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     advantages: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    kl_coef: float,
+    sequences: Sequences,
+    section: GrpoConfig,
 ) -> TokenLosses:
-    """Return the clipped surrogate plus the KL term (GRPO, arXiv 2402.03300, eq. 3) of each token.
+    """Return the surrogate and the KL term of each token: GRPO, arXiv 2402.03300, eq. 3, with the variants of the section.
 
-    The behaviour policy is the rollout engine itself: the ratio is taken to its log-probabilities, not to the learner's own at the
-    start of the step. The lower and upper clip may differ (DAPO, arXiv 2503.14476, eq. 8). All arguments are (N,).
+    All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
+    KL term. In the reward, the KL of a token is taken from the advantage of that token and of those before it, as in REINFORCE++,
+    arXiv 2501.03262, section 3, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
+    leaves the expected gradient as it is, and so one pass of the reference is enough. In the loss it is added, uncorrected.
     """
-    surrogate, clipped = clipped_surrogate(policy_logprobs, rollout_logprobs, advantages, clip_low, clip_high)
-    kl_ref = torch.zeros_like(surrogate) if ref_logprobs is None else k3_kl(policy_logprobs, ref_logprobs)
+    proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
+    weights = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, section.rollout_correction, section.rollout_cap)
+    if ref_logprobs is not None and section.kl_in == "reward":
+        penalties = section.kl_coef * kl_estimate(section.kl_estimator, proximal_logprobs, ref_logprobs)
+        advantages = advantages - sequences.sums_from(penalties)
+    ratio = policy_ratio(policy_logprobs, proximal_logprobs, sequences, section.ratio)
+    if section.ratio == "clipped_weight":
+        loss = clipped_weight_loss(policy_logprobs, ratio, advantages, weights, section.clip_low, section.clip_high)
+    else:
+        loss = clipped_surrogate(ratio, advantages, weights, section.clip_low, section.clip_high, section.clip_dual)
+    clipped_low, clipped_high = _held_by_clip(ratio, advantages, section)
+    if ref_logprobs is not None and section.kl_in == "loss":
+        loss = loss + section.kl_coef * kl_estimate(section.kl_estimator, policy_logprobs, ref_logprobs)
+    kl_ref = torch.zeros_like(loss) if ref_logprobs is None else kl_estimate("k3", policy_logprobs, ref_logprobs)
     return TokenLosses(
-        loss=surrogate + kl_coef * kl_ref,
-        clipped=clipped,
-        kl_rollout=k3_kl(rollout_logprobs, policy_logprobs).detach(),
+        loss=loss,
+        clipped_low=clipped_low,
+        clipped_high=clipped_high,
+        log_ratio=(policy_logprobs - rollout_logprobs).detach(),
+        rollout_weights=weights,
         kl_ref=kl_ref.detach(),
     )
 
 
-def clipped_surrogate(
-    policy_logprobs: Tensor, rollout_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
-) -> tuple[Tensor, Tensor]:
-    """Return -min(r A, clip(r, 1 - low, 1 + high) A) with r = policy / rollout, and 1 where the clip took the gradient away."""
-    ratio = torch.exp((policy_logprobs - rollout_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
-    clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss = -torch.minimum(ratio * advantages, clipped_ratio * advantages)
-    clipped = clipped_ratio * advantages < ratio * advantages
-    return loss, clipped.to(loss.dtype)
+def policy_ratio(policy_logprobs: Tensor, proximal_logprobs: Tensor, sequences: Sequences, kind: Ratio) -> Tensor:
+    """Return policy / proximal at each token, (N,), clamped to e^-20 .. e^20.
 
-
-def k3_kl(sampled_logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Return the k3 estimate of KL(p || q) for tokens sampled from p: q/p - 1 - log(q/p), never negative.
-
-    Schulman, "Approximating KL divergence" (2020); GRPO, arXiv 2402.03300, eq. 4. The gradient flows through both arguments.
+    `token` and `clipped_weight`: of the token itself (PPO, arXiv 1707.06347, section 3).
+    `sequence`: the geometric mean over its sequence, GSPO, arXiv 2507.18071, eq. 7; as GSPO-token, eq. 14, its gradient is that of
+    the token's own log-probability times the mean, which sums to GSPO's where the advantages of a sequence are all the same.
     """
-    log_ratio = (other_logprobs - sampled_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return torch.expm1(log_ratio) - log_ratio
+    log_ratio = policy_logprobs - proximal_logprobs
+    if kind == "sequence":
+        log_ratio = sequences.means(log_ratio.detach()) + (policy_logprobs - policy_logprobs.detach())
+    return _exp(log_ratio)
+
+
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float, clip_dual: float | None
+) -> Tensor:
+    """Return -w min(r A, clip(r, 1 - low, 1 + high) A), (N,): PPO, arXiv 1707.06347, eq. 7, times the rollout weight w.
+
+    The two ends of the range may differ (DAPO, arXiv 2503.14476, eq. 10). With a dual clip c > 1 the minimum is at least c A
+    where A < 0, so that a token that became far likelier does not push without bound (arXiv 1912.09729, eq. 5).
+    """
+    clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
+    gain = torch.minimum(ratio * weights * advantages, clipped_ratio * weights * advantages)
+    if clip_dual is not None:
+        gain = torch.where(advantages < 0, torch.maximum(gain, clip_dual * weights * advantages), gain)
+    return -gain
+
+
+def clipped_weight_loss(
+    policy_logprobs: Tensor, ratio: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """Return -w sg(clip(r, 1 - low, 1 + high)) A log(policy), (N,): CISPO, arXiv 2506.13585, eq. 4 and 5, sg stopping the gradient.
+
+    Every token keeps a gradient, only its weight is clipped. The paper sets no lower bound, which is `clip_low` 1.
+    """
+    return -(ratio.detach().clamp(1 - clip_low, 1 + clip_high) * weights * advantages * policy_logprobs)
+
+
+def rollout_weights(log_gap: Tensor, sequences: Sequences, kind: RolloutCorrection, cap: float) -> Tensor:
+    """Return what the surrogate is multiplied by for the gap log(proximal / rollout) of each token, (N,), without a gradient.
+
+    With rho = proximal / rollout and C the cap:
+    `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008, section 2; Yao et al., "Your efficient RL
+                 framework secretly brings you off-policy RL training", 2025). Its bias is of the tokens above C only.
+    `sequence`   P, the product of rho over the sequence, where P <= C, else 0: masked importance sampling (Liu et al., "When speed
+                 kills stability", 2025).
+    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0 (the same): a mask of long
+                 sequences, too, which a product would always cut. A useful C is close to 1.
+    `none`       1.
+    What is masked still counts in `loss_weights`, which are known before any pass.
+    """
+    if kind == "none":
+        return torch.ones_like(log_gap)
+    if kind == "token":
+        return _exp(log_gap).clamp(max=cap)
+    if kind == "sequence":
+        product = _exp(sequences.sums(log_gap))
+        return torch.where(product <= cap, product, 0.0)
+    mean = _exp(sequences.means(log_gap))
+    return ((mean >= 1 / cap) & (mean <= cap)).to(log_gap.dtype)
+
+
+def kl_estimate(kind: KlEstimator, sampled_logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """Return an estimate of KL(p || q) at each token sampled from p, (N,). The gradient flows through both arguments.
+
+    Schulman, "Approximating KL divergence" (2020), with r = q / p:
+    `k1`  -log r: unbiased, of either sign.
+    `k2`  (log r)^2 / 2: biased, low variance; its expected gradient is that of KL(p || q).
+    `k3`  r - 1 - log r: unbiased, never negative (GRPO, arXiv 2402.03300, eq. 4). The log-ratio is clamped before exp.
+    """
+    log_ratio = other_logprobs - sampled_logprobs
+    if kind == "k1":
+        return -log_ratio
+    if kind == "k2":
+        return log_ratio.square() / 2
+    clamped = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.expm1(clamped) - clamped
+
+
+def _held_by_clip(ratio: Tensor, advantages: Tensor, section: GrpoConfig) -> tuple[Tensor, Tensor]:
+    """Return 1 where the lower, and where the upper end of the clip range (or the dual clip) holds the token, each (N,)."""
+    below, above = ratio < 1 - section.clip_low, ratio > 1 + section.clip_high
+    if section.ratio != "clipped_weight":  # a surrogate is held only where it would gain by going on
+        below, above = below & (advantages < 0), above & (advantages > 0)
+    if section.clip_dual is not None:
+        above = above | ((advantages < 0) & (ratio > section.clip_dual))
+    return below.to(ratio.dtype), above.to(ratio.dtype)
+
+
+def _exp(log_ratio: Tensor) -> Tensor:
+    return torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))

@@ -13,7 +13,8 @@ from torch import Tensor, distributed
 from learner import checkpoints
 from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_indices, rank_shares
 from learner.deepspeed_config import deepspeed_config
-from learner.grpo import TokenLosses, grpo_loss, sft_loss
+from learner.figures import UpdateFigures
+from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
 from learner.model import RopePositions, TokenScorer, freeze_vision, load_model
 from learner.rendering import PromptCache
 from learner.schedule import learning_rate
@@ -82,37 +83,30 @@ class LearnerRank:
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples of all ranks and return its figures, the same on every rank.
 
-        The gradient is that of the sum over all loss tokens divided by their number, whatever the ranks and micro-batches.
+        The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches.
         """
-        _, micro_batches = self._micro_batches(samples)
-        num_loss_tokens = self._sum(torch.stack([batch.loss_mask.sum() for batch in micro_batches]).sum().double().to(self._device))
-        if not num_loss_tokens:
+        num_tokens = [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
+        if not sum(num_tokens):
             raise LearnerError(f"an update of {len(samples)} samples has no token with a loss: hand it samples with completions")
+        section = self._stage.policy_loss
+        weights = loss_weights(num_tokens, [sample.problem.id for sample in samples], section.normalisation if section else "token")
         rate = learning_rate(self._stage.optimizer, self._num_updates, self._stage.num_updates)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        sums = torch.zeros(5, dtype=torch.float64, device=self._device)
-        for number, batch in enumerate((batch.to(self._device) for batch in micro_batches), start=1):
+        figures = UpdateFigures(self._device)
+        indices, micro_batches = self._micro_batches(samples)
+        for number, (members, batch) in enumerate(zip(indices, micro_batches, strict=True), start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
+            batch = batch.to(self._device)
             policy_logprobs, entropy = self._engine(batch)
             losses = self._token_losses(batch, policy_logprobs)
+            of_rows = torch.tensor([weights[index] for index in members] or [0.0], device=self._device)
+            token_weights = of_rows[batch.sequence_index] * batch.loss_mask
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
-            self._engine.backward((losses.loss * batch.loss_mask).sum() * self._world_size / num_loss_tokens.item())
-            reported = torch.stack([losses.loss.detach(), entropy, losses.clipped, losses.kl_rollout, losses.kl_ref])  # (5, N)
-            sums += (reported * batch.loss_mask).sum(-1)
-        loss, entropy_mean, clip_fraction, kl_rollout, kl_ref = (self._sum(sums) / num_loss_tokens).tolist()
+            self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
+            figures.add(losses, entropy, batch.loss_mask, token_weights)
         self._num_updates += 1
-        return UpdateStats(
-            loss=loss,
-            grad_norm=self._step(),
-            learning_rate=rate,
-            num_samples=len(samples),
-            num_loss_tokens=int(num_loss_tokens),
-            entropy=entropy_mean,
-            clip_fraction=clip_fraction,
-            kl_rollout=kl_rollout,
-            kl_ref=kl_ref,
-        )
+        return figures.stats(grad_norm=self._step(), learning_rate=rate, num_samples=len(samples), num_loss_tokens=sum(num_tokens))
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Return the policy's log-probabilities of the completion tokens of this rank's share of the samples, in order.
@@ -204,14 +198,14 @@ class LearnerRank:
         if self._reference is not None:
             with torch.no_grad():
                 ref_logprobs, _ = self._reference(batch)
-        return grpo_loss(
+        return policy_loss(
             policy_logprobs,
-            batch.rollout_logprobs,
-            ref_logprobs,
-            batch.advantages,
-            clip_low=section.clip_low,
-            clip_high=section.clip_high,
-            kl_coef=section.kl_coef,
+            rollout_logprobs=batch.rollout_logprobs,
+            proximal_logprobs=batch.proximal_logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=batch.advantages,
+            sequences=Sequences(index=batch.sequence_index, mask=batch.loss_mask),
+            section=section,
         )
 
     def _step(self) -> float:
@@ -221,8 +215,3 @@ class LearnerRank:
         norm = torch.nn.utils.get_total_norm(gradients)
         self._engine.step()
         return float(norm if whole else self._engine.get_global_grad_norm())
-
-    def _sum(self, value: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks."""
-        distributed.all_reduce(value)
-        return value

@@ -15,7 +15,7 @@ class Stage:
     num_updates: int
     """Optimizer steps of the whole stage; the learning rate follows from it."""
     policy_loss: GrpoConfig | None
-    """Clip range, KL weight and temperature of the policy loss; None trains with cross entropy (SFT)."""
+    """Ratio, clip range, KL, correction, normalisation and temperature of the policy loss; None trains with cross entropy (SFT)."""
 
     @property
     def temperature(self) -> float:

@@ -17,6 +17,11 @@ from pydantic_core import ErrorDetails
 from ovt_ray.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
+Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
+Ratio = Literal["token", "sequence", "clipped_weight"]
+KlEstimator = Literal["k1", "k2", "k3"]
+RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
+Normalisation = Literal["token", "sequence", "group"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -234,20 +239,61 @@ class GrpoConfig(Section):
     """Optimizer steps taken on one step's completions."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
-    clip_low: float = Field(default=0.2, gt=0, lt=1)
-    """The ratio of policy to rollout is clipped below at 1 less this."""
+    advantage: Advantage = "grpo"
+    """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
+    arXiv 2503.20783, section 3.2), or over that of the step (`reinforce_pp`, arXiv 2501.03262, section 3); less the mean of the group's
+    others (`rloo`, arXiv 2402.14740)."""
+    ratio: Ratio = "token"
+    """What is clipped where a step has several updates, policy over the policy at the start of the step: of each token (PPO, arXiv
+    1707.06347, eq. 7), the geometric mean of its sequence (GSPO, arXiv 2507.18071, eq. 7), or as a weight without a gradient (CISPO, arXiv
+    2506.13585, eq. 4)."""
+    clip_low: float = Field(default=0.2, gt=0, le=1)
+    """The ratio is clipped below at 1 less this; 1 is no lower bound."""
     clip_high: float = Field(default=0.2, gt=0)
-    """The ratio is clipped above at 1 plus this (DAPO lets it differ from `clip_low`)."""
+    """The ratio is clipped above at 1 plus this (DAPO, arXiv 2503.14476, eq. 10, lets it differ from `clip_low`)."""
+    clip_dual: float | None = Field(default=None, gt=1)
+    """Largest ratio that counts for a negative advantage (dual clip, arXiv 1912.09729, eq. 5); None is without bound."""
     kl_coef: float = Field(default=0.0, ge=0)
-    """Weight of the k3 KL to the stage's first model in the loss; 0 keeps no reference model."""
-    normalise_advantage: bool = True
-    """Divide a group's centred rewards by their standard deviation (GRPO); false leaves them centred (Dr. GRPO)."""
+    """Weight of the KL to the stage's first model; 0 keeps no reference model."""
+    kl_estimator: KlEstimator = "k3"
+    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or the non-negative one of GRPO."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
+    2501.03262, section 3); which groups are flat is the verifier's word alone."""
+    rollout_correction: RolloutCorrection = "token"
+    """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
+    Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
+    rollout_cap: float = Field(default=2.0, gt=1)
+    """Cap of `rollout_correction`; `geometric` wants one close to 1, such as 1.01."""
+    normalisation: Normalisation = "token"
+    """What counts alike in the loss of an update: every token, every sequence (arXiv 2402.03300, eq. 3) or every group (arXiv 2503.14476,
+    eq. 8)."""
+    mask_truncated: bool = False
+    """Leave answers that ran into `max_completion_tokens` out of the loss, though not out of their group's mean (overlong filtering, DAPO,
+    arXiv 2503.14476, section 3.4)."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
     max_flat_steps: int = Field(default=5, ge=1)
     """Stop after this many steps in a row in which every group's scores are equal."""
     optimizer: Optimizer
     """Its learning rate schedule spans the stage."""
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> "GrpoConfig":
+        given = self.model_fields_set
+        if self.kl_coef == 0 and (unused := sorted({"kl_estimator", "kl_in"} & given)):
+            raise ValueError(f"kl_coef 0 keeps no reference model, so {unused[0]} has no effect: raise kl_coef, or leave {unused[0]} out")
+        if self.kl_coef > 0 and (self.kl_estimator, self.kl_in) == ("k1", "loss"):
+            raise ValueError("kl_estimator 'k1' has an expected gradient of 0 in the loss: use 'k2' or 'k3', or kl_in 'reward'")
+        if self.ratio == "clipped_weight" and self.clip_dual is not None:
+            raise ValueError("ratio 'clipped_weight' bounds every weight already, so clip_dual has no effect: leave it out")
+        if self.rollout_correction == "none" and "rollout_cap" in given:
+            raise ValueError("rollout_correction 'none' has no cap: leave rollout_cap out, or choose 'token', 'sequence' or 'geometric'")
+        if self.updates_per_step == 1 and (unused := sorted({"ratio", "clip_low", "clip_high", "clip_dual"} & given)):
+            raise ValueError(
+                f"updates_per_step 1 is on-policy, where the ratio is 1 and {unused[0]} has no effect: raise it, or leave {unused[0]} out"
+            )
+        return self
 
 
 class IterationConfig(Section):

@@ -1,22 +1,26 @@
 """Group relative policy optimisation (GRPO, arXiv 2402.03300): the loop. Its maths is in learner/grpo.py and samples.py.
 
 A step answers fresh problems G times each, verifies the answers, learns from the groups that are not all alike and hands
-the new weights to the rollout workers. Every step is strictly on-policy.
+the new weights to the rollout workers. Every step begins strictly on-policy.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import fmean
 
+from learner.group import LearnerGroup
 from ovt_ray.config import GrpoConfig
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
 from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
 from ovt_ray.services import Services
 from ovt_ray.track import Track
-from ovt_ray.types import Problem, Sampling, ScoredGroup, UpdateStats
+from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample, UpdateStats
+
+AVERAGED = [field.name for field in fields(UpdateStats) if not field.name.startswith("num_")]
+"""Figures of the updates of a step that are averaged."""
 
 
 def train_grpo(
@@ -43,8 +47,8 @@ def train_grpo(
         clock.append(time.monotonic())
         groups = services.scores(pending)
         clock.append(time.monotonic())
-        samples = to_train_samples(groups, section.normalise_advantage)
-        updates = [services.learner.update(part) for part in split_evenly(samples, section.updates_per_step)]
+        samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
+        updates = _learn(services.learner, split_evenly(samples, section.updates_per_step))
         clock.append(time.monotonic())
         if updates:
             services.rollout.load_weights(services.learner.publish())
@@ -52,9 +56,17 @@ def train_grpo(
         track.step(step, _figures(groups, updates, clock))
         num_flat = 0 if updates else num_flat + 1
         if num_flat == section.max_flat_steps:
-            raise StageError(_why_flat(num_flat, groups))
+            raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
         if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
             services.learner.save(checkpoints, step + 1)
+
+
+def _learn(learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]]) -> list[UpdateStats]:
+    """Take one update on each part. Those after the first need the log-probabilities of the policy as it is before the first."""
+    later = [sample for part in parts[1:] for sample in part]
+    proximal = iter(learner.logprobs(later) if later else [])
+    prepared = [*parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in parts[1:])]
+    return [learner.update(part) for part in prepared]
 
 
 def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Sampling:
@@ -70,9 +82,8 @@ def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Samp
 def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], clock: Sequence[float]) -> dict[str, float]:
     """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
     figures = asdict(group_stats(groups)) | part_means(groups)
-    for name in ("loss", "grad_norm", "learning_rate", "entropy", "clip_fraction", "kl_rollout", "kl_ref"):
-        if updates:
-            figures[name] = fmean(asdict(update)[name] for update in updates)
+    for name in AVERAGED if updates else ():
+        figures[name] = fmean(asdict(update)[name] for update in updates)
     generate_s, score_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
     num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
     return figures | {
@@ -85,10 +96,11 @@ def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], cloc
     }
 
 
-def _why_flat(num_steps: int, groups: Sequence[ScoredGroup]) -> str:
+def _why_flat(num_steps: int, groups: Sequence[ScoredGroup], mask_truncated: bool) -> str:
     stats = group_stats(groups)
     return (
-        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike, so there is nothing to learn from. "
+        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike"
+        f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
         f"In the last one {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, {stats.truncated:.0%} ran into "
         f"max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
         "Use easier or harder problems, more completions per problem, or a better SFT model"

@@ -6,7 +6,8 @@ from statistics import fmean
 from typing import TypeVar
 
 from learner.grpo import group_advantages
-from ovt_ray.types import Failure, Outcome, ScoredGroup, TrainSample
+from ovt_ray.config import Advantage
+from ovt_ray.types import Completion, Failure, Outcome, Score, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")
 
@@ -18,6 +19,7 @@ class GroupStats:
     reward: float
     accuracy: float
     response_tokens: float
+    longest_response_tokens: int
     truncated: float
     """Share of completions that ran into the token limit."""
     unparseable: float
@@ -45,9 +47,10 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
         reward=_mean([score.value for _, score in scored]),
         accuracy=_mean([score.outcome is Outcome.CORRECT for _, score in scored]),
         response_tokens=_mean([len(completion.token_ids) for completion, _ in pairs]),
+        longest_response_tokens=max((len(completion.token_ids) for completion, _ in pairs), default=0),
         truncated=_mean([completion.finish_reason == "length" for completion, _ in pairs]),
         unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
-        flat_groups=_mean([not to_train_samples([group], normalise=True) for group in groups]),
+        flat_groups=_mean([not _teaches(group) for group in groups]),
         num_unscorable=len(pairs) - len(scored),
         num_late=failures.count(Failure.DEADLINE),
         num_out_of_memory=failures.count(Failure.MEMORY),
@@ -70,25 +73,35 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else 0.0
 
 
-def to_train_samples(groups: Sequence[ScoredGroup], normalise: bool) -> list[TrainSample]:
-    """Return one sample per scorable completion of each group that is not flat, in order."""
-    samples = []
-    for scored in groups:
-        pairs = zip(scored.group.completions, scored.scores, strict=True)
-        kept = [(completion, score.value) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
-        if len({value for _, value in kept}) < 2:
-            continue
-        for (completion, _), advantage in zip(kept, group_advantages([value for _, value in kept], normalise), strict=True):
-            samples.append(
-                TrainSample(
-                    problem=scored.group.problem,
-                    prompt_ids=scored.group.prompt_ids,
-                    completion_ids=completion.token_ids,
-                    rollout_logprobs=completion.rollout_logprobs,
-                    advantage=advantage,
-                )
-            )
-    return samples
+def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mask_truncated: bool) -> list[TrainSample]:
+    """Return one sample per scorable completion of each group that is not flat, in order.
+
+    With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
+    """
+    teaching = [group for group in groups if _teaches(group)]
+    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in teaching], advantage)
+    return [
+        TrainSample(
+            problem=scored.group.problem,
+            prompt_ids=scored.group.prompt_ids,
+            completion_ids=completion.token_ids,
+            rollout_logprobs=completion.rollout_logprobs,
+            advantage=value,
+        )
+        for scored, values in zip(teaching, advantages, strict=True)
+        for (completion, _), value in zip(_scorable(scored), values, strict=True)
+        if not (mask_truncated and completion.finish_reason == "length")
+    ]
+
+
+def _scorable(group: ScoredGroup) -> list[tuple[Completion, Score]]:
+    pairs = zip(group.group.completions, group.scores, strict=True)
+    return [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+
+
+def _teaches(group: ScoredGroup) -> bool:
+    """Return whether the group is not flat."""
+    return len({score.value for _, score in _scorable(group)}) > 1
 
 
 def split_evenly(items: Sequence[Item], num_parts: int) -> list[Sequence[Item]]:

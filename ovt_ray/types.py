@@ -171,21 +171,25 @@ class TrainSample:
     """(T,)"""
     rollout_logprobs: tuple[float, ...] | None = None
     """(T,), None for SFT."""
+    proximal_logprobs: tuple[float, ...] | None = None
+    """(T,) by the policy as it stood at the start of the step. None in a step's first update, where that is the policy, and for SFT."""
     advantage: float = 1.0
     """Same for all tokens; 1 for SFT."""
 
     def __post_init__(self) -> None:
         if not self.completion_ids:
             raise ValueError(f"sample of problem {self.problem.id} has no completion tokens")
-        if self.rollout_logprobs is not None and len(self.rollout_logprobs) != len(self.completion_ids):
-            raise ValueError(f"sample of problem {self.problem.id}: tokens and log-probabilities differ in length")
+        for logprobs in (self.rollout_logprobs, self.proximal_logprobs):
+            if logprobs is not None and len(logprobs) != len(self.completion_ids):
+                raise ValueError(f"sample of problem {self.problem.id}: tokens and log-probabilities differ in length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """One optimizer step, over all ranks. Means are over the loss tokens of the whole batch."""
+    """One optimizer step, over all ranks. Means, shares and quantiles are over the loss tokens of the whole batch."""
 
     loss: float
+    """Its mean over what `grpo.normalisation` says."""
     grad_norm: float
     """Before clipping."""
     learning_rate: float
@@ -193,10 +197,20 @@ class UpdateStats:
     num_loss_tokens: int
     entropy: float
     """Mean entropy of the policy's next-token distribution, nats."""
-    clip_fraction: float
-    """Share of tokens whose ratio was clipped; 0 for SFT."""
+    ratio_p01: float
+    """Quantiles of policy / rollout, whatever ratio is clipped: 1 % of the tokens have at most this; 1 for SFT."""
+    ratio_p50: float
+    ratio_p99: float
+    clip_low: float
+    """Share of tokens held by the lower end of the clip range; 0 for SFT."""
+    clip_high: float
+    """Share held by the upper end, or by the dual clip; 0 for SFT."""
     kl_rollout: float
-    """Mean k3 estimate of KL(rollout || policy); 0 for SFT."""
+    """Mean k3 estimate of KL(rollout || policy), never negative; 0 for SFT."""
+    kl_rollout_k1: float
+    """Its k1 estimate, the mean of log(rollout / policy); 0 for SFT."""
+    effective_share: float
+    """Effective sample size of the weights of `grpo.rollout_correction`, (sum w)^2 / sum w^2, over the tokens; 1 where all are alike."""
     kl_ref: float
     """Mean k3 estimate of KL(policy || reference); 0 without a reference model."""
 

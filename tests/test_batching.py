@@ -1,5 +1,7 @@
 """Contract: every completion token is scored once, at its own position, by the right rank, whatever the lengths and images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -47,6 +49,17 @@ def test_two_rows_by_hand() -> None:
     assert batch.loss_mask.tolist() == [1, 1, 1]
     assert batch.rollout_logprobs.tolist() == pytest.approx([-0.1, -0.2, -0.3])
     assert batch.advantages.tolist() == [2, 2, -1]
+    assert batch.sequence_index.tolist() == [0, 0, 1]
+    assert batch.proximal_logprobs is None
+
+
+def test_proximal_log_probabilities_come_along_where_samples_have_them() -> None:
+    first, second = (sequence(prompt((1, 2)), (4, 5), (-0.1, -0.2)), sequence(prompt((1,)), (6,), (-0.3,)))
+    both = [replace(item, sample=replace(item.sample, proximal_logprobs=row)) for item, row in [(first, (-0.5, -0.6)), (second, (-0.7,))]]
+    proximal = batch_of(*both).to(torch.device("cpu")).proximal_logprobs
+    assert proximal is not None and proximal.tolist() == pytest.approx([-0.5, -0.6, -0.7])
+    with pytest.raises(AssertionError, match="either all samples"):
+        batch_of(both[0], second)
 
 
 def test_a_completion_may_hold_the_padding_id_and_is_still_learnt_from() -> None:

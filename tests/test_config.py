@@ -77,6 +77,28 @@ def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
         load_config(TINY, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["kl_estimator=k2"], "kl_coef 0 keeps no reference model, so kl_estimator has no effect"),
+        (["kl_in=reward"], "kl_coef 0 keeps no reference model, so kl_in has no effect"),
+        (["kl_coef=0.1", "kl_estimator=k1"], "'k1' has an expected gradient of 0 in the loss"),
+        (["updates_per_step=2", "ratio=clipped_weight", "clip_dual=3"], "clip_dual has no effect"),
+        (["rollout_correction=none", "rollout_cap=3"], "rollout_correction 'none' has no cap"),
+        (["ratio=sequence"], "updates_per_step 1 is on-policy, where the ratio is 1 and ratio has no effect"),
+        (["clip_high=0.28"], "updates_per_step 1 is on-policy, where the ratio is 1 and clip_high has no effect"),
+    ],
+)
+def test_options_of_the_policy_loss_without_an_effect_are_refused(overrides: list[str], message: str) -> None:
+    assert message in refusal(*(f"iterations[0].grpo.{item}" for item in overrides))
+
+
+def test_options_of_the_policy_loss_that_go_together_are_taken() -> None:
+    overrides = ["updates_per_step=4", "ratio=sequence", "clip_dual=3", "kl_coef=0.1", "kl_in=reward", "kl_estimator=k1", "rollout_cap=3"]
+    section = load_config(TINY, [f"iterations[0].grpo.{item}" for item in overrides]).iterations[0].grpo
+    assert (section.ratio, section.clip_dual, section.kl_in, section.rollout_cap) == ("sequence", 3, "reward", 3)
+
+
 def test_every_option_says_what_it_is_for() -> None:
     assert [name for name, description in options(RunConfig) if not description] == []
 
@@ -185,10 +207,18 @@ iterations.grpo.problems_per_step
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
 iterations.grpo.temperature
+iterations.grpo.advantage
+iterations.grpo.ratio
 iterations.grpo.clip_low
 iterations.grpo.clip_high
+iterations.grpo.clip_dual
 iterations.grpo.kl_coef
-iterations.grpo.normalise_advantage
+iterations.grpo.kl_estimator
+iterations.grpo.kl_in
+iterations.grpo.rollout_correction
+iterations.grpo.rollout_cap
+iterations.grpo.normalisation
+iterations.grpo.mask_truncated
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
 iterations.grpo.optimizer

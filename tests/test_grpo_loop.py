@@ -1,7 +1,7 @@
 """The GRPO loop: what it hands to the learner, when it hands over weights, and when it gives up."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,19 @@ PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=Answer
 @dataclass
 class Learner:
     updates: list[int] = field(default_factory=list)
+    proximal: list[set[tuple[float, ...] | None]] = field(default_factory=list)
+    """Of each update, the proximal log-probabilities it was handed: (n,) where they were taken after n updates."""
     saved: list[int] = field(default_factory=list)
     published: int = 0
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         self.updates.append(len(samples))
-        figures = {"entropy": 0.0, "clip_fraction": 0.0, "kl_rollout": 0.0, "kl_ref": 0.0}
-        return UpdateStats(loss=1.0, grad_norm=1.0, learning_rate=0.1, num_samples=len(samples), num_loss_tokens=1, **figures)
+        self.proximal.append({sample.proximal_logprobs for sample in samples})
+        names = [item.name for item in fields(UpdateStats)]
+        return UpdateStats(**dict.fromkeys(names, 1.0) | {"num_samples": len(samples), "num_loss_tokens": 1})  # type: ignore[arg-type]
+
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        return [(float(len(self.updates)),) for _ in samples]
 
     def publish(self) -> int:
         self.published += 1
@@ -97,6 +103,8 @@ def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None
     services = Services(mixed=True)
     run(services, tmp_path, updates_per_step=2)
     assert services.learner.updates == [4] * 8
+    # the first update of a step is on-policy; the second is handed what the policy said before the first
+    assert services.learner.proximal == [{None}, {(0.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
     assert services.rollout.loaded == [1, 2, 3, 4]
 
 

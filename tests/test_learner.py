@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats
 
 OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)
-GRPO = GrpoConfig(num_steps=4, temperature=0.7, clip_low=0.2, clip_high=0.28, kl_coef=0.05, optimizer=OPTIMIZER)
+GRPO = GrpoConfig(
+    num_steps=4, updates_per_step=2, temperature=0.7, clip_low=0.2, clip_high=0.28, kl_coef=0.05, rollout_cap=1.5, optimizer=OPTIMIZER
+)
 NUM_UPDATES = 2
 KEY_BIASES = ("k_proj.bias", "qkv.bias")
 """Softmax does not see a bias of the keys: its gradient is rounding noise, which Adam blows up to whole steps."""
@@ -105,9 +107,10 @@ class PlainModel:
             policy = self.logprobs(sample, GRPO.temperature)
             with torch.no_grad():
                 other = reference.logprobs(sample, GRPO.temperature)
-            ratio = policy.exp() / torch.tensor(sample.rollout_logprobs).exp()
+            proximal, rollout = torch.tensor(sample.proximal_logprobs).exp(), torch.tensor(sample.rollout_logprobs).exp()
+            ratio = policy.exp() / proximal
             bounded = ratio.clip(1 - GRPO.clip_low, 1 + GRPO.clip_high)
-            gain = torch.min(ratio * sample.advantage, bounded * sample.advantage)
+            gain = torch.min(ratio * sample.advantage, bounded * sample.advantage) * (proximal / rollout).clip(max=GRPO.rollout_cap)
             kl = (other - policy).exp() - (other - policy) - 1
             total = total + ((GRPO.kl_coef * kl - gain) * self.allowed(sample)).sum()
         adam.zero_grad()
@@ -120,7 +123,7 @@ class PlainModel:
 
 @pytest.fixture(scope="module")
 def samples(tiny_model: Path) -> list[TrainSample]:
-    """Three completions of each problem, some off-policy, one with an image placeholder in its answer."""
+    """Three completions of each problem, whose three policies differ, one with an image placeholder in its answer."""
     plain, generator = PlainModel(tiny_model), np.random.default_rng(0)
     placeholder = min(plain.prompts.placeholder_ids)
     made = []
@@ -131,7 +134,8 @@ def samples(tiny_model: Path) -> list[TrainSample]:
         sample = TrainSample(problem=PROBLEMS[number // 3], completion_ids=tuple(ids), advantage=float(generator.normal()))
         with torch.no_grad():
             exact = plain.logprobs(sample, GRPO.temperature).numpy()
-        made.append(replace(sample, rollout_logprobs=tuple((exact + generator.normal(0, 0.3, len(ids))).tolist())))
+        rollout, proximal = (tuple((exact + generator.normal(0, 0.3, len(ids))).tolist()) for _ in range(2))
+        made.append(replace(sample, rollout_logprobs=rollout, proximal_logprobs=proximal))
     return made
 
 
@@ -150,8 +154,8 @@ def learner_config(zero_stage: int, **changes: Any) -> LearnerConfig:
     return LearnerConfig.model_validate({"zero_stage": zero_stage, "micro_batch_tokens": 100, "deadline_s": 120, **changes})
 
 
-def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=8, policy_loss=GRPO)
+def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER, policy_loss: GrpoConfig = GRPO) -> Stage:
+    return Stage(model_path=str(model), optimizer=optimizer, num_updates=8, policy_loss=policy_loss)
 
 
 def sft_stage(model: Path, optimizer: Optimizer, num_updates: int) -> Stage:
@@ -228,6 +232,53 @@ def test_two_updates_are_those_of_plain_torch(
     assert stats[0].kl_ref == pytest.approx(0, abs=1e-9) and stats[1].kl_ref > 0
 
 
+SEQUENCES_OF_GROUPS = GrpoConfig.model_validate(
+    GRPO.model_dump(exclude_unset=True)
+    | {"normalisation": "group", "ratio": "sequence", "rollout_correction": "geometric", "rollout_cap": 1.1, "kl_in": "reward"}
+    | {"clip_low": 0.05, "clip_high": 0.05}
+)
+"""All that looks beyond a single token."""
+
+
+def assert_same_figures(found: UpdateStats, expected: UpdateStats, norm_rel: float = 1e-6) -> None:
+    assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.grad_norm == pytest.approx(expected.grad_norm, rel=norm_rel)
+    assert asdict(replace(found, grad_norm=0)) == pytest.approx(asdict(replace(expected, grad_norm=0)), rel=1e-6, abs=1e-6)
+
+
+def test_whole_sequences_and_groups_count_the_same_in_micro_batches_of_any_size(tiny_model: Path, samples: list[TrainSample]) -> None:
+    stats = []
+    for micro_batch_tokens in (8192, 30):
+        rank = single_rank(tiny_model, learner_config(0, micro_batch_tokens=micro_batch_tokens))
+        rank.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
+        stats.append(rank.update(samples))
+    assert_same_figures(*stats)
+    assert 0 < stats[0].clip_high < 1 and 0.1 < stats[0].effective_share < 0.9
+
+
+def test_the_first_update_of_a_step_needs_no_proximal_log_probabilities(tiny_model: Path, samples: list[TrainSample]) -> None:
+    rank = single_rank(tiny_model, learner_config(0))
+    rank.begin(grpo_stage(tiny_model, OPTIMIZER.model_copy(update={"learning_rate": 0.0})))
+    handed = [replace(sample, proximal_logprobs=row) for sample, row in zip(samples, rank.logprobs(samples), strict=True)]
+    without = rank.update([replace(sample, proximal_logprobs=None) for sample in samples])
+    assert_same_figures(rank.update(handed), without)
+    assert without.clip_low == without.clip_high == 0
+    assert_rollout_figures(without, samples, handed)
+
+
+def assert_rollout_figures(stats: UpdateStats, samples: list[TrainSample], handed: list[TrainSample]) -> None:
+    """What an update says of rollout and learner follows from their log-probabilities."""
+    pairs = [(sample.rollout_logprobs or (), row.proximal_logprobs or ()) for sample, row in zip(samples, handed, strict=True)]
+    rollout, policy = (np.concatenate([pair[side] for pair in pairs]) for side in (0, 1))
+    gap = (policy - rollout)[policy != 0]  # 0 is the placeholder
+    weights = np.minimum(np.exp(gap), GRPO.rollout_cap)
+    assert stats.kl_rollout_k1 == pytest.approx(-gap.mean(), abs=1e-6)
+    assert stats.kl_rollout == pytest.approx((np.exp(gap) - 1 - gap).mean(), abs=1e-6)
+    assert stats.effective_share == pytest.approx(weights.sum() ** 2 / (weights**2).sum() / len(gap), rel=1e-6)
+    ranks = [np.exp(np.sort(gap))[int(np.ceil(share * len(gap))) - 1] for share in (0.01, 0.5, 0.99)]
+    assert [stats.ratio_p01, stats.ratio_p50, stats.ratio_p99] == pytest.approx(ranks, rel=1e-5)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_a_learning_rate_of_0_leaves_every_weight_bitwise_as_it_was(tiny_model: Path, samples: list[TrainSample], zero_stage: int) -> None:
     rank = single_rank(tiny_model, learner_config(zero_stage))
@@ -295,7 +346,7 @@ def test_an_update_without_any_loss_token_is_refused(tiny_model: Path, samples: 
     rank.begin(grpo_stage(tiny_model))
     placeholder = min(Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).placeholder_ids)
     with pytest.raises(LearnerError, match="no token with a loss"):
-        rank.update([replace(samples[0], completion_ids=(placeholder,), rollout_logprobs=(-1.0,))])
+        rank.update([replace(samples[0], completion_ids=(placeholder,), rollout_logprobs=(-1.0,), proximal_logprobs=None)])
 
 
 @pytest.fixture(scope="module", params=[0, 2, 3])
@@ -327,6 +378,13 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     single.begin(grpo_stage(tiny_model))
     assert np.allclose(np.concatenate(before), np.concatenate(single.logprobs(samples)), atol=1e-5)
 
+    group.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
+    single.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
+    # ZeRO 2 and 3 sum the norm in float32, shard by shard
+    assert_same_figures(group.update(samples), single.update(samples), norm_rel=1e-5)
+
+    group.begin(grpo_stage(tiny_model))
+    assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
     alone = group.update(samples[:1])  # a rank without samples
     after = group.publish()
     assert after.version == weights.version + 1 and after.checksums != weights.checksums

@@ -1,5 +1,7 @@
 """From scored groups to samples: flat groups and unscorable answers teach nothing, and are counted."""
 
+from dataclasses import replace
+
 import pytest
 
 from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
@@ -21,24 +23,39 @@ def scored(*outcomes: Outcome) -> ScoredGroup:
 def test_advantages_of_a_group_are_centred_and_scaled() -> None:
     group = scored(Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG, Outcome.WRONG)
     # mean 1/4, population standard deviation sqrt(3)/4
-    assert [sample.advantage for sample in to_train_samples([group], normalise=True)] == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
-    assert [sample.advantage for sample in to_train_samples([group], normalise=False)] == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert [sample.advantage for sample in to_train_samples([group], "grpo", mask_truncated=False)] == pytest.approx(
+        [3**0.5, *[-(3**-0.5)] * 3]
+    )
+    centred = to_train_samples([group], "dr_grpo", mask_truncated=False)
+    assert [sample.advantage for sample in centred] == pytest.approx([0.75, -0.25, -0.25, -0.25])
+
+
+def test_a_truncated_answer_counts_in_its_group_but_is_masked_if_asked() -> None:
+    whole = scored(Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG)
+    first, second, third = whole.group.completions
+    cut = replace(whole, group=replace(whole.group, completions=(first, replace(second, finish_reason="length"), third)))
+    found = to_train_samples([cut], "dr_grpo", mask_truncated=True)
+    assert [(len(sample.completion_ids), sample.advantage) for sample in found] == [(1, pytest.approx(2 / 3)), (3, pytest.approx(-1 / 3))]
+    assert len(to_train_samples([cut], "dr_grpo", mask_truncated=False)) == 3
+    assert group_stats([cut]).flat_groups == 0
 
 
 def test_an_unscorable_answer_is_left_out_of_its_group() -> None:
     group = scored(Outcome.CORRECT, Outcome.UNSCORABLE, Outcome.WRONG)
-    samples = to_train_samples([group], normalise=True)
+    samples = to_train_samples([group], "grpo", mask_truncated=False)
     assert [(len(sample.completion_ids), sample.advantage) for sample in samples] == [(1, 1.0), (3, -1.0)]
 
 
 def test_flat_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_differ() -> None:
-    assert to_train_samples([scored(Outcome.CORRECT, Outcome.CORRECT), scored(Outcome.CORRECT, Outcome.UNSCORABLE)], normalise=True) == []
+    groups = [scored(Outcome.CORRECT, Outcome.CORRECT), scored(Outcome.CORRECT, Outcome.UNSCORABLE)]
+    assert to_train_samples(groups, "grpo", mask_truncated=False) == []
 
 
 def test_the_statistics_count_what_was_seen() -> None:
     stats = group_stats([scored(Outcome.CORRECT, Outcome.UNPARSEABLE), scored(Outcome.WRONG, Outcome.UNSCORABLE)])
     assert (stats.accuracy, stats.unparseable) == pytest.approx((1 / 3, 1 / 3))
     assert (stats.flat_groups, stats.num_unscorable, stats.num_completions, stats.response_tokens) == (0.5, 1, 4, 1.5)
+    assert stats.longest_response_tokens == 2
 
 
 def test_a_split_keeps_order_and_sizes_even() -> None:
