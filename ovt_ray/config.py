@@ -248,7 +248,7 @@ class GrpoConfig(Section):
     1707.06347, eq. 7), the geometric mean of its sequence (GSPO, arXiv 2507.18071, eq. 7), or as a weight without a gradient (CISPO, arXiv
     2506.13585, eq. 4)."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
-    """The ratio is clipped below at 1 less this; 1 is no lower bound."""
+    """The ratio is clipped below at 1 less this, from the second update of a step on; in the first it is 1. 1 is no lower bound."""
     clip_high: float = Field(default=0.2, gt=0)
     """The ratio is clipped above at 1 plus this (DAPO, arXiv 2503.14476, eq. 10, lets it differ from `clip_low`)."""
     clip_dual: float | None = Field(default=None, gt=1)
@@ -289,10 +289,6 @@ class GrpoConfig(Section):
             raise ValueError("ratio 'clipped_weight' bounds every weight already, so clip_dual has no effect: leave it out")
         if self.rollout_correction == "none" and "rollout_cap" in given:
             raise ValueError("rollout_correction 'none' has no cap: leave rollout_cap out, or choose 'token', 'sequence' or 'geometric'")
-        if self.updates_per_step == 1 and (unused := sorted({"ratio", "clip_low", "clip_high", "clip_dual"} & given)):
-            raise ValueError(
-                f"updates_per_step 1 is on-policy, where the ratio is 1 and {unused[0]} has no effect: raise it, or leave {unused[0]} out"
-            )
         return self
 
 
