@@ -13,7 +13,7 @@ from reward.clean import restored
 from reward.equivalence import same_answer
 from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK, Extraction
 from reward.mentions import read_statement
-from reward.sentences import SEVERAL, Statement, sentences
+from reward.sentences import CORRECTION, SEVERAL, Statement, sentences
 
 MAX_PHRASES = 20
 MAX_LINE_CHARS = 400
@@ -26,6 +26,15 @@ _PHRASE = re.compile(
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
     re.IGNORECASE,
 )
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never|no way|wrong|incorrect|unlikely|least(?: \w+)?|unclear|whether|(?<!no )(?<!without )doubt|mistake)\b|n't\b"
+    r"|\b(?:claims|claimed|says|said|thinks|thought|believes|believed|argues|argued|guesses|guessed)\b"
+    r"|\b(?:may|might|people|students|some|others|they) (?:\w+ )?(?:say|think|claim|guess|believe|argue)\b)[^,;:.]{0,40}$",
+    re.IGNORECASE,
+)
+"""What denies the phrase that it leads to, or says that someone else holds it."""
+_SUPPOSED = re.compile(r"\bif\b[^.]*$", re.IGNORECASE)
+_CLAUSE_START = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|because|since|but)\b", re.IGNORECASE)
 _LABELLED_LINE = re.compile(r"^[ \t*\-]{0,4}\(?([A-Z])[).:]", re.MULTILINE)
 _FILLER = re.compile(r"[\s*_:]*(?:(?:so|thus|therefore|hence|and)\b,?\s*)?(?:the|my|our|this)?\s*", re.IGNORECASE)
 
@@ -64,9 +73,32 @@ def _in_phrases(text: str, problem: Problem) -> list[Statement]:
         segment = rest.split("\n", 1)[0]
         if not _FILLER.fullmatch(segment):  # `Answer: the answer is 5` is one phrase
             statements.append(read_statement(segment, problem))
+    if statements and CORRECTION.search(text, found[-1].end()):
+        return [SEVERAL]
     if problem.kind is AnswerKind.YESNO and statements:
         statements.append(read_statement(sentences(text)[0], problem))  # `Yes. ... So the answer is no.` says both
     return [statement for statement in statements if statement.answer is not None or statement.is_several]
+
+
+def _without_denied_phrases(text: str) -> str:
+    """Return the text without the sentences in which `the answer is` is denied, supposed or somebody else's."""
+    place = max(0, len(text) - TAIL_CHARS)
+    kept = [text[:place]]
+    for phrase in list(_PHRASE.finditer(text, place))[-MAX_PHRASES:]:
+        if phrase.start() < place or not _is_denied(text, phrase):
+            continue
+        kept.append(text[place : phrase.start()])
+        rest = text[phrase.end() : phrase.end() + 2 * MAX_LINE_CHARS]
+        place = phrase.end() + len(rest) - len(rest.lstrip()) + len(sentences(rest.lstrip())[0])
+    return "".join([*kept, text[place:]])
+
+
+def _is_denied(text: str, phrase: re.Match[str]) -> bool:
+    """Return whether what stands before a phrase in its sentence takes it back."""
+    before = sentences(text[max(0, phrase.start() - MAX_LINE_CHARS) : phrase.start()] + "|")[-1].removesuffix("|")
+    if "would" in phrase[0] and _SUPPOSED.search(before):
+        return True
+    return _DENIED.search(_CLAUSE_START.split(before)[-1]) is not None
 
 
 def _alone(text: str, problem: Problem) -> list[Statement]:
@@ -107,6 +139,8 @@ def extract_lenient(text: str, problem: Problem) -> Extraction:
         return Extraction(answer=None, reason="no text, or nothing after the thinking")
     try:
         for name, read in PLACES:
+            if read is _in_phrases:
+                text = _without_denied_phrases(text)
             if statements := read(text, problem):
                 return _one_of(statements, name, problem)
     except _Truncated as error:
