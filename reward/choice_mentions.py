@@ -6,7 +6,7 @@ from reward.choices import are_truths, find_choice, is_contradiction
 from reward.number_mentions import number_in
 from reward.numbers import read_number
 from reward.sentences import ALTERNATIVE, CORRECTION, NEGATION, NOTHING, SEVERAL, Statement, sentences
-from reward.stated import MARK, is_stated
+from reward.stated import MARK, is_stated, mentions_neighbour
 from reward.symbolic import is_expression
 from reward.texts import key, plain
 
@@ -53,7 +53,7 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
         return SEVERAL
     if texts and read_number(choices[next(iter(texts))]) is None:
         option = choices[next(iter(texts))]
-        is_answer = is_stated(_marked(text, option)) and not _DENIED.search(own_words)
+        is_answer = (_is_name_in(text, option) or is_stated(_marked(text, option))) and not _DENIED.search(own_words)
         return Statement(answer=option) if is_answer else NOTHING
     number = number_in(text)
     if (number.is_several and any(read_number(choice) is not None for choice in choices)) or (
@@ -113,6 +113,12 @@ def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
         if num_mentions:
             found.add(place)
     return found
+
+
+def _is_name_in(text: str, option: str) -> bool:
+    """Return whether the text mentions a name or several words, not something beside it; a plain word needs `is` before it."""
+    is_name = " " in option.strip() or (option[:1].isupper() and option in text)
+    return is_name and not mentions_neighbour(_marked(text, option))
 
 
 def _marked(text: str, option: str) -> str:

@@ -7,10 +7,13 @@ MARK = "\0"
 _OPEN = r"(?:an? |the )?[\"'*($]*"
 _CONCLUDING = r"(?:so|thus|therefore|hence|then|overall|in conclusion|i think|i would say|i choose|i pick)\b[,:]? (?:that )?"
 _STATING = (
-    r"(?:is|are|was|were|(?:must|would|will|should) be|it's|that's|becomes?|represents?|shows?|indicates?|means|equals|choose|select|pick"
-    r"|called|named|answer|choice|option|conclude)(?: that)?(?: (?:also|most likely|probably|clearly))?[,:]? "
+    r"(?:is|are|was|were|(?:must|would|will|should) be|it's|that's|becomes?|represents?|shows?|indicates?"
+    r"|means|equals|choose"
+    r"|select|pick|called|named|made (?:of|from)|departs from|arrives at|answer|choice|option|conclude)(?: that)?(?: (?:also|most likely|probably|clearly))?[,:]? "
 )
-_STATED = re.compile(rf"(?:^|[,;] )(?:{_CONCLUDING})?{_OPEN}{MARK}|\b{_STATING}{_OPEN}{MARK}|[:=] ?{_OPEN}{MARK}")
+_STATED = re.compile(
+    rf"(?:^|[,;] )(?:{_CONCLUDING})?{_OPEN}{MARK}|\b{_STATING}{_OPEN}{MARK}|[:=] ?{_OPEN}{MARK}",
+)
 _ENDS = re.compile(
     r"[\"'*)$]*(?:\s*$|\s*[.,;:!(\u2013\u2014]| (?:because|since|due|which|that|at|in|on|for|with|from|by|of|and|so|based|given|the"
     r"|ones?|options?|bars?|lines?|curves?|columns?|groups?|regions?|objects?)\b)"
@@ -23,8 +26,18 @@ _LEADS_ELSEWHERE = re.compile(
 _VERB = r"(?:is|are|was|were|has|have|had|did|does|can|will|\w+s|\w+ed|sold|made|spent|won|got|ran|paid|ate|read|grew|took|bought)"
 _COMPARES = re.compile(
     rf"(?:^|[,;:] ){_CONCLUDING}{_OPEN}{MARK}[*\"')]* {_VERB}\b"
+    rf"|(?:^|[,;:] ){_CONCLUDING}{_OPEN}{MARK} (?:[\w']+ ){{0,6}}(?:more|most|less|least|fewer|fewest)\b"
     rf"|^{_OPEN}{MARK}[*\"')]* {_VERB} (?:\w+ ){{0,4}}?(?:more|most|less|least|fewer|fewest|correct|\w{{3,}}e(?:r|st))\b"
 )
+_NEIGHBOUR = re.compile(
+    r"\b(?:(?:left|right|north|south|east|west|top|bottom|front|outside|inside) of|next to|opposite|beside|behind|near|inside"
+    rf"|consider|look at|likes?|than|if) {_OPEN}{MARK}|{MARK}'s neighbou?r"
+)
+
+
+def mentions_neighbour(words: str) -> bool:
+    """Return whether the marked option only tells where another thing is, what it is compared with, or what is looked at."""
+    return _NEIGHBOUR.search(words) is not None
 
 
 def is_stated(words: str) -> bool:
