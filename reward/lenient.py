@@ -147,7 +147,7 @@ def extract_lenient(text: str, problem: Problem) -> Extraction:
         return Extraction(answer=None, reason="no text, or nothing after the thinking")
     try:
         for name, read in PLACES:
-            if read is _in_phrases:
+            if read is _in_phrases:  # tags and boxes mark an answer whatever stands before them; the places after them do not
                 text = _without_denied_phrases(text)
             if statements := read(text, problem):
                 return _one_of(statements, name, problem)

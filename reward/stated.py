@@ -7,13 +7,11 @@ MARK = "\0"
 _OPEN = r"(?:an? |the )?[\"'*($]*"
 _CONCLUDING = r"(?:so|thus|therefore|hence|then|overall|in conclusion|i think|i would say|i choose|i pick)\b[,:]? (?:that )?"
 _STATING = (
-    r"(?:is|are|was|were|(?:must|would|will|should) be|it's|that's|becomes?|represents?|shows?|indicates?"
-    r"|means|equals|choose"
-    r"|select|pick|called|named|made (?:of|from)|departs from|arrives at|answer|choice|option|conclude)(?: that)?(?: (?:also|most likely|probably|clearly))?[,:]? "
+    r"(?:is|are|was|were|(?:must|would|will|should) be|it's|that's|becomes?|represents?|shows?|indicates?|means|equals|called|named"
+    r"|made (?:of|from)|departs from|arrives at|answer|choice|option|choose|select|pick|conclude)"
+    r"(?: that)?(?: (?:also|most likely|probably|clearly))?[,:]? "
 )
-_STATED = re.compile(
-    rf"(?:^|[,;] )(?:{_CONCLUDING})?{_OPEN}{MARK}|\b{_STATING}{_OPEN}{MARK}|[:=] ?{_OPEN}{MARK}",
-)
+_STATED = re.compile(rf"(?:^|[,;] )(?:{_CONCLUDING})?{_OPEN}{MARK}|\b{_STATING}{_OPEN}{MARK}|[:=] ?{_OPEN}{MARK}")
 _ENDS = re.compile(
     r"[\"'*)$]*(?:\s*$|\s*[.,;:!(\u2013\u2014]| (?:because|since|due|which|that|at|in|on|for|with|from|by|of|and|so|based|given|the"
     r"|ones?|options?|bars?|lines?|curves?|columns?|groups?|regions?|objects?)\b)"
