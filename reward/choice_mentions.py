@@ -2,14 +2,15 @@
 
 import re
 
-from reward.choices import find_choice, is_contradiction
+from reward.choices import are_truths, find_choice, is_contradiction
 from reward.number_mentions import number_in
 from reward.numbers import read_number
-from reward.sentences import ALTERNATIVE, NEGATION, NOTHING, SEVERAL, Statement, sentences
+from reward.sentences import ALTERNATIVE, CORRECTION, NEGATION, NOTHING, SEVERAL, Statement, sentences
+from reward.stated import MARK, is_stated, mentions_neighbour
 from reward.symbolic import is_expression
-from reward.texts import key
+from reward.texts import key, plain
 
-_DENIED = re.compile(r"\b(?:no|without|none|hardly|rather than|instead of|opposite of)\b", re.I)
+_DENIED = re.compile(r"\b(?:no|without|none|hardly|doubt|unlikely|rather than|instead of|opposite of)\b", re.I)
 _MARKED_LETTER = re.compile(
     r"""
     (?<![\w)])\(([A-Za-z])\) | \*\*\(?([A-Z])[.)]?\*\* | \\text\{\(?([A-Z])\)?\}
@@ -22,7 +23,7 @@ _MARKED_LETTER = re.compile(
 )
 _MAX_MENTIONS = 3
 _LETTERS = re.compile(r"(?<!\w)\(?[A-Z]\)?(?:\s*(?:,|/|&|;|\bor\b|\band\b)\s*(?:or |and )?\(?[A-Z]\)?(?!\w))+")
-_CAPITAL = re.compile(r"(?<![\w'])([B-Z]|A(?! [a-z]))(?![\w'])")
+_CAPITAL = re.compile(r"(?<![\w'])([B-HJ-Z]|[AI](?! [a-z]))(?![\w'])")
 
 
 def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
@@ -33,6 +34,8 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
     first = sentences(text)[0].strip()
     if is_contradiction(text, choices) or is_contradiction(first, choices):
         return Statement(answer=text)
+    if CORRECTION.search(text):
+        return SEVERAL
     for part in dict.fromkeys([text, first]):
         if part and find_choice(part, choices) is not None:
             return Statement(answer=part) if part == text else _unless_contradicted(part, text, choices)
@@ -42,14 +45,20 @@ def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
     if _LETTERS.search(text) and not any(_LETTERS.search(choice) for choice in choices):
         return SEVERAL
     letters, texts = _letters_in(text, choices), _texts_in(text, choices)
-    if len(letters) == 1 and (not texts or texts & letters):
+    if are_truths(choices):  # `There is no doubt` says neither
+        texts = set()
+    if len(letters) == 1 and (not texts or texts & letters) and not _labelled_in(text, choices) - letters:
         return Statement(answer=f"({chr(ord('A') + next(iter(letters)))})")
     if letters or len(texts) > 1:
         return SEVERAL
     if texts and read_number(choices[next(iter(texts))]) is None:
-        return NOTHING if _DENIED.search(own_words) else Statement(answer=choices[next(iter(texts))])
+        option = choices[next(iter(texts))]
+        is_answer = (_is_name_in(text, option) or is_stated(_marked(text, option))) and not _DENIED.search(own_words)
+        return Statement(answer=option) if is_answer else NOTHING
     number = number_in(text)
-    if number.is_several or (number.answer is not None and find_choice(number.answer, choices) is not None):
+    if (number.is_several and any(read_number(choice) is not None for choice in choices)) or (
+        number.answer is not None and find_choice(number.answer, choices) is not None
+    ):
         return number
     if texts:
         return NOTHING
@@ -81,6 +90,12 @@ def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
     return {place for place in places if place < len(choices)}
 
 
+def _labelled_in(text: str, choices: tuple[str, ...]) -> set[int]:
+    """Return the places of the options that stand in the text behind their letters: `B. blue C. green`."""
+    labels = [rf"(?<!\w){chr(ord('A') + place)}[.):]\)? ?{re.escape(choice)}(?!\w)" for place, choice in enumerate(choices)]
+    return {place for place, label in enumerate(labels) if re.search(label, text)}
+
+
 def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
     """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another.
 
@@ -92,10 +107,25 @@ def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
         spelling = key(choices[place])
         if len(spelling) < 2 and not spelling.isdigit():
             continue
-        pattern = re.compile(rf"(?<![\w.,/^\\{{√+*-]){re.escape(spelling)}(?![\w/^°%}}√+*\\]|[.,:]\d)")
-        words, num_mentions = pattern.subn(" ", words)
+        words, num_mentions = _mention(spelling).subn(" ", words)
         if num_mentions > _MAX_MENTIONS:
             return set(range(len(choices)))
         if num_mentions:
             found.add(place)
     return found
+
+
+def _is_name_in(text: str, option: str) -> bool:
+    """Return whether the text mentions a name or several words, not something beside it; a plain word needs `is` before it."""
+    is_name = " " in option.strip() or (option[:1].isupper() and option in text)
+    return is_name and not mentions_neighbour(_marked(text, option))
+
+
+def _marked(text: str, option: str) -> str:
+    """Return the plain text with a mark for the option."""
+    return _mention(key(option)).sub(MARK, plain(text))
+
+
+def _mention(spelling: str) -> re.Pattern[str]:
+    """Return the pattern of an option's spelling as whole words."""
+    return re.compile(rf"(?<![\w.,/^\\{{√+*-]){re.escape(spelling)}(?![\w/^°%}}√+*\\]|[.,:]\d)")

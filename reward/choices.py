@@ -17,8 +17,11 @@ _LETTER = re.compile(r"(?P<letter>[a-z])(?:\s*(?:[).:\]]+|-(?=\s))\s*(?P<rest>.*
 _ARTICLE = re.compile(r"a |A (?=[a-z]{2})")
 _LAST_LETTER = re.compile(r"(?P<rest>.+?)[ ,]*[(\[](?P<letter>[a-z])[)\]]?")
 _PREFIX = re.compile(
-    r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice)(?: is)?|it is)[: ] ?(?=.)(?:option |choice |letter )?", re.I
+    r"(?:(?:the )?(?:correct |right |best |final )?(?:answer|option|choice)(?: is)?|it is|(?:i(?: would|'d)? )?(?:choose|pick|select))"
+    r"[: ] ?(?=.)(?:option |choice |letter )?",
+    re.I,
 )
+_OPTION_NUMBER = re.compile(r"\b(?:option|choice) \(?(\d{1,2})\)?$")
 _BRACKETED_LETTER = re.compile(r"\([A-Za-z]\)\.?")
 _LABEL = re.compile(r"\(?([A-Za-z])[).:]\s*(?=\S)")
 _SPLITTING_WORDS = frozenset(
@@ -52,6 +55,8 @@ def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
     A letter and a text that belong to different options name none. Where options are themselves letters, a bare letter is
     the text and a bracketed one, `(B)`, the letter. The first letter of `A shortage` is an article, that of `A 49` a letter.
     """
+    if _OPTION_NUMBER.search(plain(answer)) and is_contradiction(answer, choices):
+        return None
     options = _options(choices)
     answer = unwrapped(tidy(answer))
     stripped = _PREFIX.sub("", answer, count=1) if _PREFIX.match(answer) else answer
@@ -63,8 +68,13 @@ def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
 
 
 def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
-    """Return whether the answer is an option's letter with the text of another one, or a letter that no option has."""
+    """Return whether the answer is an option's letter with the text of another one, or a letter that no option has.
+
+    So is `Option 4` where the fourth option is not the one that reads 4.
+    """
     options = _options(choices)
+    if (number := _OPTION_NUMBER.search(plain(answer))) and int(number[1]) <= len(options.texts) and number[1] in options.keys:
+        return options.keys[int(number[1]) - 1] != number[1]
     answer = _PREFIX.sub("", unwrapped(tidy(answer)), count=1)
     match = _LABELLED.match(answer)
     if match is None or answer in options.texts or _ARTICLE.match(answer):
@@ -85,6 +95,11 @@ def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
 def names_a_choice(gold: str, choices: tuple[str, ...]) -> bool:
     """Return whether there are choices and a row's gold answer is one of them, by text or letter."""
     return bool(choices) and (gold in choices or find_choice(gold, choices) is not None)
+
+
+def are_truths(choices: tuple[str, ...]) -> bool:
+    """Return whether every option is yes or no, true or false."""
+    return _options(choices).are_truths
 
 
 def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

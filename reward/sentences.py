@@ -8,6 +8,16 @@ NEGATION = re.compile(
     r"|anything but|other than)\b|n't\b",
     re.I,
 )
+CORRECTION = re.compile(
+    r"""
+    (?:[.!?;:,\n]|^)["'*\s]{0,4}
+      (?:(?:But|However|Wait|Sorry|Oops|Correction|Actually|Hmm)\b|On\ second\ thought|I\ (?:made|misread|miscounted|apologi[sz]e)\b)
+    | \?["'*\s]{0,4}No\b | \b(?:[Nn]o,?\ )?wait[,.!:] | \bno,?\ wait\b | \b[Ss]orry, | \b[Ii]t\ should\ (?:instead\ )?be\b
+    | \b(?:[Tt]hat|[Tt]his|[Ii]t)(?:\ is|\ was|'s)\ (?:incorrect|wrong|not\ (?:right|correct)|false|a\ mistake)\b
+    """,
+    re.VERBOSE,
+)
+"""What takes back an answer that stands before it."""
 ALTERNATIVE = re.compile(r"\b(?:answer|or|either|alternatively|also)\b", re.I)
 REASON = re.compile(r",? \(?(?:because|since|as|which|given that|due to|based on|by)\b", re.I)
 _SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bMrs.)(?<!\bDr.)(?<!\bSt.)(?<!\bMt.)[*_]{0,2}\s+(?=[A-Z(\"'*\\$])|\n")

@@ -2,6 +2,7 @@
 
 import re
 
+from reward.sentences import CORRECTION
 from reward.texts import plain
 
 YES, NO = frozenset({"yes", "true", "correct", "yeah", "yep"}), frozenset({"no", "false", "incorrect", "nope"})
@@ -10,7 +11,7 @@ _GOLD_YES, _GOLD_NO = YES | {"1", "y"}, NO | {"0", "n"}
 """HallusionBench writes 1 and 0."""
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|overall|in conclusion|in summary),? )?"
-    r"(?:(?:based on|according to|from|in|looking at) [^,.]{1,60}, )?"
+    r"(?:(?:based on|according to|from|in|looking (?:\w+ly )?at) [^,.]{1,60}, )?"
     r"(?:the (?:answer|statement|claim) is |(?:it|this|that) is )?"
     r"(yes|no|true|false|yeah|yep|nope)\b(?P<after>.?)(?P<rest>.*)"
 )
@@ -37,7 +38,7 @@ def read_truth(text: str) -> bool | None:
     if words in YES | {"y"} or words in NO | {"n"}:
         return words in YES | {"y"}
     lead = _LEAD.match(words)
-    if lead is None or lead["after"] not in ("", *" ,.;:!-—*\"'"):
+    if CORRECTION.search(text) or lead is None or lead["after"] not in ("", *" ,.;:!-—*\"'"):
         return None
     rest = lead["rest"].strip(" ,.;:!-—*\"'")
     first = lead[1] in YES

@@ -188,3 +188,17 @@ def test_a_megabyte_of_anything_is_read_in_linear_time(unit: str) -> None:
         start = time.monotonic()
         assert score_lenient(problem, text).value == 0.0
         assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize("piece", ["<answer>{}</answer>", "\\boxed{{{}}}", "<answer>it is {}</answer>"])
+def test_thousands_of_different_answers_are_several_and_cost_little(piece: str) -> None:
+    text = "".join(piece.format(number) for number in range(15_000))
+    for problem in (NUMBER, CHOICE, TRUTH, LATEX):
+        start = time.monotonic()
+        assert score_lenient(problem, text).outcome is Outcome.UNPARSEABLE
+        assert time.monotonic() - start < 0.5
+
+
+def test_a_different_answer_after_many_spellings_of_one_counts() -> None:
+    spellings = "".join(f"<answer>5.{'0' * zeros}</answer>" for zeros in range(1, 30))
+    assert score_lenient(NUMBER, f"{spellings}<answer>6</answer><answer>5</answer>").outcome is Outcome.UNPARSEABLE
