@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt as stop:
-        onwards = "starts afresh" if parsed.command is _score else "goes on from here"
+        onwards = "goes on from here" if parsed.command is _run else "starts afresh"
         print(f"\nstopped; the same command {onwards}", file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
 

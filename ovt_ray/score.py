@@ -18,7 +18,7 @@ from ovt_ray.progress import Progress
 from ovt_ray.score_rows import Line, count_lines, read_lines
 from ovt_ray.types import Outcome, Problem, Score
 from reward.combine import combine
-from reward.load import runs_in_ray
+from reward.places import runs_in_ray
 from reward.protocol import Answer, Part
 from reward.scoring import ScoringPool
 
