@@ -78,7 +78,7 @@ class RewardPool:
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
             RewardActor
         )
-        self._actors = [remote.remote(self._config, self._share_of(place)) for place in range(num_actors)]
+        self._actors = [remote.remote(self._config, ray.cloudpickle.dumps(self._share_of(place))) for place in range(num_actors)]
         limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
         asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
         late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
