@@ -89,7 +89,7 @@ def _worked(problem: Problem) -> list[str]:
 
 
 def _scored(services: Services, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[Chains]:
-    for problem, texts, scores in services.score_texts(answered):
+    for problem, texts, scores in services.reward.score_texts(answered):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ovt_ray.config import RunConfig, load_config
+from ovt_ray.config import RewardConfig, RunConfig, load_config
 from ovt_ray.errors import ConfigError, OvtError
 from ovt_ray.shadow import check_no_shadow
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt as stop:
-        onwards = "starts afresh" if parsed.command is _score else "goes on from here"
+        onwards = "goes on from here" if parsed.command is _run else "starts afresh"
         print(f"\nstopped; the same command {onwards}", file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
 
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         help="argument of the reward's constructor, may be repeated",
     )
     score.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="scoring processes; as many as cores")
+    limit_s = RewardConfig().deadline_s
+    score.add_argument(
+        "--deadline-s", type=float, default=limit_s, metavar="S", help=f"longest time for one answer, in seconds; {limit_s:g}"
+    )
     score.set_defaults(command=_score)
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
     report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
@@ -99,11 +103,14 @@ def _check(parsed: argparse.Namespace) -> int:
 def _score(parsed: argparse.Namespace) -> int:
     if parsed.processes < 1:
         raise ConfigError(f"--processes: must be at least 1, got {parsed.processes}")
+    if not 0 < parsed.deadline_s < float("inf"):
+        raise ConfigError(f"--deadline-s: must be above 0, got {parsed.deadline_s:g}")
     from ovt_ray.score import named_reward, score_file, summary
 
-    outcomes = score_file(parsed.source, parsed.output, named_reward(parsed.reward, parsed.option), parsed.processes)
-    print(summary(outcomes, parsed.output))
-    return 0
+    reward = named_reward(parsed.reward, parsed.option)
+    tally = score_file(parsed.source, parsed.output, reward, parsed.processes, deadline_s=parsed.deadline_s)
+    print(summary(tally.outcomes, parsed.output))
+    return 1 if tally.is_in_vain else 0
 
 
 def _report(parsed: argparse.Namespace) -> int:

@@ -390,8 +390,15 @@ def parse_config(values: object, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        problems = error.errors()
+        lines = [_explain(problem) for problem in problems if not (problem["type"] == "too_short" and _has_bad_item(problem, problems))]
         raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _has_bad_item(too_short: ErrorDetails, problems: list[ErrorDetails]) -> bool:
+    """Return whether a list is said to be too short only because an item of it, which has its own line, does not count."""
+    place = too_short["loc"]
+    return any(len(problem["loc"]) > len(place) and problem["loc"][: len(place)] == place for problem in problems)
 
 
 def _explain(problem: ErrorDetails) -> str:

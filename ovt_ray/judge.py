@@ -24,6 +24,8 @@ Reference answer: {gold}
 --- end ---
 
 End with one line: VERDICT: CORRECT or VERDICT: WRONG."""
+END = "--- end ---"
+"""Ends the student's answer in the template; in an answer it is left out, so that nothing of it stands after the end."""
 VERDICT = re.compile(r"VERDICT: (CORRECT|WRONG)")
 MAX_ANSWER_CHARS = 1000
 """A longer text is no final answer, and wrong: it could be meant to talk the judge round."""
@@ -71,8 +73,9 @@ def check_template(template: str) -> None:
 
 def question_to_judge(template: str, problem: Problem, answer: str) -> Problem:
     """Return the text-only problem that is put to the judge."""
+    inside = "\n".join(line for line in answer.splitlines() if line.strip() != END)
     choices = [f"({chr(ord('A') + place)}) {choice}" for place, choice in enumerate(problem.choices)]
-    question = template.format(question="\n".join([problem.question, *choices]), gold=problem.answer, answer=answer)
+    question = template.format(question="\n".join([problem.question, *choices]), gold=problem.answer, answer=inside)
     return Problem(id=problem.id, question=question, images=(), answer=problem.answer, kind=AnswerKind.TEXT)
 
 

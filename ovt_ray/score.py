@@ -6,6 +6,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +19,7 @@ from ovt_ray.progress import Progress
 from ovt_ray.score_rows import Line, count_lines, read_lines
 from ovt_ray.types import Outcome, Problem, Score
 from reward.combine import combine
-from reward.load import runs_in_ray
+from reward.places import runs_in_ray
 from reward.protocol import Answer, Part
 from reward.scoring import ScoringPool
 
@@ -34,17 +35,43 @@ Submit = Callable[[Problem, str], Callable[[], Score]]
 """Begins to score a text and returns what waits for its score."""
 
 
-def score_file(source: Path, target: Path, reward: Part | None, num_processes: int, log: TextIO = sys.stdout) -> Counter[Outcome]:
-    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the outcomes' numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What came out of a file."""
 
-    A bad line is named on the screen and, with its reason, stands as unscorable in its place. The output is there whole or not
-    at all. Raises DataError if the source cannot be read, RewardError if the reward cannot be loaded.
+    outcomes: Counter[Outcome]
+    num_bad: int
+    """Lines that are no rows; unscorable."""
+    num_failed: int
+    """Rows on which the reward failed; unscorable."""
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether the reward failed on each row there was."""
+        return 0 < self.num_failed == self.outcomes.total() - self.num_bad
+
+
+def score_file(
+    source: Path,
+    target: Path,
+    reward: Part | None,
+    num_processes: int,
+    log: TextIO = sys.stdout,
+    *,
+    deadline_s: float = RewardConfig().deadline_s,
+) -> Tally:
+    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return their numbers.
+
+    A bad line is named on the screen and, with its reason, stands as unscorable in its place; so is the first row on which the
+    reward fails. The output is there whole or not at all. Raises ConfigError if it could not be written, DataError if the source
+    cannot be read, RewardError if the reward cannot be loaded.
     """
+    _check_target(target)
     num_lines = count_lines(source)
     outcomes: Counter[Outcome] = Counter({outcome: 0 for outcome in Outcome})
-    num_bad = 0
+    num_bad = num_failed = 0
     with ExitStack() as stack:
-        scorer = Scorer(reward, num_processes, stack)
+        scorer = Scorer(reward, num_processes, deadline_s, stack)
         output = stack.enter_context(replacing(target))
         progress = stack.enter_context(Progress("score", num_lines, stream=log))
         for done, (line, score) in enumerate(scorer.scored(read_lines(source))):
@@ -53,11 +80,24 @@ def score_file(source: Path, target: Path, reward: Part | None, num_processes: i
             num_bad += bool(line.fault)
             if line.fault and num_bad <= MAX_LISTED:
                 print(line.fault, file=sys.stderr, flush=True)
+            num_failed += score.failure is not None
+            if score.failure is not None and num_failed == 1:
+                print(f"line {line.number}: {score.reason}", file=sys.stderr, flush=True)
             if (done + 1) % LINES_BETWEEN_STEPS == 0 or done == num_lines - 1:
                 progress.step(done, {})
     if num_bad:
         print(f"{num_bad} bad lines, unscorable in the output", file=sys.stderr, flush=True)
-    return outcomes
+    if num_failed:
+        print(f"the reward failed on {num_failed} rows, unscorable in the output", file=sys.stderr, flush=True)
+    return Tally(outcomes=outcomes, num_bad=num_bad, num_failed=num_failed)
+
+
+def _check_target(target: Path) -> None:
+    """Raise ConfigError, before anything is scored, if the output cannot be put there."""
+    if target.is_dir():
+        raise ConfigError(f"--output {target}: is a folder; give a file in it")
+    if not target.parent.is_dir():
+        raise ConfigError(f"--output {target}: there is no folder {target.parent}; make it, or correct the path")
 
 
 def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
@@ -87,9 +127,10 @@ def summary(outcomes: Counter[Outcome], target: Path) -> str:
 class Scorer:
     """Scores lines in processes of this machine, or on Ray where the reward runs there."""
 
-    def __init__(self, reward: Part | None, num_processes: int, stack: ExitStack) -> None:
+    def __init__(self, reward: Part | None, num_processes: int, deadline_s: float, stack: ExitStack) -> None:
         """Load the reward; what is started ends with the stack. Without a reward, responses and extractions have one each."""
         self._num_processes = num_processes
+        self._deadline_s = deadline_s
         self._stack = stack
         self._started: dict[str, Submit] = {}
         self._reward = reward
@@ -120,8 +161,8 @@ class Scorer:
         return self._started[part.name]
 
     def _in_processes(self, part: Part) -> Submit:
-        limits, parts = RewardConfig(), [part]
-        pool = ScoringPool(parts, num_processes=self._num_processes, deadline_s=limits.deadline_s, memory_gb=limits.memory_gb)
+        parts, memory_gb = [part], RewardConfig().memory_gb
+        pool = ScoringPool(parts, num_processes=self._num_processes, deadline_s=self._deadline_s, memory_gb=memory_gb)
         self._stack.callback(pool.close)
 
         def submit(problem: Problem, text: str) -> Callable[[], Score]:
@@ -137,7 +178,8 @@ class Scorer:
 
         ray.init(None if "RAY_ADDRESS" in os.environ else "local", log_to_driver=False, logging_level="ERROR")
         self._stack.callback(ray.shutdown)
-        config = RewardConfig(parts=(RewardPart(name=part.name, options=dict(part.options)),), max_error_share=1.0, queue=2 * NUM_AHEAD)
+        parts = (RewardPart(name=part.name, options=dict(part.options)),)
+        config = RewardConfig(parts=parts, deadline_s=self._deadline_s, max_error_share=1.0, queue=2 * NUM_AHEAD)
         pool = RewardPool(config)
         self._stack.callback(pool.close)
 
@@ -151,4 +193,4 @@ class Scorer:
 def _row(line: Line, score: Score) -> bytes:
     """Return a line of output: what was read, and what came of it."""
     verdict = {"outcome": score.outcome.value, "value": score.value, "extracted": score.extracted, "reason": score.reason}
-    return (json.dumps({**line.row, **verdict}) + "\n").encode()
+    return (json.dumps({**line.row, **verdict}, allow_nan=False) + "\n").encode()

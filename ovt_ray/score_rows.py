@@ -26,8 +26,21 @@ def _plain_text(value: object) -> object:
 
 
 def _whole(value: object) -> object:
-    """Return `1.0` as `1`."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """Return `1.0`, `"1"` and `"1.0"` as `1`."""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
+def _no_number(name: str) -> None:
+    """Return None: `NaN` and `Infinity` are no JSON, and what pandas writes where nothing stands."""
+
+
+def _finite(number: str) -> float | str:
+    """Return a number too large for a float as its text."""
+    return float(number) if math.isfinite(float(number)) else number
 
 
 def _kind(value: object) -> object:
@@ -50,12 +63,12 @@ class ScoreRow(BaseModel):
     gold: GoldText | None = None
     answer: GoldText | None = None
     """The gold answer under another name; `gold` goes before it."""
-    question: str | None = None
+    question: AnyText | None = None
     kind: Annotated[AnswerKind | None, Field(strict=False), BeforeValidator(_kind)] = None
     """None infers it from gold answer and choices."""
     choices: list[GoldText] | None = None
     precision: Annotated[int | None, BeforeValidator(_whole), Field(ge=0)] = None
-    unit: str | None = None
+    unit: AnyText | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +107,7 @@ def count_lines(path: Path) -> int:
 
 def _line(number: int, content: bytes) -> Line:
     try:
-        values = json.loads(content)
+        values = json.loads(content, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         return Line(number=number, row={"line": number}, fault=f"line {number}: not JSON ({error}); write one JSON object per line")
     if not isinstance(values, dict):

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -73,18 +73,14 @@ class Services:
                 yield self._scored(waiting.popleft())
         yield from map(self._scored, waiting)
 
-    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
-        """Yield problems and texts that no rollout worker wrote with one score per text, in order."""
-        submitted = [(problem, texts, self.reward.submit_texts(problem, texts)) for problem, texts in answered]
-        for problem, texts, scoring in submitted:
-            yield problem, texts, self.reward.collect(scoring)
-
     def _finished(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[PendingGroup]:
         """Yield groups as they finish, in any order."""
         scoring: dict[tuple[str, int], Scoring] = {}
 
         def submit(problem: Problem, index: int, completion: Completion) -> None:
             answer = Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
+            if (outdated := scoring.pop((problem.id, index), None)) is not None:
+                self.reward.discard(outdated)  # the worker died, and the group is generated again
             scoring[problem.id, index] = self.reward.submit(problem, [answer])
 
         for group in self.rollout.generate(problems, sampling, submit):

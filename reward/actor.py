@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import ray
+
 from ovt_ray.config import RewardConfig
 from ovt_ray.types import Problem, Score
 from reward.combine import combine
@@ -20,8 +22,12 @@ def parts_of(config: RewardConfig) -> tuple[Part, ...]:
 class RewardActor:
     """Its processes start with the first call, so that Ray can restart the actor at any time."""
 
-    def __init__(self, config: RewardConfig, replicas: Mapping[int, Replicas]) -> None:
-        """`replicas` are those of the parts that run in Ray actors, by the part's position; the others run in processes."""
+    def __init__(self, config: RewardConfig, pickled_replicas: bytes) -> None:
+        """`pickled_replicas` are those of the parts that run in Ray actors, by the part's position; the others run in processes.
+
+        Pickled, since Ray warns that an actor with handles among its arguments may fail to restart: the pool keeps these alive.
+        """
+        replicas: Mapping[int, Replicas] = ray.cloudpickle.loads(pickled_replicas)
         self._config = config
         self._parts = parts_of(config)
         self._in_processes = [place for place in range(len(self._parts)) if place not in replicas]

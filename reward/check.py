@@ -1,7 +1,9 @@
 """Whether the rewards of a config can be loaded, before anything is started for them."""
 
-from ovt_ray.config import RewardConfig
-from reward.load import NAMED_ACTOR, actor_class, runs_in_ray
+from ovt_ray.config import RewardConfig, RewardPart
+from ovt_ray.errors import RewardError
+from reward.load import NAMED_ACTOR, actor_class
+from reward.places import runs_in_ray
 from reward.protocol import Part
 from reward.worker import ScoringProcess
 
@@ -13,8 +15,23 @@ def check_rewards(config: RewardConfig) -> None:
     """
     for part in config.parts:
         if part.name.startswith(NAMED_ACTOR):
-            continue
-        if runs_in_ray(part.name):
+            check_replicas(part, config.num_actors)
+        elif runs_in_ray(part.name):
+            check_replicas(part, config.num_actors)
             actor_class(part.name, part.options)
         else:
             ScoringProcess([Part(name=part.name, options=part.options)], config.memory_gb).close()
+
+
+def check_replicas(part: RewardPart, num_actors: int) -> None:
+    """Raise RewardError if a part's actors are too few for each reward actor to have one of its own.
+
+    Two that share one would make each other wait, and what waits is late.
+    """
+    if part.name.startswith(NAMED_ACTOR) and num_actors > 1:
+        raise RewardError(f"reward {part.name!r}: reward.num_actors={num_actors} would share one actor that runs already: set it to 1")
+    if not part.name.startswith(NAMED_ACTOR) and part.replicas < num_actors:
+        raise RewardError(
+            f"reward {part.name!r}: replicas={part.replicas} are fewer than reward.num_actors={num_actors}, and each reward actor needs "
+            "one of its own: raise replicas, or lower reward.num_actors"
+        )

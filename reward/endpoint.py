@@ -15,17 +15,16 @@ from typing import Any
 from ovt_ray.types import Outcome, Problem, Score
 from reward.protocol import as_score
 
-MAX_WAIT_S = 600.0
-"""Bounds what a thread waits for after `reward.deadline_s` has given its answer up."""
 MAX_REPLY_BYTES = 64 * 2**20
 
 
 class Endpoint:
     """Scores the completions of a problem by one request."""
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        """`headers` are added to each request, for example an authorization."""
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> None:
+        """`headers` are added to each request, for example an authorization; no thread waits longer than `timeout_s` for a reply."""
         self._url = url
+        self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json", **(headers or {})}
 
     async def score_batch(self, problem: Problem, texts: list[str], num_tokens: list[int]) -> list[Score]:
@@ -37,7 +36,7 @@ class Endpoint:
 
     def _post(self, body: bytes) -> bytes:
         request = urllib.request.Request(self._url, data=body, headers=self._headers, method="POST")
-        with urllib.request.urlopen(request, timeout=MAX_WAIT_S) as reply:
+        with urllib.request.urlopen(request, timeout=self._timeout_s) as reply:
             return reply.read(MAX_REPLY_BYTES)
 
 

@@ -6,13 +6,13 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ovt_ray.errors import RewardError
-from reward.protocol import Method, method_of
+from reward.protocol import Method, Part, method_of
 
 ENDPOINTS = ("http://", "https://")
 NAMED_ACTOR = "actor:"
@@ -53,6 +53,13 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
     return Reward(name=name, method=method, call=found if method.name == "__call__" else found.score_batch)
 
 
+def with_deadline(part: Part, deadline_s: float) -> Part:
+    """Return the part as a pool loads it: a thread that asks an endpoint gives up too, just after the answer has been given up."""
+    if not part.name.startswith(ENDPOINTS):
+        return part
+    return replace(part, options={**part.options, "timeout_s": deadline_s + 1})
+
+
 def find_reward(name: str) -> Any:
     """Return what `package.module:Name` or `path/file.py:Name` names: a function, an object, a class, or a Ray actor class."""
     place, _, attribute = name.rpartition(":")
@@ -63,11 +70,6 @@ def find_reward(name: str) -> Any:
     if found is None:
         raise RewardError(f"reward {name!r}: {place} has no {attribute!r}; {_advice(module, attribute)}")
     return found
-
-
-def runs_in_ray(name: str) -> bool:
-    """Return whether a reward runs in Ray actors rather than in scoring processes. Raises RewardError if there is none of the name."""
-    return name.startswith(NAMED_ACTOR) or (not name.startswith(ENDPOINTS) and is_actor_class(find_reward(name)))
 
 
 def is_actor_class(found: object) -> bool:

@@ -1,7 +1,7 @@
 """The handle of the reward service: Ray actors, each with scoring processes that can be killed."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, Score
 from reward.actor import RewardActor
-from reward.load import runs_in_ray
+from reward.check import check_replicas
+from reward.places import runs_in_ray
 from reward.protocol import Answer, unscorable
-from reward.replicas import Replicas, end_replicas, start_replicas
+from reward.replicas import MAX_TRIES, Replicas, end_replicas, start_replicas
+from reward.replicas import START_DEADLINE_S as REPLICA_START_DEADLINE_S
 from reward.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
@@ -33,10 +35,12 @@ MIN_COMPLETIONS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    """What was submitted and not yet collected."""
+    """What was submitted."""
 
     problem: Problem
     answers: tuple[Answer, ...]
+    place: int
+    """Of the reward actor that has it."""
 
 
 class RewardPool:
@@ -53,8 +57,9 @@ class RewardPool:
         """
         self._config = config
         self._pending: dict[ray.ObjectRef, _Pending] = {}
-        self._num_pending = 0
-        self._place_of: dict[ray.ObjectRef, int] = {}
+        """What is not collected yet."""
+        self._in_work: dict[ray.ObjectRef, _Pending] = {}
+        """What was not scored yet when it was last looked at."""
         self._lately: deque[bool] = deque(maxlen=ERROR_WINDOW)
         self._replicas: dict[int, Replicas] = {}
         self._actors: list[Any] = []
@@ -67,12 +72,13 @@ class RewardPool:
     def _start(self) -> None:
         for position, part in enumerate(self._config.parts):
             if runs_in_ray(part.name):
+                check_replicas(part, self._config.num_actors)
                 self._replicas[position] = start_replicas(part)
         num_actors = self._config.num_actors
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
             RewardActor
         )
-        self._actors = [remote.remote(self._config, self._share_of(place)) for place in range(num_actors)]
+        self._actors = [remote.remote(self._config, ray.cloudpickle.dumps(self._share_of(place))) for place in range(num_actors)]
         limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
         asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
         late = f"{asked}: not all answered in {limit_s:g} s; `ray status` says what the cluster has"
@@ -80,17 +86,27 @@ class RewardPool:
             _get(actor.ready.remote(), limit_s, late)
 
     def _share_of(self, place: int) -> dict[int, Replicas]:
-        """Return the replicas that one reward actor calls: some of its own where there are enough, else all."""
+        """Return the replicas that one reward actor calls and no other does: what one waits for is never held up by another."""
         return {
             position: Replicas(
                 name=replicas.name,
                 method=replicas.method,
-                actors=replicas.actors[place :: self._config.num_actors] or replicas.actors,
+                actors=replicas.actors[place :: self._config.num_actors],
                 is_ours=replicas.is_ours,
                 concurrency=replicas.concurrency,
             )
             for position, replicas in self._replicas.items()
         }
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        """Yield problems and texts that no rollout worker wrote with one score per text, in order, each as soon as it is scored."""
+        waiting: deque[tuple[Problem, Sequence[str], ray.ObjectRef[tuple[Score, ...]]]] = deque()
+        for problem, texts in answered:
+            waiting.append((problem, texts, self.submit_texts(problem, texts)))
+            while waiting and self.are_ready([waiting[0][2]]):
+                yield self._collected(*waiting.popleft())
+        while waiting:
+            yield self._collected(*waiting.popleft())
 
     def submit_texts(self, problem: Problem, texts: Sequence[str]) -> "ray.ObjectRef[tuple[Score, ...]]":
         """Return what `submit` does, for texts that no rollout worker wrote."""
@@ -99,14 +115,16 @@ class RewardPool:
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> "ray.ObjectRef[tuple[Score, ...]]":
         """Return a reference to one score per answer, for `are_ready` and `collect`; waits while the queue is full."""
         self._make_room()
-        loads = Counter(self._place_of.values())
+        loads = Counter(pending.place for pending in self._in_work.values())
         place = min(range(len(self._actors)), key=lambda place: loads[place])
-        pending = _Pending(problem=problem, answers=tuple(answers))
+        pending = _Pending(problem=problem, answers=tuple(answers), place=place)
         scores: ray.ObjectRef[tuple[Score, ...]] = self._actors[place].score.remote(problem, pending.answers)
-        self._pending[scores] = pending
-        self._num_pending += len(pending.answers)
-        self._place_of[scores] = place
+        self._pending[scores] = self._in_work[scores] = pending
         return scores
+
+    def discard(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> None:
+        """Forget what was submitted and will not be collected; what it still takes of the queue and the deadlines is counted."""
+        del self._pending[scores]
 
     def are_ready(self, scoring: "Sequence[ray.ObjectRef[tuple[Score, ...]]]") -> bool:
         """Return whether `collect` would not wait for any of these."""
@@ -120,7 +138,6 @@ class RewardPool:
         """
         limit_s = self._limit_s()
         pending = self._pending.pop(scores)
-        self._num_pending -= len(pending.answers)
         problem_id = pending.problem.id
         late = f"problem {problem_id}: no scores after {limit_s:g} s; is its reward actor placed? see `ray list actors`"
         try:
@@ -128,7 +145,7 @@ class RewardPool:
         except RayActorError as error:
             reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {problem_id}: {error}"
             found = (unscorable(reason, Failure.CRASH),) * len(pending.answers)
-        self._place_of.pop(scores, None)
+        self._in_work.pop(scores, None)
         self._check_share(found)
         return found
 
@@ -140,24 +157,37 @@ class RewardPool:
             end_replicas(replicas)
         self._actors, self._replicas = [], {}
 
+    def _collected(
+        self, problem: Problem, texts: Sequence[str], scores: "ray.ObjectRef[tuple[Score, ...]]"
+    ) -> tuple[Problem, Sequence[str], tuple[Score, ...]]:
+        return problem, texts, self.collect(scores)
+
     def _make_room(self) -> None:
         """Forget the load of what is scored, and wait while the queue is full."""
-        is_full = len(self._place_of) >= self._config.queue
-        if not self._place_of or (len(self._actors) == 1 and not is_full):
+        is_full = len(self._in_work) >= self._config.queue
+        if not is_full and len(self._actors) == 1:
             return  # nothing to choose between
-        refs = list(self._place_of)
-        limit_s = self._limit_s() if is_full else 0
-        ray.wait(refs, num_returns=1, timeout=limit_s, fetch_local=False)
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-        if is_full and not ready:
+        limit_s = self._limit_s()
+        if len(self._in_work) < self._config.queue:
+            return
+        ready, _ = ray.wait(list(self._in_work), num_returns=1, timeout=limit_s, fetch_local=False)
+        if not ready:
             raise RewardError(f"reward.queue={self._config.queue} is full, and nothing was scored in {limit_s:g} s; see `ray list actors`")
+        self._forget_scored()
+
+    def _forget_scored(self) -> None:
+        refs = list(self._in_work)
+        ready = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0] if refs else []
         for ref in ready:
-            del self._place_of[ref]
+            del self._in_work[ref]
 
     def _limit_s(self) -> float:
-        """Return how long scoring takes if every completion in flight hangs in every part."""
+        """Return how long scoring takes if every completion that is in work hangs in every part, and replicas are made again."""
+        self._forget_scored()
+        num_answers = sum(len(pending.answers) for pending in self._in_work.values())
         longest = len(self._config.parts) * self._config.deadline_s + RESTART_S
-        return self._num_pending * longest + PLACEMENT_DEADLINE_S + START_DEADLINE_S
+        replicas = len(self._replicas) * MAX_TRIES * REPLICA_START_DEADLINE_S
+        return num_answers * longest + PLACEMENT_DEADLINE_S + START_DEADLINE_S + replicas
 
     def _check_share(self, scores: Sequence[Score]) -> None:
         """Raise RewardError once rewards fail on too many completions."""

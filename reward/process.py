@@ -19,7 +19,7 @@ from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, Score
 from reward.channel import receive, send
 from reward.load import Reward, load_reward
-from reward.protocol import Answer, Part, as_score, as_scores, unscorable
+from reward.protocol import Answer, NoScoreError, Part, as_score, as_scores, unscorable
 
 EXIT_OUT_OF_MEMORY = 101
 _PR_SET_PDEATHSIG = 1
@@ -136,7 +136,10 @@ async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...],
 
 
 def _raised(error: Exception) -> str:
+    """Return what the reward did instead of giving a score."""
     where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, NoScoreError):
+        return str(error)
     what = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
     return f"raised {what} ({where.filename}:{where.lineno})"
 

@@ -99,18 +99,29 @@ def unscorable(reason: str, failure: Failure | None) -> Score:
     return Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=reason, failure=failure)
 
 
+class NoScoreError(Exception):
+    """What a reward returned is no score; the message says what it is."""
+
+
 def as_score(returned: object) -> Score:
     """Return what a reward gave as a score of plain values: a bare number is correct from 1 on, else wrong.
 
-    Raises TypeError or ValueError if it is no score.
+    Raises NoScoreError if it is no score.
     """
+    try:
+        return _as_score(returned)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise NoScoreError(f"returned a {type(returned).__name__} that is no score: {error}") from error
+
+
+def _as_score(returned: object) -> Score:
     if isinstance(returned, numbers.Real):
         value = float(returned)
         returned = Score(value=value, outcome=Outcome.CORRECT if value >= 1 else Outcome.WRONG, extracted=None)
     if not isinstance(returned, Score):
-        raise TypeError(f"it returned a {type(returned).__name__}, neither a Score nor a number")
+        raise NoScoreError(f"returned {type(returned).__name__}, neither a Score nor a number")
     if not math.isfinite(returned.value):
-        raise ValueError(f"it returned the value {returned.value}, not a finite number")
+        raise NoScoreError(f"returned the value {returned.value}, not a finite number")
     return Score(
         value=float(returned.value),
         outcome=Outcome(returned.outcome),
@@ -121,9 +132,9 @@ def as_score(returned: object) -> Score:
 
 
 def as_scores(returned: object, num_texts: int) -> list[Score]:
-    """Return what `score_batch` gave as scores. Raises TypeError or ValueError unless it is one score per text."""
+    """Return what `score_batch` gave as scores. Raises NoScoreError unless it is one score per text."""
     if not isinstance(returned, list | tuple):
-        raise TypeError(f"score_batch returned a {type(returned).__name__}, not a list")
+        raise NoScoreError(f"returned {type(returned).__name__}, not a list of scores")
     if len(returned) != num_texts:
-        raise ValueError(f"score_batch returned {len(returned)} scores for {num_texts} texts")
+        raise NoScoreError(f"returned {len(returned)} scores for {num_texts} texts")
     return [as_score(score) for score in returned]

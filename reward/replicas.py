@@ -14,7 +14,7 @@ from ovt_ray.config import RewardPart
 from ovt_ray.errors import RewardError
 from ovt_ray.types import Failure, Problem, Score
 from reward.load import FILE_MODULE, NAMED_ACTOR, actor_class
-from reward.protocol import Answer, Method, as_score, as_scores, unscorable
+from reward.protocol import Answer, Method, NoScoreError, as_score, as_scores, unscorable
 
 START_DEADLINE_S = 600.0
 """Longest time for a replica to be placed and made, or made again: a judge model takes minutes."""
@@ -134,9 +134,9 @@ class ReplicaCaller:
         except RayError as error:
             self._heal(actor, None)
             return _Failed(Failure.CRASH, f"died: {error}")
-        except (TypeError, ValueError) as error:
+        except NoScoreError as error:
             self._free.put_nowait(actor)
-            return _Failed(Failure.ERROR, f"raised {type(error).__name__}: {error}")
+            return _Failed(Failure.ERROR, str(error))
         self._free.put_nowait(actor)
         return found
 

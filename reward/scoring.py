@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ovt_ray.types import Problem, Score
+from reward.load import with_deadline
 from reward.protocol import Answer, Part
 from reward.worker import ScoringProcess
 
@@ -26,7 +27,7 @@ class ScoringPool:
 
     def __init__(self, parts: Sequence[Part], *, num_processes: int, deadline_s: float, memory_gb: float) -> None:
         """Start the processes and load the parts in each. Raises RewardError, with the loader's message, if one cannot."""
-        self._parts = tuple(parts)
+        self._parts = tuple(with_deadline(part, deadline_s) for part in parts)
         self._deadline_s = deadline_s
         self._memory_gb = memory_gb
         self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -80,6 +81,8 @@ class ScoringPool:
             process.close()
 
     def _score(self, process: ScoringProcess, work: _Work) -> None:
+        if not work.rows.set_running_or_notify_cancel():  # from here on it cannot be cancelled
+            return
         try:
             work.rows.set_result(process.score(work.problem, work.answers, self._deadline_s))
         except Exception as error:  # the submitter's to act on; a later answer may find that the process starts again

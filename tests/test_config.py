@@ -47,6 +47,10 @@ def test_all_mistakes_are_named_at_once() -> None:
     assert "learner.num_ranks" in message and "nam: unknown key; did you mean 'name'?" in message
 
 
+def test_a_list_with_a_bad_item_is_not_also_said_to_be_too_short() -> None:
+    assert "at least 1 item" not in refusal("reward.parts=[{nam: x}]") and "at least 1 item" in refusal("reward.parts=[]")
+
+
 def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
     assert "eval_path says something about format 'jsonl' only, not 'embedded'" in refusal("data.eval_path=x")

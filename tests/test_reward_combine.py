@@ -1,10 +1,12 @@
 """Several rewards as one: weights, names, and what an unscorable part does to the whole."""
 
+from dataclasses import replace
+
 import pytest
 
 from ovt_ray.types import Failure, Outcome, Score
 from reward.combine import combine
-from reward.protocol import Part, as_score, as_scores, unscorable
+from reward.protocol import NoScoreError, Part, as_score, as_scores, unscorable
 
 PARTS = (Part(name="a"), Part(name="b", weight=-0.5))
 RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="6", reason="exact")
@@ -33,16 +35,21 @@ def test_a_bare_number_is_correct_from_one_on(number: float, outcome: Outcome) -
 
 @pytest.mark.parametrize(
     ("returned", "message"),
-    [("1", "neither a Score nor a number"), (None, "neither"), (float("inf"), "not a finite number")],
+    [
+        ("1", "neither a Score nor a number"),
+        (None, "^returned NoneType, neither a Score nor a number$"),
+        (float("inf"), "not a finite number"),
+        (replace(RIGHT, outcome="good"), "Score that is no score"),
+    ],
 )
 def test_what_is_no_score_is_refused(returned: object, message: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises(NoScoreError, match=message):
         as_score(returned)
 
 
 def test_a_batch_must_give_one_score_per_text() -> None:
     assert [score.value for score in as_scores((1, RIGHT), 2)] == [1.0, 1.0]
-    with pytest.raises(ValueError, match="1 scores for 2 texts"):
+    with pytest.raises(NoScoreError, match="1 scores for 2 texts"):
         as_scores([1], 2)
-    with pytest.raises(TypeError, match="not a list"):
+    with pytest.raises(NoScoreError, match="not a list"):
         as_scores({1, 2}, 2)

@@ -8,6 +8,7 @@ from ovt_ray.errors import RewardError
 from ovt_ray.types import AnswerKind, Problem
 from reward.accuracy import score_accuracy
 from reward.load import load_reward
+from reward.places import runs_in_ray
 
 PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 FILE = """
@@ -96,3 +97,11 @@ def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path, source: str, me
     (tmp_path / "broken.py").write_text(source)
     with pytest.raises(RewardError, match=message):
         load_reward(f"{tmp_path}/broken.py:score")
+
+
+def test_where_a_reward_runs_is_found_out_without_importing_it_here(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import os, ray\n@ray.remote\nclass Far: ...\ndef near(problem, text): ...\n")
+    (tmp_path / "fatal.py").write_text("import os\nos._exit(3)\n")
+    assert runs_in_ray(f"{tmp_path}/mine.py:Far") and not runs_in_ray(f"{tmp_path}/mine.py:near")
+    assert not runs_in_ray(f"{tmp_path}/fatal.py:score"), "its scoring process says what is wrong"
+    assert runs_in_ray("actor:judge") and not runs_in_ray("http://127.0.0.1:9/score")

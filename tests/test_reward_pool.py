@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -183,4 +183,43 @@ def test_a_reward_that_fails_too_often_stops_the_run_with_its_message() -> None:
         match=r"failed on 5 of the last 21 .*max_error_share=0.2; the last one: reward .*:obey on problem p1, completion 0: it raised",
     ):
         pool.collect(pool.submit_texts(PROBLEM, ["raise"]))
+    pool.close()
+
+
+def test_texts_are_yielded_as_they_are_scored_and_not_when_all_are_submitted() -> None:
+    pool = RewardPool(_config(OBEY, queue=1))
+    num_asked = 0
+
+    def answered() -> Iterator[tuple[Problem, list[str]]]:
+        nonlocal num_asked
+        for text in ("a", "bb", "ccc", "dddd"):
+            num_asked += 1
+            yield PROBLEM, [text]
+
+    found = [(texts, scores[0].value, num_asked) for _, texts, scores in pool.score_texts(answered())]
+    pool.close()
+    assert [(texts, value) for texts, value, _ in found] == [(["a"], 1.0), (["bb"], 2.0), (["ccc"], 3.0), (["dddd"], 4.0)]
+    assert found[0][2] < 4
+
+
+def test_a_reward_that_fails_stops_texts_before_all_of_them_are_submitted() -> None:
+    pool = RewardPool(_config(OBEY, queue=4, max_error_share=0.1))
+    asked: list[str] = []
+
+    def answered() -> Iterator[tuple[Problem, list[str]]]:
+        for index in range(100):
+            asked.append(f"raise {index}")
+            yield PROBLEM, ["raise"]
+
+    with pytest.raises(RewardError, match="failed on 20 of the last 20"):
+        list(pool.score_texts(answered()))
+    pool.close()
+    assert len(asked) < 40
+
+
+def test_what_is_discarded_is_waited_for_by_nobody_and_the_rest_is_collected() -> None:
+    pool = RewardPool(_config(OBEY, queue=2))
+    pool.discard(pool.submit_texts(PROBLEM, ["sleep 0.2"]))
+    kept = [pool.submit_texts(PROBLEM, [text]) for text in ("a", "bb", "ccc")]
+    assert [pool.collect(ref)[0].value for ref in kept] == [1.0, 2.0, 3.0]
     pool.close()

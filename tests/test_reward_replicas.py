@@ -110,3 +110,23 @@ def test_an_actor_that_runs_already_is_called_and_left_alive() -> None:
 def test_what_cannot_be_started_is_refused(part: dict[str, object], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         _pool(part)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"name": f"{FILE}:Obey", "replicas": 1}, "replicas=1 are fewer than reward.num_actors=2"),
+        ({"name": "actor:nobody"}, "reward.num_actors=2 would share one actor"),
+    ],
+)
+def test_reward_actors_never_share_a_replica(part: dict[str, object], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        _pool(part, num_actors=2)
+
+
+def test_each_reward_actor_calls_replicas_of_its_own() -> None:
+    pool = _pool({"name": f"{FILE}:Obey", "replicas": 2}, num_actors=2)
+    refs = [pool.submit_texts(PROBLEM, ["a"] * 4) for _ in range(2)]
+    pids = [{score.extracted for score in pool.collect(ref)} for ref in refs]
+    pool.close()
+    assert [len(one) for one in pids] == [1, 1] and pids[0] != pids[1]

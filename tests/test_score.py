@@ -27,7 +27,7 @@ def write(folder: Path, *lines: object) -> Path:
 
 
 def scored(folder: Path, *lines: object, reward: str | None = None, options: Sequence[str] = ()) -> list[dict[str, object]]:
-    target = folder / "out" / "scored.jsonl"
+    target = folder / "scored.jsonl"
     score_file(write(folder, *lines), target, named_reward(reward, options), 2, io.StringIO())
     return [json.loads(line) for line in target.read_text().splitlines()]
 
@@ -137,6 +137,34 @@ def test_the_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         score_file(tmp_path / "none.jsonl", target, None, 1, io.StringIO())
     assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
+
+
+def test_a_place_where_no_file_can_be_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    source = write(tmp_path, {"response": "x", "gold": "6"})
+    with pytest.raises(ConfigError, match="is a folder"):
+        score_file(source, tmp_path, None, 1, io.StringIO())
+    with pytest.raises(ConfigError, match="there is no folder .*nowhere"):
+        score_file(source, tmp_path / "nowhere" / "out.jsonl", None, 1, io.StringIO())
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_what_is_no_json_number_is_null_and_the_output_is_json(tmp_path: Path) -> None:
+    line = '{"response": "6", "gold": "6", "extraction": NaN, "mine": [Infinity, 1e999, 1.5], "precision": "1", "unit": 5, "question": 7}'
+    score_file(write(tmp_path, line), tmp_path / "out.jsonl", None, 1, io.StringIO())
+    (row,) = [json.loads(text, parse_constant=pytest.fail) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert row["mine"] == [None, "1e999", 1.5] and row["outcome"] == "correct"
+
+
+def test_a_failing_reward_is_said_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text("import time\n\ndef score(problem, text):\n    time.sleep(9 if text == 'hang' else 0)\n")
+    reward = Part(name=f"{tmp_path}/mine.py:score")
+    source = write(tmp_path, {"response": "a", "gold": "6"}, {"response": "hang", "gold": "6"}, "oops")
+    tally = score_file(source, tmp_path / "out.jsonl", reward, 1, io.StringIO(), deadline_s=0.5)
+    assert tally.is_in_vain and (tally.num_failed, tally.num_bad) == (2, 1)
+    seen = capsys.readouterr().err
+    assert re.search(r"^line 1: reward .* it returned NoneType, neither a Score nor a number$", seen, re.MULTILINE)
+    assert "the reward failed on 2 rows" in seen
+    assert "took longer than 0.5 s" in (tmp_path / "out.jsonl").read_text()
 
 
 def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
