@@ -73,7 +73,7 @@ def same_number(given: Number, gold: Number, precision: int | None, unit: str) -
     - a fraction may be written as its rounding to three or more digits (`0.333` for 1/3, not `0.33`), as TabMWP compares;
     - a fraction may be given where the gold answer is such a rounding.
     A percent sign on one side only is a unit too (`40%` for 40), unless the plain side is below 1 and so is itself a share
-    (`40%` for 0.4, not `0.4%`).
+    (`40%` for 0.4, not `0.4%`). A share that is more than one may be either (`150%` for 1.5), but no whole number (`200%` for 2).
     """
     scale = next((scale for word, scale in _SCALES.items() if word in unit.lower()), 1)
     gold = gold if gold.is_scaled else replace(gold, value=gold.value * scale)
@@ -97,7 +97,7 @@ def _agree_by_percent(given: Number, gold: Number, precision: int | None) -> boo
     share_decimals = None if given.decimals is None else max(0, given.decimals + moved)
     if 0 < abs(plain) < 1:
         return _agree(share, share_decimals, gold, precision)
-    return _agree(given.value, given.decimals, gold, precision) or share == gold.value
+    return _agree(given.value, given.decimals, gold, precision) or (share == gold.value and plain.denominator > 1)
 
 
 def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int | None) -> bool:

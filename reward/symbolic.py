@@ -108,7 +108,9 @@ def _parsed(latex: str) -> "Basic | None":
     spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
     found = parse(f"${latex}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
-    return _with_real_symbols(found[0]) if found and not isinstance(found[0], str) else None
+    if not found or isinstance(found[0], str) or found[0].is_Boolean and not found[0].free_symbols:
+        return None  # `\ln 1 = 0` is true whatever the answer is
+    return _with_real_symbols(found[0])
 
 
 def _with_real_symbols(parsed: "Basic") -> "Basic":
