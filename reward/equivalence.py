@@ -11,7 +11,8 @@ from dataclasses import replace
 from ovt_ray.errors import DataError
 from ovt_ray.types import AnswerKind, Problem
 from reward.choices import find_choice
-from reward.clean import MAX_CHARS, is_balanced, tidy
+from reward.clean import MAX_CHARS, flattened, is_balanced, tidy
+from reward.equations import hides_value
 from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
@@ -19,6 +20,7 @@ from reward.texts import plain, read_time, same_text
 from reward.yesno import NO, YES, read_gold, read_truth
 
 _LABEL = re.compile(r"\s*(?:\(\s*[A-Za-z]\s*\)|[A-Z]\s*[.):])")
+_COMPARISON = re.compile("[<>≤≥≠]|!=")
 _IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt", "!")
 
 
@@ -81,6 +83,8 @@ def _is_number(answer: str, problem: Problem) -> bool:
     if given is not None:
         return same_number(given, gold, problem.precision, problem.unit)
     if not any(mark in answer for mark in _IRRATIONAL_MARKS) or not is_expression(answer):
+        return False
+    if _COMPARISON.search(flattened(answer)) or hides_value(flattened(answer)):
         return False
     if problem.precision is not None and (value := value_of(answer)) is not None:
         return rounds_to(value, problem.precision, gold.value)

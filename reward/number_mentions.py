@@ -3,6 +3,7 @@
 import re
 
 from reward.clean import flattened
+from reward.equations import hides_value
 from reward.lists import split_items
 from reward.numbers import read_number
 from reward.sentences import ALTERNATIVE, NEGATION, NOTHING, REASON, SEVERAL, Statement, sentences
@@ -15,7 +16,7 @@ _BOUND = re.compile(
     r"|before|after|until|almost|nearly)(?: (?:about|around|the|a|an|year|approximately))? ?$",
     re.I,
 )
-_COMPARISON = re.compile("[<>≤≥]")
+_COMPARISON = re.compile("[<>≤≥≠]|!=")
 _CLAUSE_END = re.compile(r" (?:for|in|on|from|when|where)\b|[,;] |\s[(—–-]", re.I)
 _STATES = re.compile(
     r"(?:\b(?:is|are|was|were|equals|be|approximately|about|have|has|shows?|measures?|get|gives?|total of)\b|[:=≈])\s*", re.I
@@ -47,9 +48,9 @@ def number_in(text: str) -> Statement:
     for part in _beginnings(text):
         if read_number(part) is not None:
             return Statement(answer=part)
-    if is_expression(text) and not _ROOTS.isdisjoint(text):
-        return Statement(answer=text)
     flat = _in_digits(flattened(text))
+    if is_expression(text) and not _ROOTS.isdisjoint(text) and not hides_value(flat):
+        return Statement(answer=text)
     if NEGATION.search(flat) or _COMPARISON.search(flat):
         return NOTHING
     items = split_items(flat)
@@ -59,11 +60,16 @@ def number_in(text: str) -> Statement:
     for state in reversed(list(_STATES.finditer(flat)) if len(found) > 1 else []):
         tail = flat[state.end() :]
         if stated := _numbers(tail):
-            answer = _leading(tail, stated)
+            answer = None if hides_value(flat[: state.end()]) else _leading(tail, stated)
             return SEVERAL if answer is None else Statement(answer=answer)
     if len(found) > 1:
         return SEVERAL
-    return next((Statement(answer=written) for written, start in found.values() if not _BOUND.search(flat[:start])), NOTHING)
+    return next((Statement(answer=written) for written, start in found.values() if not _is_changed(flat[:start])), NOTHING)
+
+
+def _is_changed(before: str) -> bool:
+    """Return whether what stands before a number makes it a bound, or a side of an equation that gives no value."""
+    return _BOUND.search(before) is not None or hides_value(before)
 
 
 def _leading(tail: str, stated: dict[object, tuple[str, int]]) -> str | None:

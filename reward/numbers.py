@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from reward.clean import flattened
+from reward.equations import gives_value
 from reward.units import conversion, is_part, is_unit
 from reward.words import in_digits
 
@@ -17,8 +18,8 @@ MIN_ROUNDED_DIGITS = 3
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0'?s", re.I)
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NAME = re.compile(r"[A-Za-z∠△Δ°\\θαβπ][A-Za-z0-9_{}()' \\∠△Δθαβ°]{0,40}? ?[=≈] ?")
-_SUM = re.compile(r"(?=[^=≈]*[+\-*/×·÷^√])[\d\s+\-*/().×·÷^√,$%°]{1,60}[=≈] ?")
+_EQUALS = re.compile("[=≈]")
+_LEFT_SIDE = re.compile(r"([^=≈]{1,120})[=≈] ?")
 _NUMBER = re.compile(
     r"""
     (?P<sign>-|\+|)\ ?(?P<currency>(?:US)?\$|[€£¥]|USD\ |)\ ?(?P<inner_sign>(?<=[$€£])-|)  # -5, -$5, $-5
@@ -123,10 +124,9 @@ def rounds_to(value: Fraction, digits: int, rounded: Fraction) -> bool:
 
 def _without_name(text: str) -> str:
     """Return the text without what it is the value of (`x =`, `2 + 3 =`) and without `about`; a comparison keeps all."""
-    if "=" in text or "≈" in text:
-        name = _NAME.match(text) or _SUM.match(text)
-        if name and not any(sign in text[name.end() :] for sign in "=≈<>≤≥"):
-            text = text[name.end() :]
+    left = _LEFT_SIDE.match(text)
+    if left and gives_value(left[1]) and not any(sign in text for sign in "<>≤≥≠") and not _EQUALS.search(text, left.end()):
+        text = text[left.end() :]
     hedge = _HEDGE.match(text)
     return text[hedge.end() :] if hedge else text
 
