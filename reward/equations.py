@@ -16,7 +16,8 @@ _SYMBOL = (
     r"(?:_(?:\w{1,4}|\{[^{}]{1,20}\}))?(?:\((?:[\d,.\- ]{1,12}|[A-Z ,∪∩|]{1,12})\)|(?<=[Pp])\([\w ]{1,20}\))?[°?]?"
 )
 _SYMBOL_ALONE = re.compile(_SYMBOL)
-_PHRASE = re.compile(rf"(?=[^=]*[A-Za-z]{{3}})(?:(?:[A-Za-z][A-Za-z'-]+|{_SYMBOL}|\([A-Za-z ]{{1,20}}\)) ?){{1,8}}")
+_WORD = rf"(?:[A-Za-z][A-Za-z'-]+|{_SYMBOL}|\([A-Za-z ]{{1,20}}\))"
+_PHRASE = re.compile(rf"(?=[^=]*[A-Za-z]{{3}}){_WORD}(?: {_WORD}){{0,7}}")
 _ARITHMETIC = re.compile(r"(?=[^=]*\d)(?=[^=]*[+\-*/×·÷^√(:]|[^=]*\\)(?:[\d\s+\-*/().,×·÷^√$€£%°{}!:π]|\\(?:sqrt|frac|div|%))+")
 _UNIT = re.compile(r"(?<=[\d)%]) ?([A-Za-z]{2,}(?:\^[23])?)(?![A-Za-z])")
 _MIN_UNKNOWN_LETTERS = 4

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 MAX_WORDS = 5
 _VALUE_WORDS = """
+    lakh lakhs crore crores kilo mega score gross tens nines zeros digits factorial
     plus minus times point squared cubed mod bn mn bc bce bps percentile
     half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths
     hundredth hundredths thousandth thousandths
@@ -13,9 +14,9 @@ _VALUE_WORDS = """
 VALUE_WORDS = frozenset(_VALUE_WORDS.split())
 """Words that change the value they follow, so that `5 million` is not `5`."""
 _OTHER_WORDS = """
-    and or to not nor over by less more maybe pi i e x y cent cents
+    and or to not nor over by less more fewer below maybe wrong pi i e x y cent cents
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
-    but versus vs is are was were equals equal if because since than st nd rd th am pm remainder r so then thus therefore
+    but versus vs is are was were equals equal if because since than st nd rd th am pm a.m p.m remainder r so then thus therefore
 """
 _NOT_UNITS = VALUE_WORDS | frozenset(_OTHER_WORDS.split())
 """The same, and words that go on with a sentence."""
