@@ -17,6 +17,7 @@ from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
 from reward.texts import plain, read_time, same_text
+from reward.units import same_thing
 from reward.yesno import NO, YES, read_gold, read_truth
 
 _LABEL = re.compile(r"\s*(?:\(\s*[A-Za-z]\s*\)|[A-Z]\s*[.):])")
@@ -117,4 +118,6 @@ def _is_text(answer: str, problem: Problem) -> bool:
     if plain(problem.answer) in YES | NO:
         return read_truth(answer) is read_gold(problem.answer)
     gold, given = read_number(problem.answer), read_number(answer)
-    return gold is not None and given is not None and same_number(given, gold, problem.precision, problem.unit)
+    if gold is None or given is None or not same_thing(given.unit, gold.unit):
+        return False
+    return same_number(given, gold, problem.precision, problem.unit)

@@ -57,7 +57,8 @@ def read_number(text: str) -> Number | None:
     """
     if len(text) > 4 * MAX_NUMBER_CHARS:
         return None
-    text = in_digits(_without_name(flattened(text).strip(" \"'")))
+    flat = flattened(text)
+    text = in_digits(_without_name(flat.strip(" \"'" if flat[:1] in ("'", '"') else " ")))  # `60'` has a unit
     if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text) or _DECADE.fullmatch(text):
         return None
     text = _without_brackets(text.rstrip(" ,;").removesuffix(".").rstrip())

@@ -37,11 +37,15 @@ _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
+_DROPPED = re.compile(r"[\w)]?'+|\d_\{?\d+|\\frac ?\{ ?d ?\w? ?\}")
+"""What the parser drops or takes for factors: derivatives and the base of a number."""
 
 
 def same_by_algebra(given: str, gold: str) -> bool:
     """Return whether two mathematical expressions are equal; False where one cannot be read or is not safe to compute with."""
     latex, gold_latex = as_latex(given), as_latex(gold)
+    if sorted(_DROPPED.findall(latex)) != sorted(_DROPPED.findall(gold_latex)):
+        return False
     if (verdict := agree(latex, gold_latex)) is not None:
         return verdict
     first, second = _parsed(latex), _parsed(gold_latex)

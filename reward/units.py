@@ -32,7 +32,7 @@ _SCALES: dict[str, dict[str, str]] = {
         "1": "m meter meters metre metres",
         "1000": "km kilometer kilometers kilometre kilometres",
         "254/10000": "in inch inches",
-        "3048/10000": "ft foot feet",
+        "3048/10000": "ft foot feet '",
         "9144/10000": "yd yard yards",
         "1609344/1000": "mile miles mi",
     },
@@ -121,6 +121,13 @@ def known(text: str) -> tuple[str, int, Fraction] | None:
         power, name = int(exponent[1]), name[: exponent.start()]
     found = _TABLE.get(name.strip(".")) or _TABLE.get(name)
     return (found[0], power, found[1] ** power) if found else None
+
+
+def same_thing(given: str, wanted: str) -> bool:
+    """Return whether two units may be one: either is unsaid or in the table, or they name the same thing (`red apple`, `apples`)."""
+    if not given or not wanted or known(given) is not None or known(wanted) is not None:
+        return True
+    return _stem(given.lower().split()[-1]) == _stem(wanted.lower().split()[-1])
 
 
 def conversion(given: str, wanted: str) -> Fraction | None:
