@@ -139,7 +139,8 @@ def _word_after(text: str, place: int) -> str:
     following = _NEXT_WORDS.match(text, place)
     for number in (1, 2) if following else ():
         if following and following[number] and following[number].lower() in VALUE_WORDS | _COMPARING:
-            return text[place : following.end(number)]
+            has_noun = following[number].lower() == "fewer" and following[2] is not None
+            return text[place : following.end(2 if has_noun else number)]
     word = _UNIT_WORD.match(text, place)
     is_preposition = word is not None and word[1] == "in" and text[word.end() : word.end() + 2].strip(" ").isalpha()
     return word[0] if word and known(word[1]) is not None and not is_preposition else ""

@@ -14,7 +14,7 @@ _VALUE_WORDS = """
 VALUE_WORDS = frozenset(_VALUE_WORDS.split())
 """Words that change the value they follow, so that `5 million` is not `5`."""
 _OTHER_WORDS = """
-    and or to not nor over by less more fewer below maybe wrong pi i e x y cent cents
+    and or to not nor over by less more below maybe wrong pi i e x y cent cents
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
     but versus vs is are was were equals equal if because since than st nd rd th am pm a.m p.m remainder r so then thus therefore
 """
@@ -92,6 +92,8 @@ def is_unit(text: str) -> bool:
         len(letter) == 1 and letter not in _SINGLE for word, letter in zip(words, letters, strict=True) if word != "a" or len(words) == 1
     ):
         return False
+    if words and words[-1].lower() == "fewer":
+        return False  # fewer than what; `5 fewer people` says it
     return len(words) <= MAX_WORDS and _NOT_UNITS.isdisjoint(word.lower() for word in words)
 
 
