@@ -19,6 +19,7 @@ _SYMBOL_ALONE = re.compile(_SYMBOL)
 _WORD = rf"(?:[A-Za-z][A-Za-z'-]+|{_SYMBOL}|\([A-Za-z ]{{1,20}}\))"
 _PHRASE = re.compile(rf"(?=[^=]*[A-Za-z]{{3}}){_WORD}(?: {_WORD}){{0,7}}")
 _ARITHMETIC = re.compile(r"(?=[^=]*\d)(?=[^=]*[+\-*/×·÷^√(:]|[^=]*\\)(?:[\d\s+\-*/().,×·÷^√$€£%°{}!:π]|\\(?:sqrt|frac|div|%))+")
+_NUMBERED_ANGLE = re.compile(r"∠ ?\d$")
 _UNIT = re.compile(r"(?<=[\d)%]) ?([A-Za-z]{2,}(?:\^[23])?)(?![A-Za-z])")
 _MIN_UNKNOWN_LETTERS = 4
 """Shortest word that may be a unit though it is not in the table; shorter ones may be products of variables."""
@@ -37,6 +38,7 @@ def gives_value(side: str) -> bool:
     side = _SHARE_OF.sub(" · ", side.strip(" $*:"))
     if len(side) > _MAX_CHARS or _ANY_FUNCTION.search(side.replace("\\sqrt", "√")):
         return False
+    side = _NUMBERED_ANGLE.sub("∠A", side)
     if _SYMBOL_ALONE.fullmatch(side) or _PHRASE.fullmatch(side):
         return True
     return _ARITHMETIC.fullmatch(_UNIT.sub(_without_unit, side)) is not None

@@ -70,7 +70,8 @@ def number_in(text: str) -> Statement:
             return Statement(answer=part)
     flat = _in_digits(_SIGN_OUTSIDE.sub(r"\1-", flattened(text)))
     if is_expression(text) and not _ROOTS.isdisjoint(text) and not hides_value(flat):
-        return Statement(answer=text)
+        last = re.split("[=≈]", flat)[-1].strip()
+        return Statement(answer=text if read_number(last) is None or _COMPARISON.search(flat) else last)
     if NEGATION.search(flat) or _COMPARISON.search(flat):
         return NOTHING
     if bold := _in_bold(flat):
