@@ -11,14 +11,17 @@ from dataclasses import replace
 from ovt_ray.errors import DataError
 from ovt_ray.types import AnswerKind, Problem
 from reward.choices import find_choice
-from reward.clean import MAX_CHARS, is_balanced, tidy
+from reward.clean import MAX_CHARS, flattened, is_balanced, tidy
+from reward.equations import hides_value
 from reward.expressions import canonical, same_expression, same_list
 from reward.numbers import Number, read_number, rounds_to, same_number
 from reward.symbolic import is_expression, same_by_algebra, value_of
 from reward.texts import plain, read_time, same_text
+from reward.units import same_thing
 from reward.yesno import NO, YES, read_gold, read_truth
 
 _LABEL = re.compile(r"\s*(?:\(\s*[A-Za-z]\s*\)|[A-Z]\s*[.):])")
+_COMPARISON = re.compile("[<>≤≥≠]|!=")
 _IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt", "!")
 
 
@@ -82,6 +85,8 @@ def _is_number(answer: str, problem: Problem) -> bool:
         return same_number(given, gold, problem.precision, problem.unit)
     if not any(mark in answer for mark in _IRRATIONAL_MARKS) or not is_expression(answer):
         return False
+    if _COMPARISON.search(flattened(answer)) or hides_value(flattened(answer)):
+        return False
     if problem.precision is not None and (value := value_of(answer)) is not None:
         return rounds_to(value, problem.precision, gold.value)
     return same_by_algebra(answer, _exact(gold))
@@ -113,4 +118,6 @@ def _is_text(answer: str, problem: Problem) -> bool:
     if plain(problem.answer) in YES | NO:
         return read_truth(answer) is read_gold(problem.answer)
     gold, given = read_number(problem.answer), read_number(answer)
-    return gold is not None and given is not None and same_number(given, gold, problem.precision, problem.unit)
+    if gold is None or given is None or not same_thing(given.unit, gold.unit):
+        return False
+    return same_number(given, gold, problem.precision, problem.unit)

@@ -24,6 +24,8 @@ _PLAIN_ROOT = re.compile(r"√ ?(\d+|[a-zA-Z])")
 _NEEDLESS_BLANK = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _RATIO = re.compile(r"(?!.*[APap]\.)[\d\w\\{}()/+√^ .-]{1,40}(?::[\d\w\\{}()/+√^ .-]{1,40}){1,5}")
 _POINT = re.compile(r"^[A-Z]'? ?=? ?(?=\([^()]{1,80},[^()]{1,80}\)$)")
+_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+")
+"""One number as well as a list without brackets."""
 _COMPARISON = re.compile(r"[=<>≤≥≠∈]")
 
 
@@ -70,8 +72,10 @@ def same_expression(given: str, gold: str, depth: int = 0) -> bool:
 def same_list(given: str, gold: str, precision: int | None = None) -> bool:
     """Return whether two lists have the same items in the same order, whatever their brackets; only `{}` in gold frees the order."""
     items, gold_items = split_items(given), split_items(gold)
-    if len(items.items) != len(gold_items.items) or items.is_alternative:
+    if len(items.items) != len(gold_items.items) or items.is_alternative or _GROUPED.fullmatch(flattened(given)):
         return False
+    if items.brackets in ("[)", "(]") and items.brackets != gold_items.brackets:
+        return False  # an interval
     if gold_items.brackets == "{}":
         return _match_in_any_order(items.items, gold_items.items, 0)
     return all(_same_element(a, b, precision) for a, b in zip(items.items, gold_items.items, strict=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from reward.clean import flattened
+from reward.equations import gives_value
 from reward.units import conversion, is_part, is_unit
 from reward.words import in_digits
 
@@ -17,8 +18,8 @@ MIN_ROUNDED_DIGITS = 3
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0'?s", re.I)
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NAME = re.compile(r"[A-Za-z∠△Δ°\\θαβπ][A-Za-z0-9_{}()' \\∠△Δθαβ°]{0,40}? ?[=≈] ?")
-_SUM = re.compile(r"(?=[^=≈]*[+\-*/×·÷^√])[\d\s+\-*/().×·÷^√,$%°]{1,60}[=≈] ?")
+_EQUALS = re.compile("[=≈]")
+_LEFT_SIDE = re.compile(r"([^=≈]{1,120})[=≈] ?")
 _NUMBER = re.compile(
     r"""
     (?P<sign>-|\+|)\ ?(?P<currency>(?:US)?\$|[€£¥]|USD\ |)\ ?(?P<inner_sign>(?<=[$€£])-|)  # -5, -$5, $-5
@@ -56,7 +57,8 @@ def read_number(text: str) -> Number | None:
     """
     if len(text) > 4 * MAX_NUMBER_CHARS:
         return None
-    text = in_digits(_without_name(flattened(text).strip(" \"'")))
+    flat = flattened(text)
+    text = in_digits(_without_name(flat.strip(" \"'" if flat[:1] in ("'", '"') else " ")))  # `60'` has a unit
     if len(text) > MAX_NUMBER_CHARS or not any("0" <= character <= "9" for character in text) or _DECADE.fullmatch(text):
         return None
     text = _without_brackets(text.rstrip(" ,;").removesuffix(".").rstrip())
@@ -73,7 +75,7 @@ def same_number(given: Number, gold: Number, precision: int | None, unit: str) -
     - a fraction may be written as its rounding to three or more digits (`0.333` for 1/3, not `0.33`), as TabMWP compares;
     - a fraction may be given where the gold answer is such a rounding.
     A percent sign on one side only is a unit too (`40%` for 40), unless the plain side is below 1 and so is itself a share
-    (`40%` for 0.4, not `0.4%`).
+    (`40%` for 0.4, not `0.4%`). A share that is more than one may be either (`150%` for 1.5), but no whole number (`200%` for 2).
     """
     scale = next((scale for word, scale in _SCALES.items() if word in unit.lower()), 1)
     gold = gold if gold.is_scaled else replace(gold, value=gold.value * scale)
@@ -97,7 +99,7 @@ def _agree_by_percent(given: Number, gold: Number, precision: int | None) -> boo
     share_decimals = None if given.decimals is None else max(0, given.decimals + moved)
     if 0 < abs(plain) < 1:
         return _agree(share, share_decimals, gold, precision)
-    return _agree(given.value, given.decimals, gold, precision) or share == gold.value
+    return _agree(given.value, given.decimals, gold, precision) or (share == gold.value and plain.denominator > 1)
 
 
 def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int | None) -> bool:
@@ -123,10 +125,9 @@ def rounds_to(value: Fraction, digits: int, rounded: Fraction) -> bool:
 
 def _without_name(text: str) -> str:
     """Return the text without what it is the value of (`x =`, `2 + 3 =`) and without `about`; a comparison keeps all."""
-    if "=" in text or "≈" in text:
-        name = _NAME.match(text) or _SUM.match(text)
-        if name and not any(sign in text[name.end() :] for sign in "=≈<>≤≥"):
-            text = text[name.end() :]
+    left = _LEFT_SIDE.match(text)
+    if left and gives_value(left[1]) and not any(sign in text for sign in "<>≤≥≠") and not _EQUALS.search(text, left.end()):
+        text = text[left.end() :]
     hedge = _HEDGE.match(text)
     return text[hedge.end() :] if hedge else text
 

@@ -45,8 +45,11 @@ class _UnreadError(ValueError):
 def agree(first: str, second: str) -> bool | None:
     """Return whether two LaTeX expressions have the same values, or two equations of polynomials the same solutions.
 
-    None where that cannot be told here.
+    None where that cannot be told here. An equation that always holds, such as `0=0`, has all solutions of any other one, and so
+    agrees with none that does not.
     """
+    if _is_identity(first) is not _is_identity(second):
+        return False
     try:
         if first.count("=") == second.count("=") == 1:
             ratios = [a / b for a, b in zip(_difference_of_sides(first), _difference_of_sides(second), strict=True)]
@@ -63,6 +66,17 @@ def agree(first: str, second: str) -> bool | None:
 def _gap(a: complex, b: complex) -> float:
     """Return the difference relative to the larger value, or absolute where both are next to nothing."""
     return abs(a - b) / max(abs(a), abs(b), 1e-6)
+
+
+def _is_identity(text: str) -> bool:
+    """Return whether the text is an equation whose sides have the same values; False where they cannot be read."""
+    left, sign, right = text.partition("=")
+    if not sign:
+        return False
+    try:
+        return all(_gap(a, b) < NEAR for a, b in zip(_Reader(left).read(), _Reader(right).read(), strict=True))
+    except (_UnreadError, ArithmeticError):
+        return left.strip() == right.strip()
 
 
 def _difference_of_sides(equation: str) -> Values:

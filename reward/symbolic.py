@@ -37,11 +37,15 @@ _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
+_DROPPED = re.compile(r"[\w)]?'+|\d_\{?\d+|\\frac ?\{ ?d ?\w? ?\}")
+"""What the parser drops or takes for factors: derivatives and the base of a number."""
 
 
 def same_by_algebra(given: str, gold: str) -> bool:
     """Return whether two mathematical expressions are equal; False where one cannot be read or is not safe to compute with."""
     latex, gold_latex = as_latex(given), as_latex(gold)
+    if sorted(_DROPPED.findall(latex)) != sorted(_DROPPED.findall(gold_latex)):
+        return False
     if (verdict := agree(latex, gold_latex)) is not None:
         return verdict
     first, second = _parsed(latex), _parsed(gold_latex)
@@ -108,7 +112,9 @@ def _parsed(latex: str) -> "Basic | None":
     spelling = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
     config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=spelling)
     found = parse(f"${latex}$", [config], fallback_mode="no_fallback", parsing_timeout=None)
-    return _with_real_symbols(found[0]) if found and not isinstance(found[0], str) else None
+    if not found or isinstance(found[0], str) or found[0].is_Boolean and not found[0].free_symbols:
+        return None  # `\ln 1 = 0` is true whatever the answer is
+    return _with_real_symbols(found[0])
 
 
 def _with_real_symbols(parsed: "Basic") -> "Basic":

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 MAX_WORDS = 5
 _VALUE_WORDS = """
+    lakh lakhs crore crores kilo mega score gross tens nines zeros digits factorial
     plus minus times point squared cubed mod bn mn bc bce bps percentile
     half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth tenths
     hundredth hundredths thousandth thousandths
@@ -13,9 +14,9 @@ _VALUE_WORDS = """
 VALUE_WORDS = frozenset(_VALUE_WORDS.split())
 """Words that change the value they follow, so that `5 million` is not `5`."""
 _OTHER_WORDS = """
-    and or to not nor over by less more maybe pi i e x y cent cents
+    and or to not nor over by less more below maybe wrong pi i e x y cent cents
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
-    but versus vs is are was were equals equal if because since than st nd rd th am pm remainder r so then thus therefore
+    but versus vs is are was were equals equal if because since than st nd rd th am pm a.m p.m remainder r so then thus therefore
 """
 _NOT_UNITS = VALUE_WORDS | frozenset(_OTHER_WORDS.split())
 """The same, and words that go on with a sentence."""
@@ -31,7 +32,7 @@ _SCALES: dict[str, dict[str, str]] = {
         "1": "m meter meters metre metres",
         "1000": "km kilometer kilometers kilometre kilometres",
         "254/10000": "in inch inches",
-        "3048/10000": "ft foot feet",
+        "3048/10000": "ft foot feet '",
         "9144/10000": "yd yard yards",
         "1609344/1000": "mile miles mi",
     },
@@ -91,6 +92,8 @@ def is_unit(text: str) -> bool:
         len(letter) == 1 and letter not in _SINGLE for word, letter in zip(words, letters, strict=True) if word != "a" or len(words) == 1
     ):
         return False
+    if words and words[-1].lower() == "fewer":
+        return False  # fewer than what; `5 fewer people` says it
     return len(words) <= MAX_WORDS and _NOT_UNITS.isdisjoint(word.lower() for word in words)
 
 
@@ -120,6 +123,13 @@ def known(text: str) -> tuple[str, int, Fraction] | None:
         power, name = int(exponent[1]), name[: exponent.start()]
     found = _TABLE.get(name.strip(".")) or _TABLE.get(name)
     return (found[0], power, found[1] ** power) if found else None
+
+
+def same_thing(given: str, wanted: str) -> bool:
+    """Return whether two units may be one: either is unsaid or in the table, or they name the same thing (`red apple`, `apples`)."""
+    if not given or not wanted or known(given) is not None or known(wanted) is not None:
+        return True
+    return _stem(given.lower().split()[-1]) == _stem(wanted.lower().split()[-1])
 
 
 def conversion(given: str, wanted: str) -> Fraction | None:

@@ -21,7 +21,12 @@ _SIGN = re.compile(r"(?<![\d)] )\b(?:negative|minus) (?=[$\d.])", re.IGNORECASE)
 
 def in_digits(text: str) -> str:
     """Return the text with its numbers up to 999 in digits; a run of words that is no such number stays as it is."""
-    return _SIGN.sub("-", _SPELLED.sub(_digits, text))
+    return signed(_SPELLED.sub(_digits, text))
+
+
+def signed(text: str) -> str:
+    """Return the text with `minus 5` and `negative 5` as `-5`, but for a difference such as `8 minus 5`."""
+    return _SIGN.sub("-", text)
 
 
 def _digits(found: re.Match[str]) -> str:
