@@ -46,9 +46,10 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_port(), free_port(), free_port()
     folder = tmp_path_factory.mktemp("ray")
     command = [str(RAY), "start", "--head", "--block", "--num-cpus=6", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command.append(f"--dashboard-agent-listen-port={agent}")  # else two clusters on one machine fight for it, and one takes no jobs
     with (folder / "head.log").open("w") as log:
         started = subprocess.Popen([*command, f"--temp-dir={folder}"], env=client(), stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"
