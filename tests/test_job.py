@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_recipe import SHORT, alive, assert_all_end, of_a_turn, one_turn
+from test_recipe import SHORT, assert_all_end, eventually, of_a_turn, one_turn
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -71,7 +71,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 def services_of(head: Head) -> list[psutil.Process]:
     """Return the processes of actors and engines below the head."""
     names = ("ray::RolloutWorker", "ray::RankActor", "ray::RewardActor", "VLLM::")
-    return [process for process in head.process.children(recursive=True) if " ".join(process.cmdline()).startswith(names)]
+    return [process for process in head.process.children(recursive=True) if command_of(process).startswith(names)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return a process's command line; empty if it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, tmp_path: Path) -> None:
@@ -95,8 +103,8 @@ def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: 
     assert len(family) >= 4
     assert "was stopped" in head.job("stop", "stopped")
     assert_all_end(family)
-    assert alive(services_of(head)) == []
-    assert set(Path("/dev/shm").iterdir()) <= before
+    assert eventually(lambda: not services_of(head))
+    assert eventually(lambda: set(Path("/dev/shm").iterdir()) <= before)
     state = [
         sys.executable,
         "-c",

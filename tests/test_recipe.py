@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -73,11 +74,16 @@ def is_ours(process: psutil.Process) -> bool:
     return not " ".join(process.cmdline()).startswith(("ray::DashboardAgent", "ray::RuntimeEnvAgent"))
 
 
-def assert_all_end(processes: list[psutil.Process]) -> None:
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Return whether the condition comes true within half a minute."""
     deadline = time.monotonic() + 30
-    while alive(processes) and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert alive(processes) == []
+    return condition()
+
+
+def assert_all_end(processes: list[psutil.Process]) -> None:
+    assert eventually(lambda: not alive(processes)), alive(processes)
 
 
 @pytest.fixture(scope="module")
@@ -119,38 +125,44 @@ def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
     assert (unbroken / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_killed_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
-    """Also: the same seed gives the same numbers twice."""
-    run = runs / "killed"
+def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
+    """Interrupted once, killed twice. Also: the same seed gives the same numbers twice."""
+    run = runs / "stopped"
+    before = set(Path("/dev/shm").iterdir())
+    process = start(runs, "stopped")
+    wait_for(run / "metrics.jsonl", '"stage": "iter1/sft", "step": 13', process)
+    assert "goes on from here" in interrupt(process)
+    assert eventually(lambda: set(Path("/dev/shm").iterdir()) <= before), "no shared memory is left behind"
     for file, row in (
-        (run / "metrics.jsonl", '"stage": "iter1/sft", "step": 13'),
         (run / "iter2/distil/checkpoints/chains.jsonl", '"id": '),
         (run / "metrics.jsonl", '"stage": "iter2/grpo", "step": 2'),
     ):
-        process = start(runs, "killed")
+        process = start(runs, "stopped")
         wait_for(file, row, process)
-        family = [child for child in psutil.Process(process.pid).children(recursive=True) if is_ours(child)]
-        assert len(family) >= 5
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert_all_end(family)
-    finish(start(runs, "killed"))
+        kill(process)
+    finish(start(runs, "stopped"))
     assert figures(run) == figures(unbroken)
     assert accuracies(run) == accuracies(unbroken)
 
 
-def test_an_interrupted_run_leaves_no_process_and_no_shared_memory(runs: Path) -> None:
-    """SIGTERM goes the same way: tests/test_job.py stops a job."""
-    before = set(Path("/dev/shm").iterdir())
-    process = start(runs, "interrupted")
-    wait_for(runs / "interrupted" / "metrics.jsonl", '"step": 1', process)
+def interrupt(process: subprocess.Popen[str]) -> str:
+    """Return what a run says when it is interrupted; all its processes end with it. SIGTERM goes the same way: see tests/test_job.py."""
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) > 5
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "goes on from here" in output and "Traceback" not in output
+    assert process.returncode == 130 and "Traceback" not in output
     assert_all_end(family)
-    assert set(Path("/dev/shm").iterdir()) <= before
+    return output
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a run's driver; all its processes end on their own."""
+    family = [child for child in psutil.Process(process.pid).children(recursive=True) if is_ours(child)]
+    assert len(family) >= 5
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert_all_end(family)
 
 
 def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_stay_where_they_are(runs: Path) -> None:
