@@ -53,19 +53,26 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with (folder / "head.log").open("w") as log:
         started = subprocess.Popen([*command, f"--temp-dir={folder}"], env=client(), stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{dashboard}"
+    process = psutil.Process(started.pid)
+    try:
+        wait_until_it_takes_jobs(address, started, folder)
+        yield Head(address=address, process=process)
+    finally:
+        family = process.children(recursive=True)
+        started.terminate()
+        started.wait(timeout=60)
+        for left in family:
+            if left.is_running():
+                left.kill()
+
+
+def wait_until_it_takes_jobs(address: str, started: subprocess.Popen[bytes], folder: Path) -> None:
+    """Return when a job is accepted, which takes the node's agent; that comes some seconds after the head."""
     deadline = time.monotonic() + 90
-    nothing = [str(RAY), "job", "submit", "--address", address, "--", "true"]  # refused until the node's agent is there
+    nothing = [str(RAY), "job", "submit", "--address", address, "--", "true"]
     while subprocess.run(nothing, env=client(), cwd=folder, capture_output=True).returncode:
         assert started.poll() is None and time.monotonic() < deadline, (folder / "head.log").read_text()[-2000:]
         time.sleep(1)
-    process = psutil.Process(started.pid)
-    yield Head(address=address, process=process)
-    family = process.children(recursive=True)
-    started.terminate()
-    started.wait(timeout=60)
-    for left in family:
-        if left.is_running():
-            left.kill()
 
 
 def services_of(head: Head) -> list[psutil.Process]:
