@@ -13,6 +13,7 @@ import pytest
 from ovt_ray.errors import RewardError
 from ovt_ray.types import AnswerKind, Outcome, Problem, Score
 from reward.protocol import Answer, Part
+from reward.sampled import agree
 from reward.worker import ScoringProcess
 
 OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
@@ -208,8 +209,9 @@ def test_a_group_of_eight_costs_less_than_two_milliseconds() -> None:
 
 
 def test_the_first_answer_s_deadline_does_not_pay_for_the_import_of_the_algebra_system() -> None:
-    problem = Problem(id="p1", question="?", images=(), answer=r"\frac{1}{4}(a^2+b^2)", kind=AnswerKind.LATEX)
+    problem = Problem(id="p1", question="?", images=(), answer=r"\ln 9", kind=AnswerKind.LATEX)
+    assert agree(r"2\ln 3", problem.answer) is None, "values at points do not decide it"
     process = ScoringProcess([Part(name="reward.accuracy:score_answer")], 4)
-    ((score,),) = process.score(problem, [Answer.of_text(0, r"\frac{a^2+b^2}{4}")], 0.4)
+    ((score,),) = process.score(problem, [Answer.of_text(0, r"2\ln 3")], 0.4)
     process.close()
     assert score.outcome is Outcome.CORRECT, score.reason
