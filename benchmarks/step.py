@@ -21,7 +21,8 @@ import psutil
 
 from actors.worker import completion_seed
 from learner.stage import Stage
-from ovt_ray.config import RunConfig, load_config
+from ovt_ray.config import RunConfig
+from ovt_ray.config_file import load_config
 from ovt_ray.grpo import sampling
 from ovt_ray.prompts import Prompts
 from ovt_ray.services import Services

@@ -21,8 +21,6 @@ from ovt_ray.types import Outcome, Problem, Sampling, Score
 
 ROWS_AT_ONCE = 16
 """Problems whose chains are put on the disk together."""
-
-
 SCORE = TypeAdapter(Score)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ovt_ray.config import RewardConfig, RunConfig, load_config
+from ovt_ray.config import RewardConfig, RunConfig
+from ovt_ray.config_file import load_config
 from ovt_ray.errors import ConfigError, OvtError
 from ovt_ray.shadow import check_no_shadow
 

@@ -1,16 +1,15 @@
-"""Problems from files of JSON lines, and back."""
+"""Problems from files of JSON lines, and back to rows."""
 
 import base64
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
-from ovt_ray.files import write_json_lines_atomically
 from ovt_ray.problem_rows import LoadedProblems, collect, settle, to_problem
 from ovt_ray.types import ImageSource, Problem
 
@@ -41,11 +40,6 @@ def read_problems(path: Path) -> tuple[list[Problem], list[str]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check data.path and data.eval_path") from error
     return collect(_rows(path, content))
-
-
-def write_problems(path: Path, problems: Sequence[Problem]) -> None:
-    """Write problems so that `read_problems` returns them; images inside the file's folder become relative paths."""
-    write_json_lines_atomically(path, [problem_row(problem, path.parent) for problem in problems])
 
 
 def problem_row(problem: Problem, folder: Path) -> dict[str, object]:

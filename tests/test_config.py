@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 
-from ovt_ray.config import RunConfig, Section, load_config
+from ovt_ray.config import RunConfig, Section
+from ovt_ray.config_file import load_config
 from ovt_ray.errors import ConfigError
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"

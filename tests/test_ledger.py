@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import RunConfig, parse_config
+from ovt_ray.config import RunConfig
+from ovt_ray.config_file import parse_config
 from ovt_ray.errors import ConfigError, DataError
 from ovt_ray.files import write_json_atomically
 from ovt_ray.ledger import RunFolder

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
-from ovt_ray.problems import load_problems, read_problems, write_problems
+from ovt_ray.files import write_json_lines_atomically
+from ovt_ray.problems import load_problems, problem_row, read_problems
 from ovt_ray.types import AnswerKind, Problem
 from reward.equivalence import is_equivalent
 
@@ -187,7 +188,7 @@ def test_written_problems_are_read_back_equal_after_their_folder_moved(tmp_path:
         Problem(id="1", question="Wie groß?\u2028", images=(str(folder / "a.png"),), answer="4", kind=AnswerKind.TEXT, source="s"),
         Problem(id="2", question="Which?", images=(encoded("blue"),), answer="b", kind=AnswerKind.CHOICE, choices=("a", "b")),
     ]
-    write_problems(folder / "rows.jsonl", problems)
+    write_json_lines_atomically(folder / "rows.jsonl", [problem_row(problem, folder) for problem in problems])
     folder.rename(tmp_path / "moved")
     read, bad = read_problems(tmp_path / "moved" / "rows.jsonl")
     assert bad == []

@@ -1,0 +1,83 @@
+"""Reads the configuration from a file.
+
+A file is YAML read by OmegaConf (interpolation works); `key=value` overrides follow on the command line. Unknown keys are refused
+with the nearest known one. Nothing here imports torch, ray, vllm or transformers.
+"""
+
+import difflib
+from pathlib import Path
+from typing import get_args
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ovt_ray.config import RunConfig, Section
+from ovt_ray.errors import ConfigError
+
+
+def load_config(path: Path, overrides: list[str]) -> RunConfig:
+    """Return the validated configuration of a YAML file with `key=value` overrides applied.
+
+    Raises ConfigError naming the key, the value seen, the rule and the nearest known key.
+    """
+    try:
+        tree = OmegaConf.load(path)
+        if not isinstance(tree, DictConfig):
+            raise ConfigError(f"{path}: the top of the file must be a mapping of keys")
+        for item in overrides:
+            key, equals, value = item.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"override {item!r} is not of the form key=value")
+            OmegaConf.update(tree, key, yaml.safe_load(value), merge=False)
+        values = OmegaConf.to_container(tree, resolve=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: object, origin: str) -> RunConfig:
+    """Return the configuration made of plain values; `origin` names their file in errors."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = error.errors()
+        lines = [_explain(problem) for problem in problems if not (problem["type"] == "too_short" and _has_bad_item(problem, problems))]
+        raise ConfigError("\n".join(f"{origin}: {line}" for line in lines)) from error
+
+
+def _has_bad_item(too_short: ErrorDetails, problems: list[ErrorDetails]) -> bool:
+    """Return whether a list is said to be too short only because an item of it, which has its own line, does not count."""
+    place = too_short["loc"]
+    return any(len(problem["loc"]) > len(place) and problem["loc"][: len(place)] == place for problem in problems)
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """Return one line for one mistake: dotted key, rule, value seen, nearest known key."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, last = problem["loc"]
+        known = _keys_below(parents)
+        nearest = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+        advice = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {advice}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; add it"
+    rule = problem["msg"].removeprefix("Value error, ")
+    seen = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{key}: {rule}{seen}" if problem["loc"] else rule
+
+
+def _keys_below(parents: list[int | str]) -> list[str]:
+    """Return the key names of the section that a path of keys and list positions leads to."""
+    section: type[Section] = RunConfig
+    for part in parents:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            candidates = [annotation, *get_args(annotation)]
+            section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return list(section.model_fields)
