@@ -68,7 +68,8 @@ class Sequences:
         return torch.where(self.mask > 0, values.double(), 0.0)
 
     def _totals(self, kept: Tensor) -> Tensor:
-        return kept.new_zeros(int(self.index[-1]) + 1).index_add(0, self.index, kept)
+        num_sequences = int(self.index[-1]) + 1 if len(self.index) else 0
+        return kept.new_zeros(num_sequences).index_add(0, self.index, kept)
 
 
 def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list[list[float]]:

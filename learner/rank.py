@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, distributed
 
 from learner import checkpoints
-from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_indices, rank_shares
+from learner.batching import MicroBatch, PromptBlock, collate
 from learner.deepspeed_config import deepspeed_config
 from learner.figures import UpdateFigures
 from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
-from learner.model import RopePositions, TokenScorer, freeze_vision, load_model
+from learner.model import TokenPositions, TokenScorer, freeze_vision, load_model
+from learner.packing import micro_batches, rank_shares
 from learner.rendering import PromptCache
 from learner.schedule import learning_rate
 from learner.stage import Stage
@@ -78,7 +79,7 @@ class LearnerRank:
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
         if stage.policy_loss and stage.policy_loss.kl_coef > 0:
             self._reference = self._frozen_copy(settings)
-        self._prompts = PromptCache(prompts, RopePositions(policy.model))
+        self._prompts = PromptCache(prompts, TokenPositions(policy.model))
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples of all ranks and return its figures, the same on every rank.
@@ -94,14 +95,14 @@ class LearnerRank:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         figures = UpdateFigures(self._device)
-        indices, micro_batches = self._micro_batches(samples)
-        for number, (members, batch) in enumerate(zip(indices, micro_batches, strict=True), start=1):
-            self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
-            batch = batch.to(self._device)
+        passes = self._passes(samples)
+        for number, blocks in enumerate(passes, start=1):
+            self._engine.set_gradient_accumulation_boundary(number == len(passes))
+            batch = self._collate(blocks)
             policy_logprobs, entropy = self._engine(batch)
             losses = self._token_losses(batch, policy_logprobs)
-            of_rows = torch.tensor([weights[index] for index in members] or [0.0], device=self._device)
-            token_weights = of_rows[batch.sequence_index] * batch.loss_mask
+            of_samples = torch.tensor([weights[index] for index in _indices(blocks)], device=self._device)
+            token_weights = of_samples[batch.sequence_index] * batch.loss_mask
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
             self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
             figures.add(losses, entropy, batch.loss_mask, token_weights)
@@ -113,14 +114,14 @@ class LearnerRank:
 
         They are 0 for image placeholders in a completion.
         """
-        indices, micro_batches = self._micro_batches(samples)
         rows: dict[int, tuple[float, ...]] = {}
-        for batch, members in zip(micro_batches, indices, strict=True):
+        for blocks in self._passes(samples):
+            batch = self._collate(blocks)
             with torch.no_grad():
-                policy_logprobs, _ = self._engine(batch.to(self._device))
-            lengths = [len(samples[index].completion_ids) for index in members]
-            parts = (policy_logprobs.cpu() * batch.loss_mask)[: sum(lengths)].split(lengths)
-            rows.update({index: tuple(part.tolist()) for index, part in zip(members, parts, strict=True)})
+                policy_logprobs, _ = self._engine(batch)
+            indices = _indices(blocks)
+            parts = (policy_logprobs * batch.loss_mask).cpu().split([len(samples[index].completion_ids) for index in indices])
+            rows.update({index: tuple(part.tolist()) for index, part in zip(indices, parts, strict=True)})
         return [rows[index] for index in sorted(rows)]
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -155,7 +156,9 @@ class LearnerRank:
         distributed.barrier()
 
     def _scorer(self, settings: dict[str, Any]) -> TokenScorer:
-        model = load_model(self._stage.model_path, self._config.dtype, settings if self._config.zero_stage == 3 else None)
+        model = load_model(
+            self._stage.model_path, self._config.dtype, self._config.layout, settings if self._config.zero_stage == 3 else None
+        )
         return TokenScorer(model, self._forbidden_ids, self._stage.temperature)
 
     def _frozen_copy(self, settings: dict[str, Any]) -> Any:
@@ -175,20 +178,24 @@ class LearnerRank:
         self._engine = self._reference = None
         gc.collect()
 
-    def _micro_batches(self, samples: Sequence[TrainSample]) -> tuple[list[list[int]], list[MicroBatch]]:
-        """Return this rank's micro-batches and which samples each holds, in order; as many as on every other rank."""
-        known_tokens = [len(sample.prompt_ids or ()) + len(sample.completion_ids) for sample in samples]
-        share = rank_shares(known_tokens, self._world_size)[self._rank]
-        sequences: dict[int, TrainSequence] = {index: self._prompts.sequence(samples[index]) for index in share}
-        grouped = micro_batch_indices([sequences[index].num_tokens for index in share], self._config.micro_batch_tokens)
-        num_batches = torch.tensor(max(1, len(grouped)), device=self._device)
-        distributed.all_reduce(num_batches, distributed.ReduceOp.MAX)
-        indices = [[share[place] for place in group] for group in grouped]
-        indices += [[] for _ in range(int(num_batches) - len(indices))]
-        return indices, [self._collate([sequences[index] for index in members]) for members in indices]
+    def _passes(self, samples: Sequence[TrainSample]) -> list[list[PromptBlock]]:
+        """Return the blocks of each of this rank's forward passes; as many as on every other rank, the last ones empty if need be."""
+        share = rank_shares(_known_tokens(samples), self._world_size)[self._rank]
+        blocks = [self._prompts.block(index, samples[index]) for index in share]
+        passes = micro_batches(blocks, self._config.layout, self._config.micro_batch_tokens)
+        num_passes = torch.tensor(max(1, len(passes)), device=self._device)
+        distributed.all_reduce(num_passes, distributed.ReduceOp.MAX)
+        return passes + [[] for _ in range(int(num_passes) - len(passes))]
 
-    def _collate(self, sequences: list[TrainSequence]) -> MicroBatch:
-        return collate(sequences, blank=self._prompts.blank, filler_id=self._filler_id, forbidden_ids=self._forbidden_ids)
+    def _collate(self, blocks: Sequence[PromptBlock]) -> MicroBatch:
+        batch = collate(
+            blocks,
+            self._config.layout,
+            blank=self._prompts.blank,
+            filler_id=self._filler_id,
+            forbidden_ids=self._forbidden_ids,
+        )
+        return batch.to(self._device)
 
     def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
         section = self._stage.policy_loss
@@ -215,3 +222,18 @@ class LearnerRank:
         norm = torch.nn.utils.get_total_norm(gradients)
         self._engine.step()
         return float(norm if whole else self._engine.get_global_grad_norm())
+
+
+def _indices(blocks: Sequence[PromptBlock]) -> list[int]:
+    return [index for block in blocks for index in block.indices]
+
+
+def _known_tokens(samples: Sequence[TrainSample]) -> list[int]:
+    """Return each sample's tokens; those of a prompt count once, with its first sample, and not where it is not rendered yet (SFT)."""
+    seen: set[str] = set()
+    numbers = []
+    for sample in samples:
+        is_first = sample.problem.id not in seen
+        seen.add(sample.problem.id)
+        numbers.append(len(sample.completion_ids) + (len(sample.prompt_ids or ()) if is_first else 0))
+    return numbers

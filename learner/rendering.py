@@ -2,13 +2,15 @@
 
 import io
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from learner.batching import RenderedPrompt, TrainSequence
+from learner.batching import PromptBlock, RenderedPrompt
+from learner.packing import Block
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import PromptInputs, Prompts
 from ovt_ray.types import AnswerKind, Problem, TrainSample
@@ -20,8 +22,8 @@ CACHE_BYTES = 256 * 2**20
 class Positions(Protocol):
     """The model's own rule of where the tokens of a prompt stand."""
 
-    def __call__(self, ids: Tensor, image_grid_thw: Tensor | None) -> Tensor:
-        """Return (3, T) positions of a prompt's ids, (T,)."""
+    def __call__(self, ids: Tensor, images: Mapping[str, Tensor]) -> Tensor:
+        """Return (A, T) positions of a prompt's ids, (T,)."""
 
 
 class PromptCache:
@@ -35,8 +37,8 @@ class PromptCache:
         self.blank = self._place(prompts.inputs(_blank_problem()))
         """A prompt with one small image, for passes in which no sample has one."""
 
-    def sequence(self, sample: TrainSample) -> TrainSequence:
-        """Return the sample with its rendered prompt.
+    def block(self, index: int, sample: TrainSample) -> PromptBlock:
+        """Return the sample, number `index` of its update, behind its rendered prompt.
 
         Raises LearnerError if the rollout engine saw another prompt than the learner renders.
         """
@@ -46,7 +48,7 @@ class PromptCache:
                 f"problem {sample.problem.id}: the rollout engine saw a prompt of {len(sample.prompt_ids)} tokens, the learner renders "
                 f"another of {len(prompt.ids)}; both must use the same model folder, model.max_pixels, system_prompt and instruction"
             )
-        return TrainSequence(prompt=prompt, sample=sample)
+        return Block(prompt=prompt, num_prompt=len(prompt.ids), indices=(index,), samples=(sample,))
 
     def _prompt(self, problem: Problem) -> RenderedPrompt:
         if problem in self._kept:
@@ -62,15 +64,13 @@ class PromptCache:
     def _place(self, inputs: PromptInputs) -> RenderedPrompt:
         return RenderedPrompt(
             ids=inputs.prompt_ids,
-            position_ids=self._positions(torch.tensor(inputs.prompt_ids), inputs.image_grid_thw),
-            pixel_values=inputs.pixel_values,
-            image_grid_thw=inputs.image_grid_thw,
+            position_ids=self._positions(torch.tensor(inputs.prompt_ids), inputs.images),
+            images=inputs.images,
         )
 
 
 def _num_bytes(prompt: RenderedPrompt) -> int:
-    pixel_bytes = 0 if prompt.pixel_values is None else prompt.pixel_values.nbytes
-    return pixel_bytes + prompt.position_ids.nbytes + 8 * len(prompt.ids)
+    return sum(tensor.nbytes for tensor in prompt.images.values()) + prompt.position_ids.nbytes + 8 * len(prompt.ids)
 
 
 def _blank_problem() -> Problem:

@@ -14,6 +14,7 @@ Ratio = Literal["token", "sequence", "clipped_weight"]
 KlEstimator = Literal["k1", "k2", "k3"]
 RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
 Normalisation = Literal["token", "sequence", "group"]
+Layout = Literal["shared_prompts", "packed", "padded"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -100,8 +101,11 @@ class LearnerConfig(Section):
     """What DeepSpeed shards over the ranks: nothing, optimizer state, gradients too, weights too."""
     dtype: Dtype = "float32"
     """Of weights and activations; `bfloat16` keeps float32 master weights in the optimizer."""
+    layout: Layout = "shared_prompts"
+    """How samples share a forward pass: packed into one row, those of one problem behind a single copy of its prompt and images; `packed`,
+    each with a prompt of its own; or `padded` to rows of one length, for models whose attention is not plainly causal."""
     micro_batch_tokens: int = Field(default=8192, ge=16)
-    """Padded tokens of one forward and backward pass."""
+    """Tokens of one forward and backward pass, with padding if there is any; a longer sample goes alone."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     offload_optimizer: bool = False

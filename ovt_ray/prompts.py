@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PLACEHOLDER_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 """Tokens that stand for image features. They may come from images only."""
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""What processors return of the text; everything else is of the images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +31,8 @@ class PromptInputs:
 
     prompt_ids: tuple[int, ...]
     """(T,) image placeholders expanded to one per image feature."""
-    pixel_values: "Tensor | None"
-    """(num_patches, patch_dim) of all images in order; None for a text-only problem."""
-    image_grid_thw: "Tensor | None"
-    """(num_images, 3) patches in time, height and width; None for a text-only problem."""
+    images: "dict[str, Tensor]"
+    """What the processor makes of the images, such as `pixel_values`, by the names of the model's arguments; empty without images."""
 
 
 EMBEDDED_MODEL = Path(__file__).parent / "world" / "base"
@@ -101,8 +101,7 @@ class Prompts:
         rendered = self.processor(text=[self.text(problem)], images=images, return_tensors="pt")
         return PromptInputs(
             prompt_ids=tuple(rendered["input_ids"][0].tolist()),
-            pixel_values=rendered["pixel_values"] if images else None,
-            image_grid_thw=rendered["image_grid_thw"] if images else None,
+            images={name: value for name, value in rendered.items() if name not in TEXT_INPUTS} if images else {},
         )
 
     def response_ids(self, text: str) -> tuple[int, ...]:

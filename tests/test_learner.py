@@ -88,9 +88,7 @@ class PlainModel:
         completion = [self.prompts.eos_id if id in forbidden else id for id in sample.completion_ids]
         ids = torch.tensor([[*inputs.prompt_ids, *completion]])
         is_image = ids == self.model.config.image_token_id
-        logits = self.model(
-            input_ids=ids, pixel_values=inputs.pixel_values, image_grid_thw=inputs.image_grid_thw, mm_token_type_ids=is_image.int()
-        ).logits[0, len(inputs.prompt_ids) - 1 : -1]
+        logits = self.model(input_ids=ids, **inputs.images, mm_token_type_ids=is_image.int()).logits[0, len(inputs.prompt_ids) - 1 : -1]
         keep = torch.ones(logits.shape[-1], dtype=torch.bool)
         keep[forbidden] = False
         weights = torch.where(keep, torch.exp(logits / temperature), 0.0)

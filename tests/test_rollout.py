@@ -72,8 +72,7 @@ def transformers_logprobs(model: torch.nn.Module, prompts: Prompts, group: Rollo
         logits = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=inputs.pixel_values,
-            image_grid_thw=inputs.image_grid_thw,
+            **inputs.images,
             mm_token_type_ids=(ids == image_token).long(),
         ).logits[0]
     logits[:, list(prompts.placeholder_ids)] = -torch.inf

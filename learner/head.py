@@ -1,0 +1,77 @@
+"""From hidden states to log-probabilities without ever holding the logits of a batch: a vocabulary of 152,000 makes them 0.6 MB a token."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+NEVER = -1e9
+"""Logit of an id that cannot be sampled; finite, so that its share of the entropy is 0 and not NaN."""
+CHUNK_LOGITS = 2**26
+"""Logits held at a time, in float32: 256 MB, and as much again for their softmax."""
+
+
+class LogprobHead(nn.Module):
+    """The output layer of a language model, which gives chosen tokens their log-probabilities."""
+
+    def __init__(self, weight: nn.Parameter, forbidden_ids: frozenset[int], temperature: float) -> None:
+        """Share `weight`, (V, H), with the model. Ids that are forbidden have probability 0."""
+        super().__init__()
+        self.weight = weight
+        self.temperature = temperature
+        self.forbidden_ids = sorted(forbidden_ids)
+
+    def forward(self, hidden: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the targets and entropies of their distributions, each (N,) float32, nats, from (N, H).
+
+        No gradient flows through the entropies.
+        """
+        return _Logprobs.apply(hidden, self.weight, target_ids, self.forbidden_ids, self.temperature)
+
+
+class _Logprobs(torch.autograd.Function):
+    """log softmax(h W^T / temperature) at the targets, whose logits are computed anew in the backward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, forbidden: list[int], temperature: float) -> Any:
+        logprobs, entropies, log_sums = [], [], []
+        for rows, targets in zip(*_chunks(weight, hidden, target_ids), strict=True):
+            logits = _logits(rows, weight, forbidden, temperature)  # (n, V)
+            log_sum = logits.logsumexp(-1)
+            logprobs.append(logits.gather(-1, targets[:, None])[:, 0] - log_sum)
+            probabilities = torch.exp(logits - log_sum[:, None])
+            entropies.append(log_sum - probabilities.mul_(logits).sum(-1))
+            log_sums.append(log_sum)
+        ctx.save_for_backward(hidden, weight, target_ids, torch.cat(log_sums))
+        ctx.forbidden, ctx.temperature = forbidden, temperature
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(logprobs), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The gradient of a target's log-probability is 1 at its logit, less the softmax at all of them."""
+        hidden, weight, target_ids, log_sums = ctx.saved_tensors
+        of_hidden = torch.empty_like(hidden)
+        of_weight = torch.zeros(weight.shape, device=weight.device) if ctx.needs_input_grad[1] else None
+        chunks = _chunks(weight, hidden, of_hidden, target_ids, log_sums, gradients[0])
+        for rows, of_rows, targets, log_sum, gradient in zip(*chunks, strict=True):
+            logits = _logits(rows, weight, ctx.forbidden, ctx.temperature)
+            of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
+            of_logits.scatter_add_(-1, targets[:, None], gradient[:, None])
+            of_logits = of_logits.div_(ctx.temperature).to(weight.dtype)
+            of_rows.copy_(of_logits @ weight)
+            if of_weight is not None:
+                of_weight += of_logits.T @ rows
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None, None
+
+
+def _chunks(weight: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    size = max(1, CHUNK_LOGITS // len(weight))
+    return [tensor.split(size) for tensor in tensors]
+
+
+def _logits(rows: Tensor, weight: Tensor, forbidden: list[int], temperature: float) -> Tensor:
+    logits = (rows @ weight.T).float().div_(temperature)
+    logits[:, forbidden] = NEVER
+    return logits
