@@ -53,8 +53,9 @@ def packed_attention(
 
     Its signature is that of transformers' attention functions.
     """
-    parts = zip(*(tensor.split([span.num_tokens for span in spans], dim=2) for tensor in (query, key, value)), strict=True)
-    blocks = [_block_attention(*part, span, scaling) for part, span in zip(parts, spans, strict=True)]
+    lengths = [span.num_tokens for span in spans]
+    queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
+    blocks = [_block_attention(*part, scaling) for part in zip(queries, keys, values, spans, strict=True)]
     return torch.cat(blocks, dim=2).transpose(1, 2), None
 
 

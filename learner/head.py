@@ -14,28 +14,32 @@ CHUNK_LOGITS = 2**26
 class LogprobHead(nn.Module):
     """The output layer of a language model, which gives chosen tokens their log-probabilities."""
 
-    def __init__(self, weight: nn.Parameter, forbidden_ids: frozenset[int], temperature: float) -> None:
+    def __init__(self, weight: nn.Parameter, forbidden_ids: frozenset[int], temperature: float, chunk_logits: int = CHUNK_LOGITS) -> None:
         """Share `weight`, (V, H), with the model. Ids that are forbidden have probability 0."""
         super().__init__()
         self.weight = weight
         self.temperature = temperature
         self.forbidden_ids = sorted(forbidden_ids)
+        self.chunk_logits = chunk_logits
 
     def forward(self, hidden: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of the targets and entropies of their distributions, each (N,) float32, nats, from (N, H).
 
         No gradient flows through the entropies.
         """
-        return _Logprobs.apply(hidden, self.weight, target_ids, self.forbidden_ids, self.temperature)
+        return _Logprobs.apply(hidden, self.weight, target_ids, self.forbidden_ids, self.temperature, self.chunk_logits)
 
 
 class _Logprobs(torch.autograd.Function):
     """log softmax(h W^T / temperature) at the targets, whose logits are computed anew in the backward pass, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, forbidden: list[int], temperature: float) -> Any:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, forbidden: list[int], temperature: float, chunk_logits: int
+    ) -> tuple[Tensor, Tensor]:
         logprobs, entropies, log_sums = [], [], []
-        for rows, targets in zip(*_chunks(weight, hidden, target_ids), strict=True):
+        num_rows = max(1, chunk_logits // len(weight))
+        for rows, targets in zip(hidden.split(num_rows), target_ids.split(num_rows), strict=True):
             logits = _logits(rows, weight, forbidden, temperature)  # (n, V)
             log_sum = logits.logsumexp(-1)
             logprobs.append(logits.gather(-1, targets[:, None])[:, 0] - log_sum)
@@ -43,7 +47,7 @@ class _Logprobs(torch.autograd.Function):
             entropies.append(log_sum - probabilities.mul_(logits).sum(-1))
             log_sums.append(log_sum)
         ctx.save_for_backward(hidden, weight, target_ids, torch.cat(log_sums))
-        ctx.forbidden, ctx.temperature = forbidden, temperature
+        ctx.forbidden, ctx.temperature, ctx.num_rows = forbidden, temperature, num_rows
         entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(logprobs), entropy
@@ -54,7 +58,7 @@ class _Logprobs(torch.autograd.Function):
         hidden, weight, target_ids, log_sums = ctx.saved_tensors
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros(weight.shape, device=weight.device) if ctx.needs_input_grad[1] else None
-        chunks = _chunks(weight, hidden, of_hidden, target_ids, log_sums, gradients[0])
+        chunks = [tensor.split(ctx.num_rows) for tensor in (hidden, of_hidden, target_ids, log_sums, gradients[0])]
         for rows, of_rows, targets, log_sum, gradient in zip(*chunks, strict=True):
             logits = _logits(rows, weight, ctx.forbidden, ctx.temperature)
             of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
@@ -63,12 +67,7 @@ class _Logprobs(torch.autograd.Function):
             of_rows.copy_(of_logits @ weight)
             if of_weight is not None:
                 of_weight += of_logits.T @ rows
-        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None, None
-
-
-def _chunks(weight: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    size = max(1, CHUNK_LOGITS // len(weight))
-    return [tensor.split(size) for tensor in tensors]
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None, None, None
 
 
 def _logits(rows: Tensor, weight: Tensor, forbidden: list[int], temperature: float) -> Tensor:

@@ -1,13 +1,14 @@
-"""Contract: every completion token is scored once, at its own position, by the right rank, whatever the lengths and images."""
+"""Contract: every completion token is scored once, at its own position, whatever the layout, the lengths and the images."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from learner.batching import MicroBatch, RenderedPrompt, TrainSequence, collate, micro_batch_indices, rank_shares
+from learner.attention import Span
+from learner.batching import MicroBatch, PromptBlock, RenderedPrompt, collate
+from learner.packing import Block
+from ovt_ray.config import Layout
 from ovt_ray.types import AnswerKind, Problem, TrainSample
 
 PAD, IMAGE = 9, 7
@@ -15,113 +16,112 @@ PAD, IMAGE = 9, 7
 
 def prompt(ids: tuple[int, ...], num_images: int = 0, fill: float = 0.0) -> RenderedPrompt:
     """A prompt at positions 0, 1, ..., with `num_images` images of 4 patches of 2 values."""
-    return RenderedPrompt(
-        ids=ids,
-        position_ids=torch.arange(len(ids)).expand(3, -1),
-        pixel_values=torch.full((4 * num_images, 2), fill) if num_images else None,
-        image_grid_thw=torch.tensor([[1, 2, 2]] * num_images) if num_images else None,
-    )
+    images = {"pixel_values": torch.full((4 * num_images, 2), fill), "image_grid_thw": torch.tensor([[1, 2, 2]] * num_images)}
+    return RenderedPrompt(ids=ids, position_ids=torch.arange(len(ids)).expand(3, -1), images=images if num_images else {})
 
 
-BLANK = prompt((IMAGE,), num_images=1, fill=-1.0)
+BLANK = prompt((IMAGE, 8), num_images=1, fill=-1.0)
 
 
-def sequence(
-    rendered: RenderedPrompt, completion: tuple[int, ...], logprobs: tuple[float, ...] | None = None, advantage: float = 1.0
-) -> TrainSequence:
+def sample(completion: tuple[int, ...], logprobs: tuple[float, ...] | None = None, advantage: float = 1.0) -> TrainSample:
     problem = Problem(id="p", question="?", images=(), answer="a", kind=AnswerKind.TEXT)
-    sample = TrainSample(problem=problem, completion_ids=completion, rollout_logprobs=logprobs, advantage=advantage)
-    return TrainSequence(prompt=rendered, sample=sample)
+    return TrainSample(problem=problem, completion_ids=completion, rollout_logprobs=logprobs, advantage=advantage)
 
 
-def batch_of(*sequences: TrainSequence) -> MicroBatch:
-    return collate(sequences, blank=BLANK, filler_id=PAD, forbidden_ids=frozenset({IMAGE}))
+def block(rendered: RenderedPrompt, *samples: TrainSample) -> PromptBlock:
+    return Block(prompt=rendered, num_prompt=len(rendered.ids), indices=tuple(range(len(samples))), samples=samples)
 
 
-def test_two_rows_by_hand() -> None:
-    batch = batch_of(sequence(prompt((1, 2, 3)), (4, 5), (-0.1, -0.2), 2.0), sequence(prompt((1,)), (6,), (-0.3,), -1.0))
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [1, 6, PAD, PAD, PAD]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 0, 0]]
-    # the logits at the prompt's last token predict the first completion token
-    assert batch.logit_index.tolist() == [2, 3, 5]
-    assert batch.target_ids.tolist() == [4, 5, 6]
-    assert batch.loss_mask.tolist() == [1, 1, 1]
-    assert batch.rollout_logprobs.tolist() == pytest.approx([-0.1, -0.2, -0.3])
-    assert batch.advantages.tolist() == [2, 2, -1]
-    assert batch.sequence_index.tolist() == [0, 0, 1]
+def batch_of(*blocks: PromptBlock, layout: Layout = "shared_prompts") -> MicroBatch:
+    return collate(blocks, layout, blank=BLANK, filler_id=PAD, forbidden_ids=frozenset({IMAGE}))
+
+
+PICTURE = prompt((IMAGE, 1, 2), num_images=1)
+
+
+def test_a_pack_by_hand() -> None:
+    shared = block(PICTURE, sample((4, 5, 6), (-0.1, -0.2, -0.3), 2.0), sample((3,), (-0.4,), -1.0), sample((5, 5), (-0.5, -0.6), 0.5))
+    batch = batch_of(shared, block(prompt((1,)), sample((6, 8), (-0.7, -0.8), 3.0)))
+    assert batch.input_ids.tolist() == [[IMAGE, 1, 2, 4, 5, 5, 1, 6]]
+    assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
+    assert batch.spans == (Span(num_prompt=3, num_completion=(2, 0, 1)), Span(num_prompt=1, num_completion=(1,)))
+    assert batch.attention_mask is None
+    # the prompt's last token predicts the first token of each of its completions
+    assert batch.logit_index.tolist() == [2, 3, 4, 2, 2, 5, 6, 7]
+    assert batch.target_ids.tolist() == [4, 5, 6, 3, 5, 5, 6, 8]
+    assert batch.loss_mask.tolist() == [1] * 8
+    assert batch.sequence_index.tolist() == [0, 0, 0, 1, 2, 2, 3, 3]
+    assert batch.rollout_logprobs.tolist() == pytest.approx([-0.1, -0.2, -0.3, -0.4, -0.5, -0.6, -0.7, -0.8])
+    assert batch.advantages.tolist() == [2, 2, 2, -1, 0.5, 0.5, 3, 3]
     assert batch.proximal_logprobs is None
 
 
+def test_padded_rows_by_hand() -> None:
+    batch = batch_of(block(PICTURE, sample((4, 5))), block(prompt((1,)), sample((6,))), layout="padded")
+    assert batch.input_ids.tolist() == [[IMAGE, 1, 2, 4], [1, PAD, PAD, PAD]]
+    assert batch.attention_mask is not None and batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
+    assert batch.position_ids[2].tolist() == [[0, 1, 2, 3], [0, 0, 0, 0]]
+    assert batch.spans is None
+    assert batch.logit_index.tolist() == [2, 3, 4]
+    assert batch.target_ids.tolist() == [4, 5, 6]
+
+
 def test_proximal_log_probabilities_come_along_where_samples_have_them() -> None:
-    first, second = (sequence(prompt((1, 2)), (4, 5), (-0.1, -0.2)), sequence(prompt((1,)), (6,), (-0.3,)))
-    both = [replace(item, sample=replace(item.sample, proximal_logprobs=row)) for item, row in [(first, (-0.5, -0.6)), (second, (-0.7,))]]
-    proximal = batch_of(*both).to(torch.device("cpu")).proximal_logprobs
+    first, second = sample((4, 5), (-0.1, -0.2)), sample((6,), (-0.3,))
+    both = [replace(first, proximal_logprobs=(-0.5, -0.6)), replace(second, proximal_logprobs=(-0.7,))]
+    proximal = batch_of(block(PICTURE, *both)).to(torch.device("cpu")).proximal_logprobs
     assert proximal is not None and proximal.tolist() == pytest.approx([-0.5, -0.6, -0.7])
     with pytest.raises(AssertionError, match="either all samples"):
-        batch_of(both[0], second)
+        batch_of(block(PICTURE, both[0], second))
 
 
 def test_a_completion_may_hold_the_padding_id_and_is_still_learnt_from() -> None:
-    batch = batch_of(sequence(prompt((1,)), (4, PAD)), sequence(prompt((1, 2)), (4, 5)))
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
-    assert batch.loss_mask.tolist() == [1, 1, 1, 1] and batch.target_ids.tolist() == [4, PAD, 4, 5]
+    batch = batch_of(block(PICTURE, sample((4, PAD, 4))), block(PICTURE, sample((PAD, PAD, 5, 5, 5))), layout="padded")
+    assert batch.attention_mask is not None and batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 0, 0], [1] * 7]
+    assert batch.loss_mask.tolist() == [1] * 8 and batch.target_ids.tolist() == [4, PAD, 4, PAD, PAD, 5, 5, 5]
 
 
-def test_an_image_placeholder_in_a_completion_is_replaced_and_has_no_loss() -> None:
-    batch = batch_of(sequence(prompt((1,)), (4, IMAGE, 5)))
-    assert batch.input_ids.tolist() == [[1, 4, PAD, 5]]
+@pytest.mark.parametrize("layout", ["shared_prompts", "padded"])
+def test_an_image_placeholder_in_a_completion_is_replaced_and_has_no_loss(layout: Layout) -> None:
+    batch = batch_of(block(PICTURE, sample((4, IMAGE, 5))), layout=layout)
+    assert batch.input_ids.tolist() == [[IMAGE, 1, 2, 4, PAD]]
+    assert batch.target_ids.tolist() == [4, PAD, 5]
     assert batch.loss_mask.tolist() == [1, 0, 1]
 
 
 def test_completion_positions_go_on_from_the_largest_of_the_prompt() -> None:
     # two text tokens, an image of 1 x 1 x 2 tokens, one text token: M-RoPE counts the image's width once
     positions = torch.tensor([[0, 1, 2, 2, 4], [0, 1, 2, 2, 4], [0, 1, 2, 3, 4]])
-    rendered = RenderedPrompt(ids=(1, 2, 7, 7, 3), position_ids=positions, pixel_values=None, image_grid_thw=None)
-    batch = batch_of(sequence(rendered, (5, 6)))
-    assert batch.position_ids[:, 0].tolist() == [[0, 1, 2, 2, 4, 5, 6], [0, 1, 2, 2, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]]
+    rendered = replace(PICTURE, ids=(1, 2, 7, 7, 3), position_ids=positions)
+    batch = batch_of(block(rendered, sample((5, 6, 4)), sample((5, 4))))
+    assert batch.position_ids[:, 0].tolist() == [[0, 1, 2, 2, 4, 5, 6, 5], [0, 1, 2, 2, 4, 5, 6, 5], [0, 1, 2, 3, 4, 5, 6, 5]]
 
 
-def test_completions_of_one_prompt_share_its_images_and_others_keep_theirs() -> None:
+def test_images_stand_in_the_order_of_the_blocks() -> None:
     first, text, second = prompt((7, 7), 2, fill=1.0), prompt((1,)), prompt((7,), 1, fill=2.0)
-    batch = batch_of(*(sequence(rendered, (4,)) for rendered in (first, text, second, first)))
-    assert batch.pixel_values[:, 0].tolist() == [1.0] * 8 + [2.0] * 4
-    assert batch.image_grid_thw.shape == (3, 3)
-    assert batch.image_index.tolist() == [0, 1, 2, 0, 1]
+    batch = batch_of(*(block(rendered, sample((4,))) for rendered in (first, text, second)))
+    assert batch.images["pixel_values"][:, 0].tolist() == [1.0] * 8 + [2.0] * 4
+    assert batch.images["image_grid_thw"].shape == (3, 3)
 
 
-def test_a_batch_without_images_carries_a_blank_one_that_is_not_shown() -> None:
-    batch = batch_of(sequence(prompt((1,)), (4,)))
-    assert batch.pixel_values[:, 0].tolist() == [-1.0] * 4 and batch.image_index.tolist() == []
+def test_images_of_fewer_tiles_are_filled_up_with_zeros() -> None:
+    few, many = (replace(PICTURE, images={"pixel_values": torch.ones(1, tiles, 2, 2)}) for tiles in (1, 3))
+    pixels = batch_of(block(few, sample((4,))), block(many, sample((4,)))).images["pixel_values"]
+    assert pixels.shape == (2, 3, 2, 2)
+    assert pixels.sum((2, 3)).tolist() == [[4, 0, 0], [4, 4, 4]]
 
 
-def test_a_batch_without_samples_has_one_token_and_no_loss() -> None:
-    batch = batch_of()
-    assert batch.input_ids.tolist() == [[PAD, PAD]]
-    assert batch.loss_mask.tolist() == [0] and batch.logit_index.tolist() == [0]
-    assert torch.isfinite(batch.rollout_logprobs).all()
+@pytest.mark.parametrize("layout", ["shared_prompts", "padded"])
+def test_a_batch_without_images_shows_a_blank_one_after_all_samples(layout: Layout) -> None:
+    batch = batch_of(block(prompt((1,)), sample((4, 5))), layout=layout)
+    assert batch.images["pixel_values"][:, 0].tolist() == [-1.0] * 4
+    assert batch.input_ids.flatten().tolist() == [1, 4, IMAGE, 8]
+    assert batch.logit_index.tolist() == [0, 1] and batch.loss_mask.tolist() == [1, 1]
 
 
-def test_shares_by_hand() -> None:
-    assert rank_shares([10, 10, 10, 10], 2) == [range(0, 2), range(2, 4)]
-    assert rank_shares([30, 10, 10, 10], 2) == [range(0, 1), range(1, 4)]
-    assert rank_shares([5], 3) == [range(0, 0), range(0, 1), range(1, 1)]
-
-
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5))
-def test_every_sample_goes_to_one_rank_and_shares_differ_from_even_by_at_most_one_sample(lengths: list[int], num_ranks: int) -> None:
-    shares = rank_shares(lengths, num_ranks)
-    assert [index for share in shares for index in share] == list(range(len(lengths)))
-    for share in shares:
-        assert abs(sum(lengths[index] for index in share) - sum(lengths) / num_ranks) <= max(lengths)
-
-
-def test_micro_batches_by_hand() -> None:
-    assert micro_batch_indices([3, 9, 4, 20], budget=12) == [[3], [1], [2, 0]]
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(16, 200))
-def test_micro_batches_hold_every_sample_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = micro_batch_indices(lengths, budget)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
-    assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget for batch in batches)
+@pytest.mark.parametrize("layout", ["shared_prompts", "padded"])
+def test_a_batch_without_samples_shows_a_blank_image_and_scores_nothing(layout: Layout) -> None:
+    batch = batch_of(layout=layout)
+    assert batch.input_ids.tolist() == [[IMAGE, 8]]
+    assert batch.logit_index.dtype == batch.target_ids.dtype == torch.long
+    assert len(batch.logit_index) == len(batch.target_ids) == len(batch.loss_mask) == len(batch.rollout_logprobs) == 0

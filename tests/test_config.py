@@ -154,6 +154,7 @@ learner.cpus_per_rank
 learner.gpus_per_rank
 learner.zero_stage
 learner.dtype
+learner.layout
 learner.micro_batch_tokens
 learner.gradient_checkpointing
 learner.offload_optimizer

@@ -4,6 +4,7 @@ The plain step below shares no code with the learner: it runs transformers' own 
 """
 
 import io
+import itertools
 import os
 import signal
 import socket
@@ -212,6 +213,8 @@ def test_log_probabilities_are_those_of_transformers_own_forward_pass(tiny_model
     [
         (0, {"micro_batch_tokens": 8192}),
         (0, {"micro_batch_tokens": 30}),
+        (0, {"layout": "packed"}),
+        (0, {"layout": "padded"}),
         (1, {}),
         (2, {}),
         (2, {"offload_optimizer": True}),
@@ -244,13 +247,16 @@ def assert_same_figures(found: UpdateStats, expected: UpdateStats, norm_rel: flo
     assert asdict(replace(found, grad_norm=0)) == pytest.approx(asdict(replace(expected, grad_norm=0)), rel=1e-6, abs=1e-6)
 
 
-def test_whole_sequences_and_groups_count_the_same_in_micro_batches_of_any_size(tiny_model: Path, samples: list[TrainSample]) -> None:
+def test_whole_sequences_and_groups_count_the_same_in_any_layout_and_micro_batches_of_any_size(
+    tiny_model: Path, samples: list[TrainSample]
+) -> None:
     stats = []
-    for micro_batch_tokens in (8192, 30):
-        rank = single_rank(tiny_model, learner_config(0, micro_batch_tokens=micro_batch_tokens))
+    for layout, micro_batch_tokens in itertools.product(("shared_prompts", "packed", "padded"), (8192, 30)):
+        rank = single_rank(tiny_model, learner_config(0, layout=layout, micro_batch_tokens=micro_batch_tokens))
         rank.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
         stats.append(rank.update(samples))
-    assert_same_figures(*stats)
+    for other in stats[1:]:
+        assert_same_figures(other, stats[0])
     assert 0 < stats[0].clip_high < 1 and 0.1 < stats[0].effective_share < 0.9
 
 
