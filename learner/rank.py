@@ -15,7 +15,8 @@ from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_ind
 from learner.deepspeed_config import deepspeed_config
 from learner.figures import UpdateFigures
 from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
-from learner.model import RopePositions, TokenScorer, freeze_vision, load_model
+from learner.model import RopePositions, TokenScorer, checkpoint_gradients, load_model
+from learner.parts import freeze
 from learner.rendering import PromptCache
 from learner.schedule import learning_rate
 from learner.stage import Stage
@@ -66,10 +67,9 @@ class LearnerRank:
         self._filler_id, self._forbidden_ids = prompts.eos_id, frozenset(prompts.placeholder_ids)
         settings = deepspeed_config(self._config, stage.optimizer.max_grad_norm)
         policy = self._scorer(settings)
-        if stage.optimizer.freeze_vision:
-            freeze_vision(policy.model)
+        freeze(policy.model, stage.optimizer.freeze)
         if self._config.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_gradients(policy.model)
         parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         section = stage.optimizer
         optimizer = torch.optim.AdamW(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Dtype = Literal["float32", "bfloat16"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
 Ratio = Literal["token", "sequence", "clipped_weight"]
+Part = Literal["vision_tower", "projector", "language_model"]
 KlEstimator = Literal["k1", "k2", "k3"]
 RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
 Normalisation = Literal["token", "sequence", "group"]
@@ -178,8 +179,8 @@ class Optimizer(Section):
     """The norm of the whole gradient is clipped to this."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of first and second moments."""
-    freeze_vision: bool = False
-    """Freeze the vision tower and its projector."""
+    freeze: tuple[Part, ...] = ()
+    """Parts that are not trained; the output head belongs to the language model."""
 
 
 class DistilConfig(Section):

@@ -184,7 +184,7 @@ base.optimizer.final_lr
 base.optimizer.weight_decay
 base.optimizer.max_grad_norm
 base.optimizer.betas
-base.optimizer.freeze_vision
+base.optimizer.freeze
 iterations
 iterations.distil
 iterations.distil.source
@@ -203,7 +203,7 @@ iterations.sft.optimizer.final_lr
 iterations.sft.optimizer.weight_decay
 iterations.sft.optimizer.max_grad_norm
 iterations.sft.optimizer.betas
-iterations.sft.optimizer.freeze_vision
+iterations.sft.optimizer.freeze
 iterations.grpo
 iterations.grpo.num_steps
 iterations.grpo.problems_per_step
@@ -231,7 +231,7 @@ iterations.grpo.optimizer.final_lr
 iterations.grpo.optimizer.weight_decay
 iterations.grpo.optimizer.max_grad_norm
 iterations.grpo.optimizer.betas
-iterations.grpo.optimizer.freeze_vision
+iterations.grpo.optimizer.freeze
 eval
 eval.temperature
 eval.num_samples_shown

@@ -313,7 +313,7 @@ def test_a_restored_run_ends_bitwise_like_an_unbroken_one(
 def test_sft_learns_a_handful_of_samples_by_heart_and_a_frozen_vision_tower_stays(tiny_model: Path, samples: list[TrainSample]) -> None:
     rank = single_rank(tiny_model, learner_config(0, micro_batch_tokens=8192))
     handful = [replace(sample, advantage=1.0, rollout_logprobs=None) for sample in samples[0:12:3]]
-    section = Optimizer(learning_rate=3e-3, freeze_vision=True)
+    section = Optimizer(learning_rate=3e-3, freeze=("vision_tower", "projector"))
     rank.begin(sft_stage(tiny_model, section, num_updates=60))
     stats = [rank.update(handful) for _ in range(60)]
     assert stats[0].loss > 4 and stats[-1].loss < 0.1
