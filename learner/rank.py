@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 
 from learner import checkpoints
 from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_indices, rank_shares
-from learner.deepspeed_config import deepspeed_config
+from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.figures import UpdateFigures
 from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
 from learner.model import RopePositions, TokenScorer, checkpoint_gradients, load_model
@@ -77,7 +77,7 @@ class LearnerRank:
         )
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
         if stage.policy_loss and stage.policy_loss.kl_coef > 0:
-            self._reference = self._frozen_copy(settings)
+            self._reference = self._frozen_copy()
         self._prompts = PromptCache(prompts, RopePositions(policy.model))
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
@@ -131,7 +131,11 @@ class LearnerRank:
     def save(self, folder: Path, step: int) -> None:
         """Write everything the stage needs to go on after `step`; the checkpoint before is removed when this one is complete."""
         self._engine.save_checkpoint(
-            str(folder), tag=checkpoints.INCOMPLETE, client_state={"num_updates": self._num_updates}, save_latest=False
+            str(folder),
+            tag=checkpoints.INCOMPLETE,
+            client_state={"num_updates": self._num_updates},
+            save_latest=False,
+            exclude_frozen_parameters=True,  # they are those of the stage's first model, which `begin` loads
         )
         distributed.barrier()
         if self._rank == 0:
@@ -142,7 +146,8 @@ class LearnerRank:
         """Go back to the newest complete checkpoint and return its step; 0, with nothing changed, if there is none."""
         step = checkpoints.newest(folder)
         if step:
-            _, client_state = self._engine.load_checkpoint(str(folder), tag=checkpoints.tag(step))
+            # Not strict, because frozen parameters are not in it.
+            _, client_state = self._engine.load_checkpoint(str(folder), tag=checkpoints.tag(step), load_module_strict=False)
             self._num_updates = client_state["num_updates"]
         return step
 
@@ -155,15 +160,17 @@ class LearnerRank:
         distributed.barrier()
 
     def _scorer(self, settings: dict[str, Any]) -> TokenScorer:
-        model = load_model(self._stage.model_path, self._config.dtype, settings if self._config.zero_stage == 3 else None)
+        shards_weights = settings["zero_optimization"]["stage"] == 3
+        model = load_model(self._stage.model_path, self._config.dtype, settings if shards_weights else None)
         return TokenScorer(model, self._forbidden_ids, self._stage.temperature)
 
-    def _frozen_copy(self, settings: dict[str, Any]) -> Any:
-        """Return the stage's first model for the KL term, sharded as the policy is under ZeRO-3."""
+    def _frozen_copy(self) -> Any:
+        """Return the stage's first model for the KL term: whole on every rank, or sharded by ZeRO-3."""
         import deepspeed
 
+        settings = reference_config(self._config)
         reference = self._scorer(settings).requires_grad_(False).eval()
-        if self._config.zero_stage != 3:
+        if settings["zero_optimization"]["stage"] != 3:
             return reference.to(self._device)
         engine, *_ = deepspeed.initialize(model=reference, config=settings)
         return engine

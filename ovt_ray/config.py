@@ -107,6 +107,10 @@ class LearnerConfig(Section):
     """Recompute activations in the backward pass to save memory."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in host memory (ZeRO 2 and 3)."""
+    offload_parameters: bool = False
+    """Keep the weights in host memory, brought in layer by layer (ZeRO 3)."""
+    reference_on_cpu: bool = False
+    """Keep the KL's reference model in host memory, sharded over the ranks and brought in layer by layer, at any `zero_stage`."""
     checkpoint_every: int = Field(default=20, ge=1)
     """Optimizer steps between two checkpoints."""
     deadline_s: float = Field(default=1800, gt=0)
@@ -116,6 +120,8 @@ class LearnerConfig(Section):
     def _offload_fits_stage(self) -> "LearnerConfig":
         if self.offload_optimizer and self.zero_stage < 2:
             raise ValueError(f"offload_optimizer needs zero_stage 2 or 3, got {self.zero_stage}: raise the stage, or set it to false")
+        if self.offload_parameters and self.zero_stage < 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}: raise the stage, or set it to false")
         return self
 
 
@@ -337,6 +343,20 @@ class RunConfig(Section):
     def run_dir(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizer of each training stage by the dotted name of the stage's section."""
+        sections: dict[str, SftConfig | GrpoConfig] = {"base": self.base} if self.base else {}
+        for number, turn in enumerate(self.iterations):
+            sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
+        return {name: section.optimizer for name, section in sections.items()}
+
+    @model_validator(mode="after")
+    def _learner_fits_stages(self) -> "RunConfig":
+        if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):
+            raise ValueError("learner.reference_on_cpu has no effect where no grpo.kl_coef is above 0: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":

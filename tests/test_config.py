@@ -77,9 +77,12 @@ def test_a_missing_file_and_broken_yaml_are_refused(tmp_path: Path) -> None:
         load_config(broken, [])
 
 
-def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
-    with pytest.raises(ConfigError, match="offload_optimizer needs zero_stage 2 or 3, got 0"):
-        load_config(TINY, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
+def test_offloading_is_refused_where_it_has_no_effect() -> None:
+    assert "offload_optimizer needs zero_stage 2 or 3, got 0" in refusal("learner.zero_stage=0", "learner.offload_optimizer=true")
+    assert "offload_parameters needs zero_stage 3, got 2" in refusal("learner.zero_stage=2", "learner.offload_parameters=true")
+    assert "no effect where no grpo.kl_coef is above 0" in refusal("learner.reference_on_cpu=true")
+    with_kl = ("iterations[0].grpo.kl_coef=0.1", "learner.reference_on_cpu=true")
+    assert load_config(TINY, list(with_kl)).learner.reference_on_cpu
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,8 @@ learner.dtype
 learner.micro_batch_tokens
 learner.gradient_checkpointing
 learner.offload_optimizer
+learner.offload_parameters
+learner.reference_on_cpu
 learner.checkpoint_every
 learner.deadline_s
 reward
