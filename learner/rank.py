@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from learner import checkpoints
+from learner.adapters import BasePolicy, add_adapters
 from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_indices, rank_shares
 from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.figures import UpdateFigures
@@ -68,6 +69,8 @@ class LearnerRank:
         settings = deepspeed_config(self._config, stage.optimizer.max_grad_norm)
         policy = self._scorer(settings)
         freeze(policy.model, stage.optimizer.freeze)
+        if self._config.lora:
+            add_adapters(policy.model, self._config.lora, self._seed)
         if self._config.gradient_checkpointing:
             checkpoint_gradients(policy.model)
         parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -77,7 +80,7 @@ class LearnerRank:
         )
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
         if stage.policy_loss and stage.policy_loss.kl_coef > 0:
-            self._reference = self._frozen_copy()
+            self._reference = BasePolicy(policy, policy.model) if self._config.lora else self._frozen_copy()
         self._prompts = PromptCache(prompts, RopePositions(policy.model))
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
@@ -98,8 +101,9 @@ class LearnerRank:
         for number, (members, batch) in enumerate(zip(indices, micro_batches, strict=True), start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             batch = batch.to(self._device)
+            ref_logprobs = self._ref_logprobs(batch)  # first: the reference may be the policy without adapters
             policy_logprobs, entropy = self._engine(batch)
-            losses = self._token_losses(batch, policy_logprobs)
+            losses = self._token_losses(batch, policy_logprobs, ref_logprobs)
             of_rows = torch.tensor([weights[index] for index in members] or [0.0], device=self._device)
             token_weights = of_rows[batch.sequence_index] * batch.loss_mask
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
@@ -197,14 +201,17 @@ class LearnerRank:
     def _collate(self, sequences: list[TrainSequence]) -> MicroBatch:
         return collate(sequences, blank=self._prompts.blank, filler_id=self._filler_id, forbidden_ids=self._forbidden_ids)
 
-    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
+    def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        """Return the reference's log-probabilities of the completion tokens, (N,); None without a KL term."""
+        if self._reference is None:
+            return None
+        with torch.no_grad():
+            return self._reference(batch)[0]
+
+    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor, ref_logprobs: Tensor | None) -> TokenLosses:
         section = self._stage.policy_loss
         if section is None:
             return sft_loss(policy_logprobs, batch.advantages)
-        ref_logprobs = None
-        if self._reference is not None:
-            with torch.no_grad():
-                ref_logprobs, _ = self._reference(batch)
         return policy_loss(
             policy_logprobs,
             rollout_logprobs=batch.rollout_logprobs,

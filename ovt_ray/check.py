@@ -59,17 +59,21 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
 
 def _check_parts(config: RunConfig) -> None:
     """Count the weights that each stage trains, on a model without memory."""
+    from learner.adapters import add_adapters
     from learner.model import empty_model
     from learner.parts import freeze
     from ovt_ray.prompts import model_path
 
-    path = model_path(config.model)
+    path, lora = model_path(config.model), config.learner.lora
     for name, optimizer in config.optimizers.items():
         model = empty_model(path)
         num_weights = model.num_parameters()
         freeze(model, optimizer.freeze)
+        if lora:
+            add_adapters(model, lora, config.seed)
         num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        print(f"{name}: trains {num_trained:,} of {num_weights:,} weights", flush=True)
+        how = f", in adapters of rank {lora.rank} on the linear layers of {', '.join(lora.parts)}" if lora else ""
+        print(f"{name}: trains {num_trained:,} of {num_weights:,} weights{how}", flush=True)
 
 
 def _check_deepspeed(config: RunConfig) -> None:
@@ -77,7 +81,7 @@ def _check_deepspeed(config: RunConfig) -> None:
 
     for max_grad_norm in sorted({optimizer.max_grad_norm for optimizer in config.optimizers.values()}):
         print(f"DeepSpeed: {json.dumps(deepspeed_config(config.learner, max_grad_norm))}", flush=True)
-    has_reference = any(turn.grpo.kl_coef for turn in config.iterations)
+    has_reference = config.learner.lora is None and any(turn.grpo.kl_coef for turn in config.iterations)
     if has_reference and (settings := reference_config(config.learner))["zero_optimization"]["stage"] == 3:
         print(f"DeepSpeed, reference: {json.dumps(settings)}", flush=True)
 

@@ -88,6 +88,17 @@ class RolloutConfig(Section):
     """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685), trained instead of the weights."""
+
+    rank: int = Field(ge=1)
+    """Columns of B and rows of A in W + (alpha / rank) B A."""
+    alpha: float = Field(gt=0)
+    """Scale of the adapters; how much W moves at a learning rate depends on it over `rank`."""
+    parts: tuple[Part, ...] = Field(default=("language_model",), min_length=1)
+    """Parts whose linear layers get adapters; the output head and embeddings never do."""
+
+
 class LearnerConfig(Section):
     """The learner service: one DeepSpeed rank per actor."""
 
@@ -111,6 +122,8 @@ class LearnerConfig(Section):
     """Keep the weights in host memory, brought in layer by layer (ZeRO 3)."""
     reference_on_cpu: bool = False
     """Keep the KL's reference model in host memory, sharded over the ranks and brought in layer by layer, at any `zero_stage`."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of the weights, in every stage; without it, all weights that no stage freezes."""
     checkpoint_every: int = Field(default=20, ge=1)
     """Optimizer steps between two checkpoints."""
     deadline_s: float = Field(default=1800, gt=0)
@@ -122,6 +135,8 @@ class LearnerConfig(Section):
             raise ValueError(f"offload_optimizer needs zero_stage 2 or 3, got {self.zero_stage}: raise the stage, or set it to false")
         if self.offload_parameters and self.zero_stage < 3:
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}: raise the stage, or set it to false")
+        if self.reference_on_cpu and self.lora:
+            raise ValueError("reference_on_cpu has no effect: with lora the reference is the policy without adapters; set it to false")
         return self
 
 
@@ -356,6 +371,13 @@ class RunConfig(Section):
     def _learner_fits_stages(self) -> "RunConfig":
         if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):
             raise ValueError("learner.reference_on_cpu has no effect where no grpo.kl_coef is above 0: leave it out")
+        if self.learner.lora is None:
+            return self
+        if self.base is not None:
+            raise ValueError("base: random weights are not trained by adapters: leave learner.lora out, or base")
+        for name, optimizer in self.optimizers.items():
+            if both := sorted(set(optimizer.freeze) & set(self.learner.lora.parts)):
+                raise ValueError(f"{name}.optimizer.freeze: learner.lora.parts trains adapters in {both[0]!r}: leave it out of one of them")
         return self
 
     @model_validator(mode="after")

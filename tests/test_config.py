@@ -83,6 +83,16 @@ def test_offloading_is_refused_where_it_has_no_effect() -> None:
     assert "no effect where no grpo.kl_coef is above 0" in refusal("learner.reference_on_cpu=true")
     with_kl = ("iterations[0].grpo.kl_coef=0.1", "learner.reference_on_cpu=true")
     assert load_config(TINY, list(with_kl)).learner.reference_on_cpu
+    assert "with lora the reference is the policy" in refusal(*with_kl, "learner.lora={rank: 4, alpha: 8}")
+
+
+def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
+    lora = "learner.lora={rank: 4, alpha: 8}"
+    assert load_config(TINY, [lora]).learner.lora is not None  # what is frozen is not what has adapters
+    message = refusal("learner.lora={rank: 4, alpha: 8, parts: [language_model, projector]}")
+    assert "iterations.0.sft.optimizer.freeze: learner.lora.parts trains adapters in 'projector'" in message
+    assert "random weights are not trained by adapters" in refusal(lora, "base={num_steps: 1, optimizer: {learning_rate: 1}}")
+    assert "learner.lora.parts.0: Input should be 'vision_tower'" in refusal("learner.lora={rank: 4, alpha: 8, parts: [lm_head]}")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +172,10 @@ learner.gradient_checkpointing
 learner.offload_optimizer
 learner.offload_parameters
 learner.reference_on_cpu
+learner.lora
+learner.lora.rank
+learner.lora.alpha
+learner.lora.parts
 learner.checkpoint_every
 learner.deadline_s
 reward
