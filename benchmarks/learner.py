@@ -8,10 +8,10 @@ of 300 tokens to one prompt of 1,000, most of them image. Forward and backward o
 - padded: rows in the order of the batch, as many as the budget of tokens allows with their padding;
 - sorted: the same sorted by length, the learner's layout `padded`;
 - packed and shared: its layouts `packed` and `shared_prompts`.
-They take turns, and all gradients are compared. Seconds are those of the processor, so that other processes count little. Memory is the most that a process of its own
-holds beyond the model while it runs. The model is a Qwen2.5-VL of 4 layers of width 256 whose output layer has the share of the
-parameters that it has at 7B. Tokens are those of all prompts and completions, each completion with its prompt. The last line is one
-JSON object.
+They take turns, and all gradients are compared. Seconds are the processor's, so that other processes count little. Memory is the most
+that a process of its own holds beyond the model while it runs. The model is a Qwen2.5-VL of 4 layers of width 256 whose output layer has
+the share of the parameters that it has at 7B. Tokens are those of all prompts and completions, each completion with its prompt. The last
+line is one JSON object.
 """
 
 import io

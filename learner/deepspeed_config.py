@@ -18,6 +18,8 @@ def deepspeed_config(learner: LearnerConfig, max_grad_norm: float) -> dict[str, 
     zero: dict[str, Any] = {"stage": learner.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS}
     if learner.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": learner.gpus_per_rank > 0}
+    if learner.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": learner.gpus_per_rank > 0}
     if learner.zero_stage == 3:
         zero["stage3_param_persistence_threshold"] = PERSISTENT_ELEMENTS
     config = {
@@ -32,3 +34,13 @@ def deepspeed_config(learner: LearnerConfig, max_grad_norm: float) -> dict[str, 
     if learner.dtype == "bfloat16" and learner.zero_stage > 0:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+def reference_config(learner: LearnerConfig) -> dict[str, Any]:
+    """Return the configuration of the reference model's engine.
+
+    Kept in host memory it is sharded whatever the policy is: ZeRO-3 brings it to the GPU layer by layer.
+    """
+    stage = 3 if learner.reference_on_cpu else learner.zero_stage
+    changes = {"zero_stage": stage, "offload_parameters": learner.reference_on_cpu, "offload_optimizer": False}
+    return deepspeed_config(learner.model_copy(update=changes), max_grad_norm=1.0)

@@ -1,4 +1,4 @@
-"""The policy: loading it, freezing parts of it, and the forward pass that gives completion tokens their log-probabilities."""
+"""The policy: loading it, and the forward pass that gives completion tokens their log-probabilities."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +26,26 @@ def load_model(path: str, dtype: Dtype, layout: Layout, zero3_config: dict[str, 
     return model
 
 
-def freeze_vision(model: nn.Module) -> None:
-    """Freeze the vision tower with its projector, which Qwen-VL models keep inside it."""
-    model.model.visual.requires_grad_(False)
+def empty_model(path: str) -> nn.Module:
+    """Return the model of a Hugging Face folder or hub name without its weights: shapes and names alone."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def checkpoint_gradients(model: nn.Module) -> None:
+    """Recompute activations in the backward pass.
+
+    transformers does so in layers that are in training mode only; no module below them is put there, whose dropout would come alive.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 class TokenPositions:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, distributed
 
 from learner import checkpoints
+from learner.adapters import BasePolicy, add_adapters
 from learner.batching import MicroBatch, PromptBlock, collate
-from learner.deepspeed_config import deepspeed_config
+from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.figures import UpdateFigures
 from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
-from learner.model import TokenPositions, TokenScorer, freeze_vision, load_model
+from learner.model import TokenPositions, TokenScorer, checkpoint_gradients, load_model
 from learner.packing import micro_batches, rank_shares
+from learner.parts import freeze
 from learner.rendering import PromptCache
 from learner.schedule import learning_rate
 from learner.stage import Stage
@@ -67,10 +69,11 @@ class LearnerRank:
         self._filler_id, self._forbidden_ids = prompts.eos_id, frozenset(prompts.placeholder_ids)
         settings = deepspeed_config(self._config, stage.optimizer.max_grad_norm)
         policy = self._scorer(settings)
-        if stage.optimizer.freeze_vision:
-            freeze_vision(policy.model)
+        freeze(policy.model, stage.optimizer.freeze)
+        if self._config.lora:
+            add_adapters(policy.model, self._config.lora, self._seed)
         if self._config.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_gradients(policy.model)
         parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         section = stage.optimizer
         optimizer = torch.optim.AdamW(
@@ -78,7 +81,7 @@ class LearnerRank:
         )
         self._engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=settings)
         if stage.policy_loss and stage.policy_loss.kl_coef > 0:
-            self._reference = self._frozen_copy(settings)
+            self._reference = BasePolicy(policy, policy.model) if self._config.lora else self._frozen_copy()
         self._prompts = PromptCache(prompts, TokenPositions(policy.model))
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
@@ -99,8 +102,9 @@ class LearnerRank:
         for number, blocks in enumerate(passes, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(passes))
             batch = self._collate(blocks)
+            ref_logprobs = self._ref_logprobs(batch)  # first: the reference may be the policy without adapters
             policy_logprobs, entropy = self._engine(batch)
-            losses = self._token_losses(batch, policy_logprobs)
+            losses = self._token_losses(batch, policy_logprobs, ref_logprobs)
             of_samples = torch.tensor([weights[index] for index in _indices(blocks)], device=self._device)
             token_weights = of_samples[batch.sequence_index] * batch.loss_mask
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
@@ -132,7 +136,11 @@ class LearnerRank:
     def save(self, folder: Path, step: int) -> None:
         """Write everything the stage needs to go on after `step`; the checkpoint before is removed when this one is complete."""
         self._engine.save_checkpoint(
-            str(folder), tag=checkpoints.INCOMPLETE, client_state={"num_updates": self._num_updates}, save_latest=False
+            str(folder),
+            tag=checkpoints.INCOMPLETE,
+            client_state={"num_updates": self._num_updates},
+            save_latest=False,
+            exclude_frozen_parameters=True,  # they are those of the stage's first model, which `begin` loads
         )
         distributed.barrier()
         if self._rank == 0:
@@ -143,7 +151,8 @@ class LearnerRank:
         """Go back to the newest complete checkpoint and return its step; 0, with nothing changed, if there is none."""
         step = checkpoints.newest(folder)
         if step:
-            _, client_state = self._engine.load_checkpoint(str(folder), tag=checkpoints.tag(step))
+            # Not strict, because frozen parameters are not in it.
+            _, client_state = self._engine.load_checkpoint(str(folder), tag=checkpoints.tag(step), load_module_strict=False)
             self._num_updates = client_state["num_updates"]
         return step
 
@@ -156,17 +165,17 @@ class LearnerRank:
         distributed.barrier()
 
     def _scorer(self, settings: dict[str, Any]) -> TokenScorer:
-        model = load_model(
-            self._stage.model_path, self._config.dtype, self._config.layout, settings if self._config.zero_stage == 3 else None
-        )
+        shards_weights = settings["zero_optimization"]["stage"] == 3
+        model = load_model(self._stage.model_path, self._config.dtype, self._config.layout, settings if shards_weights else None)
         return TokenScorer(model, self._forbidden_ids, self._stage.temperature)
 
-    def _frozen_copy(self, settings: dict[str, Any]) -> Any:
-        """Return the stage's first model for the KL term, sharded as the policy is under ZeRO-3."""
+    def _frozen_copy(self) -> Any:
+        """Return the stage's first model for the KL term: whole on every rank, or sharded by ZeRO-3."""
         import deepspeed
 
+        settings = reference_config(self._config)
         reference = self._scorer(settings).requires_grad_(False).eval()
-        if self._config.zero_stage != 3:
+        if settings["zero_optimization"]["stage"] != 3:
             return reference.to(self._device)
         engine, *_ = deepspeed.initialize(model=reference, config=settings)
         return engine
@@ -197,14 +206,17 @@ class LearnerRank:
         )
         return batch.to(self._device)
 
-    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
+    def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        """Return the reference's log-probabilities of the completion tokens, (N,); None without a KL term."""
+        if self._reference is None:
+            return None
+        with torch.no_grad():
+            return self._reference(batch)[0]
+
+    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor, ref_logprobs: Tensor | None) -> TokenLosses:
         section = self._stage.policy_loss
         if section is None:
             return sft_loss(policy_logprobs, batch.advantages)
-        ref_logprobs = None
-        if self._reference is not None:
-            with torch.no_grad():
-                ref_logprobs, _ = self._reference(batch)
         return policy_loss(
             policy_logprobs,
             rollout_logprobs=batch.rollout_logprobs,

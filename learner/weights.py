@@ -3,12 +3,15 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from learner.adapters import PlainWeight, plain_weights
+from learner.parts import num_elements
 
 GATHER_ELEMENTS = 200_000_000
 """Elements of ZeRO-3 parameters made whole at a time."""
@@ -16,29 +19,29 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.ind
 
 
 def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """Return all parameters, whole and in host memory, by their Hugging Face names; empty unless `keep`.
+    """Return all parameters, whole, adapters merged, in host memory, by their Hugging Face names; empty unless `keep`.
 
-    Every rank has to call it. Tied parameters come once. Names are those that `save_pretrained` writes.
+    Every rank has to call it. The model stays as it is. Tied parameters come once. Names are those that `save_pretrained` writes.
     """
     import deepspeed
     from transformers.core_model_loading import revert_weight_conversion
 
     gathered = {}
-    for bucket in _buckets(list(model.named_parameters())):
-        sharded = [parameter for _, parameter in bucket if hasattr(parameter, "ds_id")]
+    for bucket in _buckets(plain_weights(model)):
+        sharded = [parameter for weight in bucket for parameter in weight.parameters if hasattr(parameter, "ds_id")]
         with deepspeed.zero.GatheredParameters(sharded):
             if keep:
-                gathered.update({name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in bucket})
+                gathered.update({weight.name: weight.merged() for weight in bucket})
     return revert_weight_conversion(model, gathered) if keep else {}
 
 
-def _buckets(parameters: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
-    """Yield the parameters in runs of about `GATHER_ELEMENTS`. A ZeRO-3 parameter's `numel()` is 0; `ds_numel` is its size."""
-    bucket: list[tuple[str, nn.Parameter]] = []
+def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:
+    """Yield the weights in runs of about `GATHER_ELEMENTS`."""
+    bucket: list[PlainWeight] = []
     size = 0
-    for name, parameter in parameters:
-        bucket.append((name, parameter))
-        size += parameter.ds_numel if hasattr(parameter, "ds_id") else parameter.numel()
+    for weight in weights:
+        bucket.append(weight)
+        size += sum(num_elements(parameter) for parameter in weight.parameters)
         if size >= GATHER_ELEMENTS:
             yield bucket
             bucket, size = [], 0

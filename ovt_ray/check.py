@@ -12,9 +12,9 @@ from ovt_ray.types import Problem
 
 
 def check_run(config: RunConfig) -> None:
-    """Load the reward, read the data, render one problem, build DeepSpeed's config and compare the cluster, printing each.
+    """Load the reward, read the data, render one problem, count what each stage trains, build DeepSpeed's config, compare the cluster.
 
-    Raises ConfigError, DataError or RewardError for the first thing that is wrong.
+    Prints each. Raises ConfigError, DataError, LearnerError or RewardError for the first thing that is wrong.
     """
     from reward.check import check_rewards
 
@@ -24,6 +24,7 @@ def check_run(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
+    _check_parts(config)
     _check_deepspeed(config)
     _check_cluster(config)
 
@@ -56,12 +57,33 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
         )
 
 
-def _check_deepspeed(config: RunConfig) -> None:
-    from learner.deepspeed_config import deepspeed_config
+def _check_parts(config: RunConfig) -> None:
+    """Count the weights that each stage trains, on a model without memory."""
+    from learner.adapters import add_adapters
+    from learner.model import empty_model
+    from learner.parts import freeze
+    from ovt_ray.prompts import model_path
 
-    sections = [config.base] if config.base else [turn.grpo for turn in config.iterations]
-    section = deepspeed_config(config.learner, sections[0].optimizer.max_grad_norm if sections else 1.0)
-    print(f"DeepSpeed: {json.dumps(section)}", flush=True)
+    path, lora = model_path(config.model), config.learner.lora
+    for name, optimizer in config.optimizers.items():
+        model = empty_model(path)
+        num_weights = model.num_parameters()
+        freeze(model, optimizer.freeze)
+        if lora:
+            add_adapters(model, lora, config.seed)
+        num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        how = f", in adapters of rank {lora.rank} on the linear layers of {', '.join(lora.parts)}" if lora else ""
+        print(f"{name}: trains {num_trained:,} of {num_weights:,} weights{how}", flush=True)
+
+
+def _check_deepspeed(config: RunConfig) -> None:
+    from learner.deepspeed_config import deepspeed_config, reference_config
+
+    for max_grad_norm in sorted({optimizer.max_grad_norm for optimizer in config.optimizers.values()}):
+        print(f"DeepSpeed: {json.dumps(deepspeed_config(config.learner, max_grad_norm))}", flush=True)
+    has_reference = config.learner.lora is None and any(turn.grpo.kl_coef for turn in config.iterations)
+    if has_reference and (settings := reference_config(config.learner))["zero_optimization"]["stage"] == 3:
+        print(f"DeepSpeed, reference: {json.dumps(settings)}", flush=True)
 
 
 def _check_cluster(config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Dtype = Literal["float32", "bfloat16"]
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
 Ratio = Literal["token", "sequence", "clipped_weight"]
+Part = Literal["vision_tower", "projector", "language_model"]
 KlEstimator = Literal["k1", "k2", "k3"]
 RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
 Normalisation = Literal["token", "sequence", "group"]
@@ -88,6 +89,17 @@ class RolloutConfig(Section):
     """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685), trained instead of the weights."""
+
+    rank: int = Field(ge=1)
+    """Columns of B and rows of A in W + (alpha / rank) B A."""
+    alpha: float = Field(gt=0)
+    """Scale of the adapters; how much W moves at a learning rate depends on it over `rank`."""
+    parts: tuple[Part, ...] = Field(default=("language_model",), min_length=1)
+    """Parts whose linear layers get adapters; the output head and embeddings never do."""
+
+
 class LearnerConfig(Section):
     """The learner service: one DeepSpeed rank per actor."""
 
@@ -110,6 +122,12 @@ class LearnerConfig(Section):
     """Recompute activations in the backward pass to save memory."""
     offload_optimizer: bool = False
     """Keep the optimizer's state in host memory (ZeRO 2 and 3)."""
+    offload_parameters: bool = False
+    """Keep the weights in host memory, brought in layer by layer (ZeRO 3)."""
+    reference_on_cpu: bool = False
+    """Keep the KL's reference model in host memory, sharded over the ranks and brought in layer by layer, at any `zero_stage`."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of the weights, in every stage; without it, all weights that no stage freezes."""
     checkpoint_every: int = Field(default=20, ge=1)
     """Optimizer steps between two checkpoints."""
     deadline_s: float = Field(default=1800, gt=0)
@@ -119,6 +137,10 @@ class LearnerConfig(Section):
     def _offload_fits_stage(self) -> "LearnerConfig":
         if self.offload_optimizer and self.zero_stage < 2:
             raise ValueError(f"offload_optimizer needs zero_stage 2 or 3, got {self.zero_stage}: raise the stage, or set it to false")
+        if self.offload_parameters and self.zero_stage < 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}: raise the stage, or set it to false")
+        if self.reference_on_cpu and self.lora:
+            raise ValueError("reference_on_cpu has no effect: with lora the reference is the policy without adapters; set it to false")
         return self
 
 
@@ -182,8 +204,8 @@ class Optimizer(Section):
     """The norm of the whole gradient is clipped to this."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of first and second moments."""
-    freeze_vision: bool = False
-    """Freeze the vision tower and its projector."""
+    freeze: tuple[Part, ...] = ()
+    """Parts that are not trained; the output head belongs to the language model."""
 
 
 class DistilConfig(Section):
@@ -340,6 +362,27 @@ class RunConfig(Section):
     def run_dir(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizer of each training stage by the dotted name of the stage's section."""
+        sections: dict[str, SftConfig | GrpoConfig] = {"base": self.base} if self.base else {}
+        for number, turn in enumerate(self.iterations):
+            sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
+        return {name: section.optimizer for name, section in sections.items()}
+
+    @model_validator(mode="after")
+    def _learner_fits_stages(self) -> "RunConfig":
+        if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):
+            raise ValueError("learner.reference_on_cpu has no effect where no grpo.kl_coef is above 0: leave it out")
+        if self.learner.lora is None:
+            return self
+        if self.base is not None:
+            raise ValueError("base: random weights are not trained by adapters: leave learner.lora out, or base")
+        for name, optimizer in self.optimizers.items():
+            if both := sorted(set(optimizer.freeze) & set(self.learner.lora.parts)):
+                raise ValueError(f"{name}.optimizer.freeze: learner.lora.parts trains adapters in {both[0]!r}: leave it out of one of them")
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":

@@ -33,12 +33,15 @@ def test_a_mistake_in_the_yaml_is_found_before_anything_heavy_is_imported() -> N
     assert "did you mean 'name'?" in done.stderr and done.stdout.split() == []
 
 
-def test_check_shows_reward_prompt_deepspeed_and_resources() -> None:
-    done = ovt_ray("check", "configs/tiny.yaml", "learner.zero_stage=3")
+def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> None:
+    overrides = ("learner.zero_stage=3", "learner.offload_parameters=true", "learner.lora={rank: 8, alpha: 16}")
+    done = ovt_ray("check", "configs/tiny.yaml", *overrides)
     assert done.returncode == 0, done.stderr
     assert "reward.accuracy:score_accuracy loads" in done.stdout
     assert "<|image_pad|>" in done.stdout
-    assert '"stage": 3' in done.stdout
+    # rank x (inputs + outputs) of the seven linear layers of each of four blocks
+    assert f"iterations.1.grpo: trains {4 * 8 * (2 * 256 + 2 * 192 + 3 * 512):,} of 1,126,208 weights, in adapters" in done.stdout
+    assert '"stage": 3' in done.stdout and '"offload_param": {"device": "cpu"' in done.stdout
     assert "the services ask for 4.1 CPU, 0 GPU" in done.stdout
 
 

@@ -77,9 +77,22 @@ def test_a_missing_file_and_broken_yaml_are_refused(tmp_path: Path) -> None:
         load_config(broken, [])
 
 
-def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
-    with pytest.raises(ConfigError, match="offload_optimizer needs zero_stage 2 or 3, got 0"):
-        load_config(TINY, ["learner.zero_stage=0", "learner.offload_optimizer=true"])
+def test_offloading_is_refused_where_it_has_no_effect() -> None:
+    assert "offload_optimizer needs zero_stage 2 or 3, got 0" in refusal("learner.zero_stage=0", "learner.offload_optimizer=true")
+    assert "offload_parameters needs zero_stage 3, got 2" in refusal("learner.zero_stage=2", "learner.offload_parameters=true")
+    assert "no effect where no grpo.kl_coef is above 0" in refusal("learner.reference_on_cpu=true")
+    with_kl = ("iterations[0].grpo.kl_coef=0.1", "learner.reference_on_cpu=true")
+    assert load_config(TINY, list(with_kl)).learner.reference_on_cpu
+    assert "with lora the reference is the policy" in refusal(*with_kl, "learner.lora={rank: 4, alpha: 8}")
+
+
+def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
+    lora = "learner.lora={rank: 4, alpha: 8}"
+    assert load_config(TINY, [lora]).learner.lora is not None  # what is frozen is not what has adapters
+    message = refusal("learner.lora={rank: 4, alpha: 8, parts: [language_model, projector]}")
+    assert "iterations.0.sft.optimizer.freeze: learner.lora.parts trains adapters in 'projector'" in message
+    assert "random weights are not trained by adapters" in refusal(lora, "base={num_steps: 1, optimizer: {learning_rate: 1}}")
+    assert "learner.lora.parts.0: Input should be 'vision_tower'" in refusal("learner.lora={rank: 4, alpha: 8, parts: [lm_head]}")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +171,12 @@ learner.layout
 learner.micro_batch_tokens
 learner.gradient_checkpointing
 learner.offload_optimizer
+learner.offload_parameters
+learner.reference_on_cpu
+learner.lora
+learner.lora.rank
+learner.lora.alpha
+learner.lora.parts
 learner.checkpoint_every
 learner.deadline_s
 reward
@@ -185,7 +204,7 @@ base.optimizer.final_lr
 base.optimizer.weight_decay
 base.optimizer.max_grad_norm
 base.optimizer.betas
-base.optimizer.freeze_vision
+base.optimizer.freeze
 iterations
 iterations.distil
 iterations.distil.source
@@ -204,7 +223,7 @@ iterations.sft.optimizer.final_lr
 iterations.sft.optimizer.weight_decay
 iterations.sft.optimizer.max_grad_norm
 iterations.sft.optimizer.betas
-iterations.sft.optimizer.freeze_vision
+iterations.sft.optimizer.freeze
 iterations.grpo
 iterations.grpo.num_steps
 iterations.grpo.problems_per_step
@@ -232,7 +251,7 @@ iterations.grpo.optimizer.final_lr
 iterations.grpo.optimizer.weight_decay
 iterations.grpo.optimizer.max_grad_norm
 iterations.grpo.optimizer.betas
-iterations.grpo.optimizer.freeze_vision
+iterations.grpo.optimizer.freeze
 eval
 eval.temperature
 eval.num_samples_shown

@@ -220,6 +220,10 @@ def test_log_probabilities_are_those_of_transformers_own_forward_pass(tiny_model
         (2, {"offload_optimizer": True}),
         (3, {}),
         (3, {"offload_optimizer": True, "gradient_checkpointing": True}),
+        (3, {"offload_optimizer": True, "offload_parameters": True}),
+        (0, {"reference_on_cpu": True}),
+        (2, {"reference_on_cpu": True}),
+        (3, {"reference_on_cpu": True}),
     ],
 )
 def test_two_updates_are_those_of_plain_torch(
@@ -296,7 +300,7 @@ def test_a_learning_rate_of_0_leaves_every_weight_bitwise_as_it_was(tiny_model: 
 def test_a_restored_run_ends_bitwise_like_an_unbroken_one(
     tiny_model: Path, samples: list[TrainSample], tmp_path: Path, zero_stage: int
 ) -> None:
-    stage = sft_stage(tiny_model, OPTIMIZER.model_copy(update={"warmup": 0.5}), num_updates=4)
+    stage = sft_stage(tiny_model, OPTIMIZER.model_copy(update={"warmup": 0.5, "freeze": ("projector",)}), num_updates=4)
     rank = single_rank(tiny_model, learner_config(zero_stage))
     rank.begin(stage)
     assert rank.restore(tmp_path) == 0
@@ -317,7 +321,7 @@ def test_a_restored_run_ends_bitwise_like_an_unbroken_one(
 def test_sft_learns_a_handful_of_samples_by_heart_and_a_frozen_vision_tower_stays(tiny_model: Path, samples: list[TrainSample]) -> None:
     rank = single_rank(tiny_model, learner_config(0, micro_batch_tokens=8192))
     handful = [replace(sample, advantage=1.0, rollout_logprobs=None) for sample in samples[0:12:3]]
-    section = Optimizer(learning_rate=3e-3, freeze_vision=True)
+    section = Optimizer(learning_rate=3e-3, freeze=("vision_tower", "projector"))
     rank.begin(sft_stage(tiny_model, section, num_updates=60))
     stats = [rank.update(handful) for _ in range(60)]
     assert stats[0].loss > 4 and stats[-1].loss < 0.1
