@@ -4,6 +4,7 @@ import datetime
 import gc
 import os
 from collections.abc import Sequence
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class LearnerRank:
 
         The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches.
         """
-        num_tokens = [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
+        num_tokens = self._num_loss_tokens(samples)
         if not sum(num_tokens):
             raise LearnerError(f"an update of {len(samples)} samples has no token with a loss: hand it samples with completions")
         section = self._stage.policy_loss
@@ -122,6 +123,12 @@ class LearnerRank:
             parts = (policy_logprobs.cpu() * batch.loss_mask)[: sum(lengths)].split(lengths)
             rows.update({index: tuple(part.tolist()) for index, part in zip(members, parts, strict=True)})
         return [rows[index] for index in sorted(rows)]
+
+    def validation_loss(self, samples: Sequence[TrainSample]) -> float:
+        """Return the mean cross entropy of the loss tokens of all ranks' samples, nats, the same on every rank; nothing is updated."""
+        own = torch.tensor(-fsum(value for row in self.logprobs(samples) for value in row), dtype=torch.float64, device=self._device)
+        distributed.all_reduce(own)
+        return float(own) / sum(self._num_loss_tokens(samples))
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the policy's weights and their checksums by Hugging Face name on rank 0, nothing on the others."""
@@ -189,6 +196,9 @@ class LearnerRank:
 
     def _collate(self, sequences: list[TrainSequence]) -> MicroBatch:
         return collate(sequences, blank=self._prompts.blank, filler_id=self._filler_id, forbidden_ids=self._forbidden_ids)
+
+    def _num_loss_tokens(self, samples: Sequence[TrainSample]) -> list[int]:
+        return [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
 
     def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
         section = self._stage.policy_loss

@@ -208,14 +208,28 @@ class DistilConfig(Section):
 
 
 class SftConfig(Section):
-    """One supervised fine-tuning stage, from the base model."""
+    """One supervised fine-tuning stage, from the base model: cross entropy on the response's tokens, none on the prompt's."""
 
-    num_steps: int = Field(ge=1)
-    """Optimizer steps; the traces are gone through as often as that takes."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps, each on a full batch; the traces are gone through as often as that takes. Either this or `num_epochs` is given."""
+    num_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """How often each trace is seen, instead of `num_steps`; the last batch of an epoch may be smaller."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences of one optimizer step, over all ranks."""
+    validation_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the problems whose traces are not trained on: their cross entropy is measured every `learner.checkpoint_every` steps and at
+    the end. 0 measures none."""
     optimizer: Optimizer
     """Its learning rate schedule spans the stage."""
+
+    @model_validator(mode="after")
+    def _length_is_given_once(self) -> "SftConfig":
+        if (self.num_steps is None) == (self.num_epochs is None):
+            seen = "neither" if self.num_steps is None else f"num_steps {self.num_steps} and num_epochs {self.num_epochs:g}"
+            raise ValueError(
+                f"num_steps and num_epochs both say how long the stage is, so give one of them (null for the other), not {seen}"
+            )
+        return self
 
 
 class GrpoConfig(Section):
@@ -341,6 +355,8 @@ class RunConfig(Section):
     def _sections_agree(self) -> "RunConfig":
         if self.base is not None and self.model.path != "embedded":
             raise ValueError(f"base: only model.path=embedded is trained from random weights, not {self.model.path!r}: leave base out")
+        if self.base is not None and self.base.num_steps is None:
+            raise ValueError("base: its corpus is drawn to fill num_steps batches, so num_epochs has no meaning: give num_steps instead")
         if self.max_completion_tokens >= self.rollout.max_model_len:
             raise ValueError(
                 f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "
