@@ -4,6 +4,8 @@ import datetime
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import compress
 from math import fsum
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from learner import checkpoints
 from learner.batching import MicroBatch, TrainSequence, collate, micro_batch_indices, rank_shares
 from learner.deepspeed_config import deepspeed_config
 from learner.figures import UpdateFigures
-from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
+from learner.grpo import Sequences, TokenLosses, mixed_loss_weights, policy_loss, sft_loss
 from learner.model import RopePositions, TokenScorer, freeze_vision, load_model
 from learner.rendering import PromptCache
 from learner.schedule import learning_rate
@@ -84,13 +86,18 @@ class LearnerRank:
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples of all ranks and return its figures, the same on every rank.
 
-        The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches.
+        The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches. In a stage with a policy
+        loss, samples without rollout log-probabilities are traces: they get the cross entropy, times the stage's `sft_coef`.
         """
-        num_tokens = self._num_loss_tokens(samples)
-        if not sum(num_tokens):
-            raise LearnerError(f"an update of {len(samples)} samples has no token with a loss: hand it samples with completions")
         section = self._stage.policy_loss
-        weights = loss_weights(num_tokens, [sample.problem.id for sample in samples], section.normalisation if section else "token")
+        is_sft = [section is not None and sample.rollout_logprobs is None for sample in samples]
+        num_tokens = self._num_loss_tokens(samples)
+        num_sft_tokens = sum(compress(num_tokens, is_sft))
+        if sum(num_tokens) == num_sft_tokens:
+            beside = ", traces aside" if num_sft_tokens else ""
+            raise LearnerError(f"an update of {len(samples)} samples has no token with a loss{beside}: hand it samples with completions")
+        normalisation, sft_coef = (section.normalisation, section.sft_coef) if section else ("token", 0.0)
+        weights = mixed_loss_weights(num_tokens, [sample.problem.id for sample in samples], is_sft, normalisation, sft_coef)
         rate = learning_rate(self._stage.optimizer, self._num_updates, self._stage.num_updates)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -100,14 +107,21 @@ class LearnerRank:
             self._engine.set_gradient_accumulation_boundary(number == len(micro_batches))
             batch = batch.to(self._device)
             policy_logprobs, entropy = self._engine(batch)
-            losses = self._token_losses(batch, policy_logprobs)
+            is_sft_rows = torch.tensor([is_sft[index] for index in members] or [False], dtype=torch.bool, device=self._device)
+            losses = self._token_losses(batch, policy_logprobs, is_sft_rows[batch.sequence_index])
             of_rows = torch.tensor([weights[index] for index in members] or [0.0], device=self._device)
             token_weights = of_rows[batch.sequence_index] * batch.loss_mask
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
             self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
-            figures.add(losses, entropy, batch.loss_mask, token_weights)
+            figures.add(losses, entropy, batch.loss_mask, token_weights, is_sft_rows[batch.sequence_index])
         self._num_updates += 1
-        return figures.stats(grad_norm=self._step(), learning_rate=rate, num_samples=len(samples), num_loss_tokens=sum(num_tokens))
+        return figures.stats(
+            grad_norm=self._step(),
+            learning_rate=rate,
+            num_samples=len(samples),
+            num_loss_tokens=sum(num_tokens),
+            num_sft_tokens=num_sft_tokens,
+        )
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Return the policy's log-probabilities of the completion tokens of this rank's share of the samples, in order.
@@ -200,7 +214,7 @@ class LearnerRank:
     def _num_loss_tokens(self, samples: Sequence[TrainSample]) -> list[int]:
         return [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
 
-    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor) -> TokenLosses:
+    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor, is_sft: Tensor) -> TokenLosses:
         section = self._stage.policy_loss
         if section is None:
             return sft_loss(policy_logprobs, batch.advantages)
@@ -208,7 +222,7 @@ class LearnerRank:
         if self._reference is not None:
             with torch.no_grad():
                 ref_logprobs, _ = self._reference(batch)
-        return policy_loss(
+        losses = policy_loss(
             policy_logprobs,
             rollout_logprobs=batch.rollout_logprobs,
             proximal_logprobs=batch.proximal_logprobs,
@@ -217,6 +231,7 @@ class LearnerRank:
             sequences=Sequences(index=batch.sequence_index, mask=batch.loss_mask),
             section=section,
         )
+        return replace(losses, loss=torch.where(is_sft, sft_loss(policy_logprobs, batch.advantages).loss, losses.loss))
 
     def _step(self) -> float:
         """Apply the gradient and return its norm before clipping."""

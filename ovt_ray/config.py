@@ -277,6 +277,11 @@ class GrpoConfig(Section):
     mask_truncated: bool = False
     """Leave answers that ran into `max_completion_tokens` out of the loss, though not out of their group's mean (overlong filtering, DAPO,
     arXiv 2503.14476, section 3.4)."""
+    sft_coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of the iteration's traces in the loss (mean over their response tokens), as InstructGPT mixes its
+    pretraining loss in (arXiv 2203.02155, eq. 2); 0 mixes none in."""
+    sft_batch_size: int = Field(default=32, ge=1)
+    """Traces of one update where `sft_coef` is above 0."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
     max_flat_steps: int = Field(default=5, ge=1)
@@ -295,6 +300,13 @@ class GrpoConfig(Section):
             raise ValueError("ratio 'clipped_weight' bounds every weight already, so clip_dual has no effect: leave it out")
         if self.rollout_correction == "none" and "rollout_cap" in given:
             raise ValueError("rollout_correction 'none' has no cap: leave rollout_cap out, or choose 'token', 'sequence' or 'geometric'")
+        if self.sft_coef == 0 and "sft_batch_size" in given:
+            raise ValueError("sft_coef 0 mixes no traces in, so sft_batch_size has no effect: raise sft_coef, or leave sft_batch_size out")
+        if self.sft_coef > 0 and self.temperature != 1:
+            raise ValueError(
+                f"sft_coef {self.sft_coef:g} is for a cross entropy at temperature 1, but the stage's log-probabilities are taken at "
+                f"temperature {self.temperature:g}: set temperature to 1, or sft_coef to 0"
+            )
         return self
 
 

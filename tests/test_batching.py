@@ -58,7 +58,11 @@ def test_proximal_log_probabilities_come_along_where_samples_have_them() -> None
     both = [replace(item, sample=replace(item.sample, proximal_logprobs=row)) for item, row in [(first, (-0.5, -0.6)), (second, (-0.7,))]]
     proximal = batch_of(*both).to(torch.device("cpu")).proximal_logprobs
     assert proximal is not None and proximal.tolist() == pytest.approx([-0.5, -0.6, -0.7])
-    with pytest.raises(AssertionError, match="either all samples"):
+    trace = sequence(prompt((1,)), (6, 8))
+    proximal = batch_of(trace, *both).proximal_logprobs
+    assert proximal is not None and proximal.tolist() == pytest.approx([0, 0, -0.5, -0.6, -0.7])
+    assert batch_of(trace).proximal_logprobs is None
+    with pytest.raises(AssertionError, match="either all RL samples"):
         batch_of(both[0], second)
 
 

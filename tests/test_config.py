@@ -101,6 +101,9 @@ def test_offloading_the_optimizer_is_refused_where_zero_cannot() -> None:
         (["kl_coef=0.1", "kl_estimator=k1"], "'k1' has an expected gradient of 0 in the loss"),
         (["updates_per_step=2", "ratio=clipped_weight", "clip_dual=3"], "clip_dual has no effect"),
         (["rollout_correction=none", "rollout_cap=3"], "rollout_correction 'none' has no cap"),
+        (["sft_batch_size=8"], "sft_coef 0 mixes no traces in, so sft_batch_size has no effect"),
+        (["sft_coef=0.5", "temperature=0.7"], "sft_coef 0.5 is for a cross entropy at temperature 1"),
+        (["sft_coef=-1"], "sft_coef: Input should be greater than or equal to 0, got -1"),
     ],
 )
 def test_options_of_the_policy_loss_without_an_effect_are_refused(overrides: list[str], message: str) -> None:
@@ -237,6 +240,8 @@ iterations.grpo.rollout_correction
 iterations.grpo.rollout_cap
 iterations.grpo.normalisation
 iterations.grpo.mask_truncated
+iterations.grpo.sft_coef
+iterations.grpo.sft_batch_size
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
 iterations.grpo.optimizer
