@@ -57,7 +57,7 @@ class MicroBatch:
     rollout_logprobs: Tensor
     """(N,) float32, 0 for SFT"""
     proximal_logprobs: Tensor | None
-    """(N,) float32; None where no sample has them"""
+    """(N,) float32, 0 for SFT; None where no sample has them"""
     advantages: Tensor
     """(N,) float32"""
 
@@ -150,6 +150,7 @@ def _floats(values: Iterable[float]) -> Tensor:
 
 def _proximal_logprobs(samples: Sequence[TrainSample]) -> Tensor | None:
     """Return them flat, (N,), or None if no sample has any."""
-    rows = [sample.proximal_logprobs for sample in samples if sample.proximal_logprobs is not None]
-    assert len(rows) in (0, len(samples)), "either all samples of an update have proximal log-probabilities, or none has"
-    return _floats(value for row in rows for value in row) if rows else None
+    has_them = {sample.proximal_logprobs is not None for sample in samples if sample.rollout_logprobs is not None}
+    assert len(has_them) < 2, "either all RL samples of an update have proximal log-probabilities, or none has"
+    rows = [sample.proximal_logprobs or (0.0,) * len(sample.completion_ids) for sample in samples]
+    return _floats(value for row in rows for value in row) if True in has_them else None

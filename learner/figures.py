@@ -13,14 +13,15 @@ class UpdateFigures:
     """Gathers one update's figures. `add` sees each micro-batch once; `stats` is called on all ranks at once."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(9, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(10, dtype=torch.float64, device=device)
         self._log_ratios: list[Tensor] = []
 
-    def add(self, losses: TokenLosses, entropy: Tensor, mask: Tensor, loss_weights: Tensor) -> None:
-        """Count a micro-batch's tokens, all (N,), where the mask is 1."""
+    def add(self, losses: TokenLosses, entropy: Tensor, mask: Tensor, loss_weights: Tensor, is_sft: Tensor) -> None:
+        """Count a micro-batch's tokens, all (N,), where the mask is 1; those of SFT samples beside RL ones only in the two losses."""
+        rl_mask = mask * ~is_sft
+        loss = losses.loss.detach()
         rows = torch.stack(
             [
-                losses.loss.detach() * loss_weights,
                 entropy,
                 losses.clipped_low,
                 losses.clipped_high,
@@ -30,18 +31,21 @@ class UpdateFigures:
                 losses.rollout_weights,
                 losses.rollout_weights.square(),
             ]
-        )  # (9, N)
-        self._sums += (rows.double() * mask).sum(-1)
-        self._log_ratios.append(losses.log_ratio[mask > 0])
+        )  # (8, N)
+        whole = torch.stack([loss * loss_weights, loss * is_sft])  # (2, N)
+        self._sums += torch.cat([whole.double() * mask, rows.double() * rl_mask]).sum(-1)
+        self._log_ratios.append(losses.log_ratio[rl_mask > 0])
 
-    def stats(self, *, grad_norm: float, learning_rate: float, num_samples: int, num_loss_tokens: int) -> UpdateStats:
-        """Return the figures of all ranks, the same on each."""
+    def stats(self, *, grad_norm: float, learning_rate: float, num_samples: int, num_loss_tokens: int, num_sft_tokens: int) -> UpdateStats:
+        """Return the figures of all ranks, the same on each. `num_sft_tokens` of the loss tokens are of SFT samples beside RL ones."""
         distributed.all_reduce(self._sums)
-        loss, *sums = self._sums.tolist()
-        entropy, clip_low, clip_high, kl_k3, kl_k1, kl_ref, weights, square_weights = (value / num_loss_tokens for value in sums)
+        loss, sft_sum, *sums = self._sums.tolist()
+        num_rl_tokens = num_loss_tokens - num_sft_tokens
+        entropy, clip_low, clip_high, kl_k3, kl_k1, kl_ref, weights, square_weights = (value / num_rl_tokens for value in sums)
         ratio_p01, ratio_p50, ratio_p99 = quantiles(_of_all_ranks(torch.cat(self._log_ratios))).exp().tolist()
         return UpdateStats(
             loss=loss,
+            sft_loss=sft_sum / num_sft_tokens if num_sft_tokens else 0.0,
             grad_norm=grad_norm,
             learning_rate=learning_rate,
             num_samples=num_samples,

@@ -84,6 +84,10 @@ class LearnerGroup:
         shares = self._all("logprobs", ray.put(list(samples)))
         return [row for share in shares for row in share]
 
+    def validation_loss(self, samples: Sequence[TrainSample]) -> float:
+        """Return the mean cross entropy of the samples' loss tokens, nats, at the stage's temperature; nothing is updated."""
+        return self._all("validation_loss", ray.put(list(samples)))[0]
+
     def publish(self) -> Weights:
         """Return the next version of the weights, named as in a Hugging Face folder; rank 0's process holds the bytes."""
         [payload], checksums = self._all("publish")[0]

@@ -117,6 +117,24 @@ def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Norm
     return [1 / (owned[owner] * num_owners) if owned[owner] else 0.0 for owner in owners]
 
 
+def mixed_loss_weights(
+    num_tokens: Sequence[int], group_ids: Sequence[str], is_sft: Sequence[bool], kind: Normalisation, sft_coef: float
+) -> list[float]:
+    """Return what each sample's tokens count in a loss of two terms, (B,): L_RL + c L_SFT, c being `sft_coef`.
+
+    It is the sum of InstructGPT, arXiv 2203.02155, eq. 2, with the cross entropy of verified traces in place of that of pretraining text.
+    L_RL is normalised by `kind` among the other samples, L_SFT by token among the traces: neither changes with the size of the other.
+    """
+    terms: tuple[tuple[bool, Normalisation, float], ...] = ((False, kind, 1.0), (True, "token", sft_coef))
+    weights = [0.0] * len(num_tokens)
+    for of_sft, normalisation, coef in terms:
+        places = [place for place, sft in enumerate(is_sft) if sft == of_sft]
+        own = loss_weights([num_tokens[place] for place in places], [group_ids[place] for place in places], normalisation)
+        for place, weight in zip(places, own, strict=True):
+            weights[place] = coef * weight
+    return weights
+
+
 def sft_loss(policy_logprobs: Tensor, weights: Tensor) -> TokenLosses:
     """Return the cross entropy of each token times its sample's weight (the advantage, 1 for plain SFT)."""
     zeros, ones = torch.zeros_like(policy_logprobs), torch.ones_like(policy_logprobs)

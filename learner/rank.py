@@ -4,6 +4,9 @@ import datetime
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import compress
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from learner.adapters import BasePolicy, add_adapters
 from learner.batching import MicroBatch, PromptBlock, collate
 from learner.deepspeed_config import deepspeed_config, reference_config
 from learner.figures import UpdateFigures
-from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_loss
+from learner.grpo import Sequences, TokenLosses, mixed_loss_weights, policy_loss, sft_loss
 from learner.model import TokenPositions, TokenScorer, checkpoint_gradients, load_model
 from learner.packing import micro_batches, rank_shares
 from learner.parts import freeze
@@ -87,13 +90,18 @@ class LearnerRank:
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples of all ranks and return its figures, the same on every rank.
 
-        The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches.
+        The gradient is that of the weighted sum over all loss tokens, whatever the ranks and micro-batches. In a stage with a policy
+        loss, samples without rollout log-probabilities are traces: they get the cross entropy, times the stage's `sft_coef`.
         """
-        num_tokens = [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
-        if not sum(num_tokens):
-            raise LearnerError(f"an update of {len(samples)} samples has no token with a loss: hand it samples with completions")
         section = self._stage.policy_loss
-        weights = loss_weights(num_tokens, [sample.problem.id for sample in samples], section.normalisation if section else "token")
+        is_sft = [section is not None and sample.rollout_logprobs is None for sample in samples]
+        num_tokens = self._num_loss_tokens(samples)
+        num_sft_tokens = sum(compress(num_tokens, is_sft))
+        if sum(num_tokens) == num_sft_tokens:
+            beside = ", traces aside" if num_sft_tokens else ""
+            raise LearnerError(f"an update of {len(samples)} samples has no token with a loss{beside}: hand it samples with completions")
+        normalisation, sft_coef = (section.normalisation, section.sft_coef) if section else ("token", 0.0)
+        weights = mixed_loss_weights(num_tokens, [sample.problem.id for sample in samples], is_sft, normalisation, sft_coef)
         rate = learning_rate(self._stage.optimizer, self._num_updates, self._stage.num_updates)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
@@ -104,14 +112,20 @@ class LearnerRank:
             batch = self._collate(blocks)
             ref_logprobs = self._ref_logprobs(batch)  # first: the reference may be the policy without adapters
             policy_logprobs, entropy = self._engine(batch)
-            losses = self._token_losses(batch, policy_logprobs, ref_logprobs)
-            of_samples = torch.tensor([weights[index] for index in _indices(blocks)], device=self._device)
-            token_weights = of_samples[batch.sequence_index] * batch.loss_mask
+            token_is_sft = self._by_token(is_sft, blocks, batch) > 0
+            token_weights = self._by_token(weights, blocks, batch) * batch.loss_mask
+            losses = self._token_losses(batch, policy_logprobs, ref_logprobs, token_is_sft)
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
             self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
-            figures.add(losses, entropy, batch.loss_mask, token_weights)
+            figures.add(losses, entropy, batch.loss_mask, token_weights, token_is_sft)
         self._num_updates += 1
-        return figures.stats(grad_norm=self._step(), learning_rate=rate, num_samples=len(samples), num_loss_tokens=sum(num_tokens))
+        return figures.stats(
+            grad_norm=self._step(),
+            learning_rate=rate,
+            num_samples=len(samples),
+            num_loss_tokens=sum(num_tokens),
+            num_sft_tokens=num_sft_tokens,
+        )
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Return the policy's log-probabilities of the completion tokens of this rank's share of the samples, in order.
@@ -127,6 +141,12 @@ class LearnerRank:
             parts = (policy_logprobs * batch.loss_mask).cpu().split([len(samples[index].completion_ids) for index in indices])
             rows.update({index: tuple(part.tolist()) for index, part in zip(indices, parts, strict=True)})
         return [rows[index] for index in sorted(rows)]
+
+    def validation_loss(self, samples: Sequence[TrainSample]) -> float:
+        """Return the mean cross entropy of the loss tokens of all ranks' samples, nats, the same on every rank; nothing is updated."""
+        own = torch.tensor(-fsum(value for row in self.logprobs(samples) for value in row), dtype=torch.float64, device=self._device)
+        distributed.all_reduce(own)
+        return float(own) / sum(self._num_loss_tokens(samples))
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the policy's weights and their checksums by Hugging Face name on rank 0, nothing on the others."""
@@ -206,6 +226,11 @@ class LearnerRank:
         )
         return batch.to(self._device)
 
+    def _by_token(self, of_samples: Sequence[float], blocks: Sequence[PromptBlock], batch: MicroBatch) -> Tensor:
+        """Return at each completion token the value of its sample, (N,)."""
+        values = torch.tensor([float(of_samples[index]) for index in _indices(blocks)], device=self._device)
+        return values[batch.sequence_index]
+
     def _ref_logprobs(self, batch: MicroBatch) -> Tensor | None:
         """Return the reference's log-probabilities of the completion tokens, (N,); None without a KL term."""
         if self._reference is None:
@@ -213,11 +238,14 @@ class LearnerRank:
         with torch.no_grad():
             return self._reference(batch)[0]
 
-    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor, ref_logprobs: Tensor | None) -> TokenLosses:
+    def _num_loss_tokens(self, samples: Sequence[TrainSample]) -> list[int]:
+        return [sum(id not in self._forbidden_ids for id in sample.completion_ids) for sample in samples]
+
+    def _token_losses(self, batch: MicroBatch, policy_logprobs: Tensor, ref_logprobs: Tensor | None, is_sft: Tensor) -> TokenLosses:
         section = self._stage.policy_loss
         if section is None:
             return sft_loss(policy_logprobs, batch.advantages)
-        return policy_loss(
+        losses = policy_loss(
             policy_logprobs,
             rollout_logprobs=batch.rollout_logprobs,
             proximal_logprobs=batch.proximal_logprobs,
@@ -226,6 +254,7 @@ class LearnerRank:
             sequences=Sequences(index=batch.sequence_index, mask=batch.loss_mask),
             section=section,
         )
+        return replace(losses, loss=torch.where(is_sft, sft_loss(policy_logprobs, batch.advantages).loss, losses.loss))
 
     def _step(self) -> float:
         """Apply the gradient and return its norm before clipping."""

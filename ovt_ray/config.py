@@ -234,14 +234,28 @@ class DistilConfig(Section):
 
 
 class SftConfig(Section):
-    """One supervised fine-tuning stage, from the base model."""
+    """One supervised fine-tuning stage, from the base model: cross entropy on the response's tokens, none on the prompt's."""
 
-    num_steps: int = Field(ge=1)
-    """Optimizer steps; the traces are gone through as often as that takes."""
+    num_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps, each on a full batch; the traces are gone through as often as that takes. Either this or `num_epochs` is given."""
+    num_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """How often each trace is seen, instead of `num_steps`; the last batch of an epoch may be smaller."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences of one optimizer step, over all ranks."""
+    validation_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the problems whose traces are not trained on: their cross entropy is measured every `learner.checkpoint_every` steps and at
+    the end. 0 measures none."""
     optimizer: Optimizer
     """Its learning rate schedule spans the stage."""
+
+    @model_validator(mode="after")
+    def _length_is_given_once(self) -> "SftConfig":
+        if (self.num_steps is None) == (self.num_epochs is None):
+            seen = "neither" if self.num_steps is None else f"num_steps {self.num_steps} and num_epochs {self.num_epochs:g}"
+            raise ValueError(
+                f"num_steps and num_epochs both say how long the stage is, so give one of them (null for the other), not {seen}"
+            )
+        return self
 
 
 class GrpoConfig(Section):
@@ -289,6 +303,11 @@ class GrpoConfig(Section):
     mask_truncated: bool = False
     """Leave answers that ran into `max_completion_tokens` out of the loss, though not out of their group's mean (overlong filtering, DAPO,
     arXiv 2503.14476, section 3.4)."""
+    sft_coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of the iteration's traces in the loss (mean over their response tokens), as InstructGPT mixes its
+    pretraining loss in (arXiv 2203.02155, eq. 2); 0 mixes none in."""
+    sft_batch_size: int = Field(default=32, ge=1)
+    """Traces of one update where `sft_coef` is above 0."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
     max_flat_steps: int = Field(default=5, ge=1)
@@ -307,6 +326,13 @@ class GrpoConfig(Section):
             raise ValueError("ratio 'clipped_weight' bounds every weight already, so clip_dual has no effect: leave it out")
         if self.rollout_correction == "none" and "rollout_cap" in given:
             raise ValueError("rollout_correction 'none' has no cap: leave rollout_cap out, or choose 'token', 'sequence' or 'geometric'")
+        if self.sft_coef == 0 and "sft_batch_size" in given:
+            raise ValueError("sft_coef 0 mixes no traces in, so sft_batch_size has no effect: raise sft_coef, or leave sft_batch_size out")
+        if self.sft_coef > 0 and self.temperature != 1:
+            raise ValueError(
+                f"sft_coef {self.sft_coef:g} is for a cross entropy at temperature 1, but the stage's log-probabilities are taken at "
+                f"temperature {self.temperature:g}: set temperature to 1, or sft_coef to 0"
+            )
         return self
 
 
@@ -388,6 +414,8 @@ class RunConfig(Section):
     def _sections_agree(self) -> "RunConfig":
         if self.base is not None and self.model.path != "embedded":
             raise ValueError(f"base: only model.path=embedded is trained from random weights, not {self.model.path!r}: leave base out")
+        if self.base is not None and self.base.num_steps is None:
+            raise ValueError("base: its corpus is drawn to fill num_steps batches, so num_epochs has no meaning: give num_steps instead")
         if self.max_completion_tokens >= self.rollout.max_model_len:
             raise ValueError(
                 f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "

@@ -113,12 +113,15 @@ def _draw_loss(axes: "Axes", rows: Sequence[MetricsRow]) -> None:
     axes.set_title("Supervised loss (nats per token)")
     axes.set_xlabel("step")
     base, sft = _by_stage(rows, "base", "loss"), _by_stage(rows, "sft", "loss")
+    validation = _by_stage(rows, "base", "validation_loss") | _by_stage(rows, "sft", "validation_loss")
     if not base and not sft:
         return _say(axes, "no supervised step is done yet")
-    for steps, values in base.values():
-        axes.plot(steps, values, color=STAGE_COLOURS["base"], label="base", marker=_marker(steps))
-    for (stage, (steps, values)), colour in zip(sft.items(), _shades("Blues", len(sft)), strict=True):
-        axes.plot(steps, values, color=colour, label=f"SFT, {_iteration(stage)}", marker=_marker(steps))
+    colours = [STAGE_COLOURS["base"]] * len(base) + _shades("Blues", len(sft))
+    for (stage, (steps, values)), colour in zip((base | sft).items(), colours, strict=True):
+        label = "base" if stage in base else f"SFT, {_iteration(stage)}"
+        axes.plot(steps, values, color=colour, label=label, marker=_marker(steps))
+        if stage in validation:
+            axes.plot(*validation[stage], "o:", color=colour, markersize=3, label=f"{label}, held out")
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper right")
 

@@ -1,7 +1,8 @@
 """Group relative policy optimisation (GRPO, arXiv 2402.03300): the loop. Its maths is in learner/grpo.py and samples.py.
 
 A step answers fresh problems G times each, verifies the answers, learns from the groups that are not all alike and hands
-the new weights to the rollout workers. Every step begins strictly on-policy.
+the new weights to the rollout workers. Every step begins strictly on-policy. If the config says so, each update also learns from
+some of the iteration's traces.
 """
 
 import time
@@ -26,6 +27,7 @@ AVERAGED = [field.name for field in fields(UpdateStats) if not field.name.starts
 def train_grpo(
     section: GrpoConfig,
     problems: Sequence[Problem],
+    traces: Sequence[TrainSample],
     services: Services,
     track: Track,
     *,
@@ -35,7 +37,7 @@ def train_grpo(
     first_step: int,
     seed: int,
 ) -> None:
-    """Improve the learner's model, which the rollout workers already serve, from `first_step` on.
+    """Improve the learner's model, which the rollout workers already serve, from `first_step` on; `traces` are for `section.sft_coef`.
 
     Raises StageError when no group of several steps in a row had anything to teach.
     """
@@ -48,7 +50,8 @@ def train_grpo(
         groups = services.scores(pending)
         clock.append(time.monotonic())
         samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
-        updates = _learn(services.learner, split_evenly(samples, section.updates_per_step))
+        parts = split_evenly(samples, section.updates_per_step)
+        updates = _learn(services.learner, parts, [traces_of(section, traces, step, number, seed) for number in range(len(parts))])
         clock.append(time.monotonic())
         if updates:
             services.rollout.load_weights(services.learner.publish())
@@ -61,12 +64,19 @@ def train_grpo(
             services.learner.save(checkpoints, step + 1)
 
 
-def _learn(learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]]) -> list[UpdateStats]:
-    """Take one update on each part. Those after the first need the log-probabilities of the policy as it is before the first."""
+def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, update: int, seed: int) -> list[TrainSample]:
+    """Return the traces that one update of a step learns from too; which they are follows from the stage's seed."""
+    if section.sft_coef == 0:
+        return []
+    return batch_at(traces, step * section.updates_per_step + update, section.sft_batch_size, stable_seed(seed, "traces"))
+
+
+def _learn(learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]]) -> list[UpdateStats]:
+    """Take one update on each part with its traces. Parts after the first need the log-probabilities of the policy before the first."""
     later = [sample for part in parts[1:] for sample in part]
     proximal = iter(learner.logprobs(later) if later else [])
     prepared = [*parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in parts[1:])]
-    return [learner.update(part) for part in prepared]
+    return [learner.update([*part, *own_traces]) for part, own_traces in zip(prepared, traces, strict=True)]
 
 
 def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Sampling:

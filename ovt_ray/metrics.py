@@ -1,7 +1,7 @@
 """Figures of every step: `metrics.jsonl` for programs, TensorBoard event files for eyes.
 
 A row is flat: `{"time": ..., "stage": "iter1/grpo", "step": 3, "reward": 0.61, ...}`. The report draws `reward`, `accuracy`,
-`response_tokens` and `loss`; the progress line shows `reward`, `accuracy`, `tokens_per_s` and `loss`.
+`response_tokens`, `loss` and `validation_loss`; the progress line shows `reward`, `accuracy`, `tokens_per_s` and the losses.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Deterministic order: which items a step uses follows from the seed and the step alone."""
 
 import hashlib
+import math
 import random
 from collections.abc import Sequence
 from typing import TypeVar
@@ -21,12 +22,19 @@ def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
     return order
 
 
-def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int) -> list[Item]:
-    """Return the batch of one step: each epoch is a fresh shuffle cut into full batches, so none repeats an item.
+def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, drop_last: bool = True) -> list[Item]:
+    """Return the batch of one step: each epoch is a fresh shuffle cut into batches, so none repeats an item.
 
-    What does not fill a last batch is left for the next epoch's shuffle; fewer items than a batch are one batch.
+    What does not fill a last batch is left for the next epoch's shuffle; without `drop_last` it is a smaller batch, so that an epoch
+    holds every item. Fewer items than a batch are one batch.
     """
-    batches_per_epoch = max(1, len(items) // batch_size)
+    batches_per_epoch = max(1, len(items) // batch_size) if drop_last else batches_of_epochs(1, len(items), batch_size)
     epoch, position = divmod(step, batches_per_epoch)
     order = shuffled(items, stable_seed(seed, epoch))
     return order[position * batch_size : (position + 1) * batch_size]
+
+
+def batches_of_epochs(num_epochs: float, num_items: int, batch_size: int) -> int:
+    """Return how many batches some epochs have, the smaller last one of each among them; a part of a batch counts as one."""
+    batches_per_epoch = math.ceil(num_items / batch_size)
+    return math.ceil(round(num_epochs * batches_per_epoch, 6))  # 1.1 * 10 is a little more than 11

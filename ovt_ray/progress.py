@@ -11,7 +11,13 @@ from ovt_ray.results import clock_time
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBar
 
-SHOWN = {"reward": ("reward", ".2f"), "accuracy": ("accuracy", ".2f"), "loss": ("loss", ".3f"), "tokens_per_s": ("tok/s", ".0f")}
+SHOWN = {
+    "reward": ("reward", ".2f"),
+    "accuracy": ("accuracy", ".2f"),
+    "loss": ("loss", ".3f"),
+    "validation_loss": ("validation", ".3f"),
+    "tokens_per_s": ("tok/s", ".0f"),
+}
 """Which figures of a step are shown, under which name and in which format."""
 SECONDS_BETWEEN_LINES = 2.0
 """Least time between two lines of a log; the first and the last step are always shown."""

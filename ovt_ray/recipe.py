@@ -29,7 +29,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
             for number, iteration in enumerate(config.iterations, start=1):
                 traces = stages.distil(number, iteration.distil)
                 model = stages.sft(number, iteration.sft, base, traces)
-                stages.grpo(number, iteration.grpo, model)
+                stages.grpo(number, iteration.grpo, model, traces)
         results = folder.results()
         report = write_report(folder.path)
     print(f"\n{stage_table(results)}\n\nreport: {report}", flush=True)

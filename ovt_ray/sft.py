@@ -6,7 +6,8 @@ from pathlib import Path
 
 from learner.group import LearnerGroup
 from ovt_ray.config import SftConfig
-from ovt_ray.order import batch_at
+from ovt_ray.errors import StageError
+from ovt_ray.order import batch_at, batches_of_epochs, shuffled, stable_seed
 from ovt_ray.track import Track
 from ovt_ray.types import TrainSample
 
@@ -14,6 +15,7 @@ from ovt_ray.types import TrainSample
 def train_sft(
     section: SftConfig,
     samples: Sequence[TrainSample],
+    held_out: Sequence[TrainSample],
     learner: LearnerGroup,
     track: Track,
     *,
@@ -22,20 +24,51 @@ def train_sft(
     first_step: int,
     seed: int,
 ) -> None:
-    """Train the learner's model on the samples, from `first_step` on; which samples a step sees follows from the seed."""
-    for step in range(first_step, section.num_steps):
+    """Train the learner's model on the samples, from `first_step` on; which samples a step sees follows from the seed.
+
+    At each checkpoint and at the end the loss on those that were held out, if any, is measured.
+    """
+    num_steps = num_sft_steps(section, len(samples))
+    for step in range(first_step, num_steps):
         began = time.monotonic()
-        stats = learner.update(batch_at(samples, step, section.batch_size, seed))
-        seconds = time.monotonic() - began
-        track.step(
-            step,
-            {
-                "loss": stats.loss,
-                "grad_norm": stats.grad_norm,
-                "learning_rate": stats.learning_rate,
-                "num_loss_tokens": stats.num_loss_tokens,
-                "seconds_update": seconds,
-            },
-        )
-        if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
+        stats = learner.update(batch_at(samples, step, section.batch_size, seed, drop_last=section.num_epochs is None))
+        figures = {
+            "loss": stats.loss,
+            "grad_norm": stats.grad_norm,
+            "learning_rate": stats.learning_rate,
+            "num_loss_tokens": stats.num_loss_tokens,
+            "seconds_update": time.monotonic() - began,
+        }
+        is_last, is_due = step + 1 == num_steps, (step + 1) % checkpoint_every == 0
+        if held_out and (is_last or is_due):
+            figures["validation_loss"] = learner.validation_loss(held_out)
+        track.step(step, figures)
+        if is_due and not is_last:
             learner.save(checkpoints, step + 1)
+
+
+def num_sft_steps(section: SftConfig, num_samples: int) -> int:
+    """Return the optimizer steps of a stage on so many samples."""
+    if section.num_steps is not None:
+        return section.num_steps
+    assert section.num_epochs is not None, "the config wants one of the two"
+    return batches_of_epochs(section.num_epochs, num_samples, section.batch_size)
+
+
+def hold_out(samples: Sequence[TrainSample], share: float, seed: int) -> tuple[list[TrainSample], list[TrainSample]]:
+    """Return the samples to train on and those held out, both in order: the share is of the problems, whose samples stay together.
+
+    A share above 0 holds out at least one problem. Raises StageError if no other is left.
+    """
+    if share == 0:
+        return list(samples), []
+    problems = sorted({sample.problem.id for sample in samples})
+    chosen = set(shuffled(problems, stable_seed(seed, "validation"))[: max(1, round(share * len(problems)))])
+    if len(chosen) == len(problems):
+        raise StageError(
+            f"validation_share={share:g} leaves none of {len(problems)} problems with traces to train on: lower it, or distil more problems"
+        )
+    parts: tuple[list[TrainSample], list[TrainSample]] = ([], [])
+    for sample in samples:
+        parts[sample.problem.id in chosen].append(sample)
+    return parts

@@ -22,7 +22,7 @@ from ovt_ray.prompts import Prompts, model_path
 from ovt_ray.results import measured, stage_key, write_results
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
-from ovt_ray.sft import train_sft
+from ovt_ray.sft import hold_out, num_sft_steps, train_sft
 from ovt_ray.tasks import Tasks
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace, TrainSample
@@ -91,6 +91,7 @@ class Stages:
 
         with phase("drawing the base corpus"):
             section = self.config.base
+            assert section.num_steps, "the config refuses a base that is trained by epochs"
             corpus = base_traces(section.num_steps * section.batch_size, stable_seed(self.config.seed, key), self.tasks.image_folder)
         traces = [Trace(problem=problem, response=response) for problem, response in corpus]
         return self._train_sft(0, "base", section, self._first_model, traces, began)
@@ -128,12 +129,12 @@ class Stages:
         began = self._start(key, [traces])
         return self._train_sft(iteration, "sft", section, base, read_traces(traces), began)
 
-    def grpo(self, iteration: int, section: GrpoConfig, model: str) -> str:
-        """Return the model that reinforcement learning makes of an iteration's SFT model."""
+    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path) -> str:
+        """Return the model that reinforcement learning makes of an iteration's SFT model, its traces mixed in if the section says so."""
         key = stage_key(iteration, "grpo")
         if outputs := self._done(key):
             return str(outputs[0])
-        began = self._start(key, [Path(model)])
+        began = self._start(key, [Path(model), *([traces] if section.sft_coef else [])])
         problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
         seed = stable_seed(self.config.seed, key)
         max_tokens = self.config.max_completion_tokens
@@ -146,6 +147,7 @@ class Stages:
             train_grpo(
                 section,
                 problems,
+                self._train_samples(read_traces(traces)) if section.sft_coef else [],
                 self.services,
                 track,
                 max_tokens=max_tokens,
@@ -177,20 +179,27 @@ class Stages:
 
     def _train_sft(self, iteration: int, stage: str, section: SftConfig, model: str, traces: Sequence[Trace], began: float) -> str:
         key = stage_key(iteration, stage)
-        samples = [TrainSample(problem=trace.problem, completion_ids=self.prompts.response_ids(trace.response)) for trace in traces]
-        first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=section.num_steps, policy_loss=None))
-        with Track(self.folder.path, key, section.num_steps, first_step) as track:
+        seed = stable_seed(self.config.seed, key)
+        samples, held_out = hold_out(self._train_samples(traces), section.validation_share, seed)
+        num_steps = num_sft_steps(section, len(samples))
+        first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
+        with Track(self.folder.path, key, num_steps, first_step) as track:
             train_sft(
                 section,
                 samples,
+                held_out,
                 self.services.learner,
                 track,
                 checkpoints=self._checkpoints(key),
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
-                seed=stable_seed(self.config.seed, key),
+                seed=seed,
             )
-        return self._finish_training(iteration, stage, began, section.num_steps)
+        return self._finish_training(iteration, stage, began, num_steps)
+
+    def _train_samples(self, traces: Sequence[Trace]) -> list[TrainSample]:
+        """Return the traces as samples whose loss is on the response and its end-of-turn token."""
+        return [TrainSample(problem=trace.problem, completion_ids=self.prompts.response_ids(trace.response)) for trace in traces]
 
     def _begin(self, key: str, stage: Stage) -> int:
         """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the step to go on from."""

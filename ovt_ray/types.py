@@ -170,7 +170,7 @@ class TrainSample:
     completion_ids: tuple[int, ...]
     """(T,)"""
     rollout_logprobs: tuple[float, ...] | None = None
-    """(T,), None for SFT."""
+    """(T,), None for SFT. In a GRPO stage, a sample without them is a trace that is mixed in with the cross entropy as its loss."""
     proximal_logprobs: tuple[float, ...] | None = None
     """(T,) by the policy as it stood at the start of the step. None in a step's first update, where that is the policy, and for SFT."""
     advantage: float = 1.0
@@ -186,10 +186,13 @@ class TrainSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """One optimizer step, over all ranks. Means, shares and quantiles are over the loss tokens of the whole batch."""
+    """One optimizer step, over all ranks. Means, shares and quantiles are over the loss tokens of the whole batch, without those of traces
+    that are mixed into a GRPO stage."""
 
     loss: float
-    """Its mean over what `grpo.normalisation` says."""
+    """Its mean over what `grpo.normalisation` says, plus `grpo.sft_coef` times `sft_loss`."""
+    sft_loss: float
+    """Mean cross entropy of the tokens of traces mixed into a GRPO stage, nats; 0 without, and for SFT, where it is `loss`."""
     grad_norm: float
     """Before clipping."""
     learning_rate: float

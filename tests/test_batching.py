@@ -71,7 +71,10 @@ def test_proximal_log_probabilities_come_along_where_samples_have_them() -> None
     both = [replace(first, proximal_logprobs=(-0.5, -0.6)), replace(second, proximal_logprobs=(-0.7,))]
     proximal = batch_of(block(PICTURE, *both)).to(torch.device("cpu")).proximal_logprobs
     assert proximal is not None and proximal.tolist() == pytest.approx([-0.5, -0.6, -0.7])
-    with pytest.raises(AssertionError, match="either all samples"):
+    proximal = batch_of(block(prompt((1,)), sample((6, 8))), block(PICTURE, *both)).proximal_logprobs  # a trace beside them
+    assert proximal is not None and proximal.tolist() == pytest.approx([0, 0, -0.5, -0.6, -0.7])
+    assert batch_of(block(prompt((1,)), sample((6, 8)))).proximal_logprobs is None
+    with pytest.raises(AssertionError, match="either all RL samples"):
         batch_of(block(PICTURE, both[0], second))
 
 

@@ -61,7 +61,18 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "source 'dataset' takes no num_chains" in refusal("iterations[0].distil={source: dataset, num_problems: 9, num_chains: 2}")
     assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
     assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
+    assert "its corpus is drawn to fill num_steps batches" in refusal("base.num_epochs=1", "base.optimizer.learning_rate=1")
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
+
+
+def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
+    both = refusal("iterations[0].sft.num_epochs=1.5")
+    assert "iterations.0.sft: num_steps and num_epochs both" in both and "not num_steps 120 and num_epochs 1.5" in both
+    assert "give one of them (null for the other), not neither" in refusal("iterations[0].sft.num_steps=null")
+    section = load_config(TINY, ["iterations[0].sft.num_epochs=1.5", "iterations[0].sft.num_steps=null"]).iterations[0].sft
+    assert (section.num_steps, section.num_epochs) == (None, 1.5)
+    assert "num_epochs: Input should be greater than 0" in refusal("iterations[0].sft.num_epochs=0")
+    assert "validation_share: Input should be less than 1" in refusal("iterations[0].sft.validation_share=1")
 
 
 def test_what_is_no_override_is_refused() -> None:
@@ -103,6 +114,9 @@ def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
         (["kl_coef=0.1", "kl_estimator=k1"], "'k1' has an expected gradient of 0 in the loss"),
         (["updates_per_step=2", "ratio=clipped_weight", "clip_dual=3"], "clip_dual has no effect"),
         (["rollout_correction=none", "rollout_cap=3"], "rollout_correction 'none' has no cap"),
+        (["sft_batch_size=8"], "sft_coef 0 mixes no traces in, so sft_batch_size has no effect"),
+        (["sft_coef=0.5", "temperature=0.7"], "sft_coef 0.5 is for a cross entropy at temperature 1"),
+        (["sft_coef=-1"], "sft_coef: Input should be greater than or equal to 0, got -1"),
     ],
 )
 def test_options_of_the_policy_loss_without_an_effect_are_refused(overrides: list[str], message: str) -> None:
@@ -196,7 +210,9 @@ reward.max_error_share
 reward.queue
 base
 base.num_steps
+base.num_epochs
 base.batch_size
+base.validation_share
 base.optimizer
 base.optimizer.learning_rate
 base.optimizer.warmup
@@ -215,7 +231,9 @@ iterations.distil.temperature
 iterations.distil.hard
 iterations.sft
 iterations.sft.num_steps
+iterations.sft.num_epochs
 iterations.sft.batch_size
+iterations.sft.validation_share
 iterations.sft.optimizer
 iterations.sft.optimizer.learning_rate
 iterations.sft.optimizer.warmup
@@ -242,6 +260,8 @@ iterations.grpo.rollout_correction
 iterations.grpo.rollout_cap
 iterations.grpo.normalisation
 iterations.grpo.mask_truncated
+iterations.grpo.sft_coef
+iterations.grpo.sft_batch_size
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
 iterations.grpo.optimizer

@@ -18,6 +18,7 @@ from learner.grpo import (
     group_advantages,
     kl_estimate,
     loss_weights,
+    mixed_loss_weights,
     policy_loss,
     policy_ratio,
     rollout_weights,
@@ -71,6 +72,14 @@ def test_loss_weights_by_hand() -> None:
     assert loss_weights(lengths, groups, "sequence") == pytest.approx([1 / 3, 1 / 9, 1 / 12, 0])  # the fourth has no token
     assert loss_weights(lengths, groups, "group") == pytest.approx([1 / 8, 1 / 8, 1 / 8, 0])
     assert loss_weights([1, 3, 2], ["a", "a", "b"], "group") == pytest.approx([1 / 8, 1 / 8, 1 / 4])
+
+
+def test_traces_are_normalised_among_themselves_whatever_stands_beside_them_by_hand() -> None:
+    lengths, groups, is_sft = [1, 3, 4, 12, 4], ["a", "a", "b", "a", "c"], [False, False, False, True, True]
+    assert mixed_loss_weights(lengths, groups, is_sft, "token", 0.5) == pytest.approx([1 / 8] * 3 + [0.5 / 16] * 2)
+    # the trace of problem a is no member of group a
+    assert mixed_loss_weights(lengths, groups, is_sft, "group", 2.0) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 2 / 16, 2 / 16])
+    assert mixed_loss_weights(lengths, groups, [False] * 5, "sequence", 9.0) == loss_weights(lengths, groups, "sequence")
 
 
 def test_sums_over_a_sequence_leave_masked_tokens_out_by_hand() -> None:

@@ -19,14 +19,19 @@ PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=Answer
 @dataclass
 class Learner:
     updates: list[int] = field(default_factory=list)
+    """Of each update, how many rollouts it was handed."""
+    traces: list[list[int]] = field(default_factory=list)
+    """Of each update, the traces it was handed."""
     proximal: list[set[tuple[float, ...] | None]] = field(default_factory=list)
     """Of each update, the proximal log-probabilities it was handed: (n,) where they were taken after n updates."""
     saved: list[int] = field(default_factory=list)
     published: int = 0
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
-        self.updates.append(len(samples))
-        self.proximal.append({sample.proximal_logprobs for sample in samples})
+        rollouts = [sample for sample in samples if sample.rollout_logprobs is not None]
+        self.updates.append(len(rollouts))
+        self.traces.append([sample.completion_ids[0] for sample in samples if sample.rollout_logprobs is None])
+        self.proximal.append({sample.proximal_logprobs for sample in rollouts})
         names = [item.name for item in fields(UpdateStats)]
         return UpdateStats(**dict.fromkeys(names, 1.0) | {"num_samples": len(samples), "num_loss_tokens": 1})  # type: ignore[arg-type]
 
@@ -69,20 +74,24 @@ class Services:
         return [ScoredGroup(group=group, scores=(right if self.mixed else wrong, wrong)) for group in pending]
 
 
-def run(services: Services, folder: Path, **changes: int) -> None:
+TRACES = [TrainSample(problem=PROBLEMS[0], completion_ids=(100 + number,)) for number in range(10)]
+
+
+def run(services: Services, folder: Path, *, first_step: int = 0, **changes: float) -> None:
     section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
         update=changes
     )
-    with Track(folder, "iter1/grpo", section.num_steps, 0) as track:
+    with Track(folder, "iter1/grpo", section.num_steps, first_step) as track:
         train_grpo(
             section,
             PROBLEMS,
+            TRACES,
             services,  # type: ignore[arg-type]
             track,
             max_tokens=8,
             checkpoints=folder,
             checkpoint_every=2,
-            first_step=0,
+            first_step=first_step,
             seed=5,
         )
 
@@ -106,6 +115,28 @@ def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None
     # the first update of a step is on-policy; the second is handed what the policy said before the first
     assert services.learner.proximal == [{None}, {(0.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
     assert services.rollout.loaded == [1, 2, 3, 4]
+
+
+def test_traces_are_mixed_into_every_update_only_if_asked(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2)
+    assert services.learner.traces == [[]] * 8
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2, sft_coef=0.5, sft_batch_size=5)
+    assert services.learner.updates == [4] * 8, "rollouts are what they are without traces"
+    assert services.learner.proximal[:2] == [{None}, {(0.0,)}]
+    # five of ten traces an update: two updates see all of them, the next two in another order
+    first, second = ([*services.learner.traces[at], *services.learner.traces[at + 1]] for at in (0, 2))
+    assert sorted(first) == sorted(second) == list(range(100, 110)) and first != second
+
+
+def test_a_stage_that_goes_on_mixes_in_the_traces_of_an_unbroken_one(tmp_path: Path) -> None:
+    whole = Services(mixed=True)
+    run(whole, tmp_path / "whole", updates_per_step=2, sft_coef=0.5, sft_batch_size=3)
+    for step in (1, 2, 3):
+        rest = Services(mixed=True)
+        run(rest, tmp_path / str(step), first_step=step, updates_per_step=2, sft_coef=0.5, sft_batch_size=3)
+        assert rest.learner.traces == whole.learner.traces[2 * step :]
 
 
 def test_nothing_but_flat_groups_ends_the_run_with_the_reason_and_no_update(tmp_path: Path) -> None:

@@ -403,6 +403,18 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     assert group.publish().checksums == after.checksums
 
 
+def test_two_ranks_mix_traces_in_and_measure_their_loss_as_one_does(
+    group: LearnerGroup, tiny_model: Path, samples: list[TrainSample]
+) -> None:
+    # the second rank has nothing but traces
+    mixed = [*samples[:6], *(replace(sample, rollout_logprobs=None, proximal_logprobs=None, advantage=1.0) for sample in samples[6:])]
+    single = single_rank(tiny_model, learner_config(0))
+    for learner in (group, single):
+        learner.begin(grpo_stage(tiny_model, policy_loss=GRPO.model_copy(update={"temperature": 1.0, "sft_coef": 0.3})))
+    assert_same_figures(group.update(mixed), single.update(mixed), norm_rel=1e-5)
+    assert group.validation_loss(samples) == pytest.approx(single.validation_loss(samples), rel=1e-6)
+
+
 def test_a_killed_rank_ends_the_call_with_an_error(group: LearnerGroup, tiny_model: Path, samples: list[TrainSample]) -> None:
     group.begin(grpo_stage(tiny_model))
     pids = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in group._actors])

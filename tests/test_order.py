@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovt_ray.order import batch_at, shuffled, stable_seed
+from ovt_ray.order import batch_at, batches_of_epochs, shuffled, stable_seed
 
 
 def test_an_epoch_goes_through_every_item_once() -> None:
@@ -24,6 +24,19 @@ def test_a_batch_never_repeats_an_item_and_is_the_same_again(num: int, step: int
     batch = batch_at(range(num), step, size, seed)
     assert len(set(batch)) == len(batch) == min(num, size)
     assert batch == batch_at(range(num), step, size, seed)
+
+
+@given(st.integers(1, 50), st.integers(0, 5), st.integers(1, 20), st.integers(0, 2**40))
+def test_without_dropping_the_last_batch_each_epoch_holds_every_item_once(num: int, epoch: int, size: int, seed: int) -> None:
+    num_batches = batches_of_epochs(1, num, size)
+    batches = [batch_at(range(num), epoch * num_batches + place, size, seed, drop_last=False) for place in range(num_batches)]
+    assert sorted(item for batch in batches for item in batch) == list(range(num))
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+def test_the_batches_of_epochs_by_hand() -> None:
+    assert [batches_of_epochs(*counts) for counts in [(1, 10, 4), (2, 10, 4), (0.5, 10, 4), (1, 8, 4), (1, 3, 32)]] == [3, 6, 2, 2, 1]
+    assert batches_of_epochs(1.1, 100, 10) == 11, "though 1.1 * 10 is 11.000000000000002"
 
 
 def test_a_shuffle_depends_on_its_seed_and_keeps_every_item() -> None:

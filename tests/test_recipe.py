@@ -1,6 +1,7 @@
 """The whole job on the real stack, shortened: it runs, repeats itself, goes on after a kill, and leaves nothing behind."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,8 +20,11 @@ SHORT = ["data.num_eval=20", "learner.checkpoint_every=2"]
 
 
 def of_a_turn(turn: int) -> list[str]:
-    grpo = ["grpo.num_steps=3", "grpo.problems_per_step=8", "grpo.num_completions=4"]
-    return [f"iterations[{turn}].{key}" for key in ("sft.num_steps=30", "distil.num_problems=60", *grpo)]
+    """Return overrides. The first turn is fine-tuned by epochs, with traces held out, the second by steps; both mix traces into GRPO."""
+    by_epochs = ["sft.num_steps=null", "sft.num_epochs=3.5", "sft.batch_size=8", "sft.validation_share=0.1"]
+    sft = ["sft.num_steps=30"] if turn else by_epochs
+    grpo = ["grpo.num_steps=3", "grpo.problems_per_step=8", "grpo.num_completions=4", "grpo.sft_coef=0.1", "grpo.sft_batch_size=4"]
+    return [f"iterations[{turn}].{key}" for key in (*sft, "distil.num_problems=60", *grpo)]
 
 
 def one_turn(folder: Path) -> str:
@@ -107,6 +111,16 @@ def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
         assert not (unbroken / stage / "checkpoints").exists(), "checkpoints of a finished stage are only in the way"
     assert "<img" in (unbroken / "report.html").read_text()
     assert json.loads((unbroken / "config.json").read_text())["iterations"][1]["sft"]["num_steps"] == 30
+
+
+def test_a_stage_trained_by_epochs_sees_its_traces_as_often_and_measures_those_held_out(unbroken: Path) -> None:
+    rows = [row for row in figures(unbroken) if row["stage"] == "iter1/sft"]
+    num_traces = len((unbroken / "iter1/distil/traces.jsonl").read_text().splitlines())
+    num_held_out = round(0.1 * num_traces)
+    assert len(rows) == math.ceil(3.5 * math.ceil((num_traces - num_held_out) / 8))
+    measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    assert len(measured) == math.ceil(len(rows) / 2) and 0 < measured[-1] < measured[0]
+    assert all(row["sft_loss"] > 0 for row in figures(unbroken) if row["stage"] == "iter1/grpo" and "sft_loss" in row)
 
 
 def test_a_stage_model_loads_in_transformers_without_our_code(unbroken: Path) -> None:

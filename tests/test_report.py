@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ovt_ray.curves import draw_curves
 from ovt_ray.errors import DataError
-from ovt_ray.metrics import MetricsLog
+from ovt_ray.metrics import MetricsLog, MetricsRow
 from ovt_ray.report import write_report
 from ovt_ray.results import measured, read_results, stage_table, write_results
 from ovt_ray.sample_records import SampleRecord, read_samples, write_samples
@@ -98,6 +99,15 @@ def test_the_curves_show_more_once_there_is_more_to_show(run_dir: Path, tmp_path
     write_report(empty)
     full, blank = (Image.open(folder / "curves.png").convert("RGB") for folder in (run_dir, empty))
     assert len(set(full.get_flattened_data())) > 2 * len(set(blank.get_flattened_data()))
+
+
+def test_losses_on_held_out_traces_are_drawn_beside_those_of_the_steps() -> None:
+    def curves(**values: float) -> bytes:
+        return draw_curves(
+            "run", [], [MetricsRow(time=0.0, stage="iter1/sft", step=step, values={"loss": 2.0, **values}) for step in (0, 1)]
+        )
+
+    assert curves() != curves(validation_loss=1.0) != curves(validation_loss=1.5)
 
 
 def test_an_image_that_was_damaged_since_is_named_in_its_place(run_dir: Path) -> None:
