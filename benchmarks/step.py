@@ -26,7 +26,7 @@ from ovt_ray.config_file import load_config
 from ovt_ray.grpo import sampling
 from ovt_ray.prompts import Prompts
 from ovt_ray.services import Services
-from ovt_ray.types import Problem, Sampling, TrainSample
+from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 6
@@ -49,39 +49,54 @@ def main(arguments: Sequence[str]) -> None:
 
 def measure_pool(config: RunConfig, model: str, problems: Sequence[Problem]) -> tuple[dict[str, float], float, dict[str, float]]:
     """Return the median seconds of each phase, the pool's tokens per second, and each process's peak memory in MB."""
-    section = config.iterations[0].grpo
     steps: list[dict[str, float]] = []
     rates = []
     with Services(config, model) as services:
-        services.learner.begin(Stage(model_path=model, optimizer=section.optimizer, num_updates=NUM_STEPS + 1, policy_loss=section))
-        services.rollout.wait_until_ready()
+        begin(services, config, model, num_updates=NUM_STEPS + 1)
         for step in range(NUM_STEPS + 1):
-            clock = [time.monotonic()]
-            pending = services.generate(problems, sampling(section, config.max_completion_tokens, config.seed, step))
-            clock.append(time.monotonic())
-            groups = services.scores(pending)
-            clock.append(time.monotonic())
-            services.learner.update(
-                [
-                    TrainSample(
-                        problem=scored.group.problem,
-                        prompt_ids=scored.group.prompt_ids,
-                        completion_ids=completion.token_ids,
-                        rollout_logprobs=completion.rollout_logprobs,
-                        advantage=1.0 if index % 2 else -1.0,
-                    )
-                    for scored in groups
-                    for index, completion in enumerate(scored.group.completions)
-                ]
-            )
-            clock.append(time.monotonic())
-            services.rollout.load_weights(services.learner.publish())
-            clock.append(time.monotonic())
-            steps.append({name: after - before for name, before, after in zip(PHASES, clock, clock[1:], strict=False)})
-            num_tokens = sum(len(completion.token_ids) for scored in groups for completion in scored.group.completions)
-            rates.append(num_tokens / steps[-1]["generate"])
+            seconds, groups = timed_step(services, config, problems, step)
+            steps.append(seconds)
+            rates.append(num_completion_tokens(groups) / seconds["generate"])
         memory = peak_memory_mb()
     return {name: median(step[name] for step in steps[1:]) for name in PHASES}, median(rates[1:]), memory
+
+
+def begin(services: Services, config: RunConfig, model: str, *, num_updates: int) -> None:
+    """Load the model for the config's first RL stage, and wait until every service can take a step."""
+    section = config.iterations[0].grpo
+    services.learner.begin(Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
+    services.rollout.wait_until_ready()
+
+
+def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
+    """Take one GRPO step and return the seconds of each phase, and its groups. No group is flat: advantages are 1 and -1 in turns."""
+    clock = [time.monotonic()]
+    pending = services.generate(problems, sampling(config.iterations[0].grpo, config.max_completion_tokens, config.seed, step))
+    clock.append(time.monotonic())
+    groups = services.scores(pending)
+    clock.append(time.monotonic())
+    services.learner.update(
+        [
+            TrainSample(
+                problem=scored.group.problem,
+                prompt_ids=scored.group.prompt_ids,
+                completion_ids=completion.token_ids,
+                rollout_logprobs=completion.rollout_logprobs,
+                advantage=1.0 if index % 2 else -1.0,
+            )
+            for scored in groups
+            for index, completion in enumerate(scored.group.completions)
+        ]
+    )
+    clock.append(time.monotonic())
+    services.rollout.load_weights(services.learner.publish())
+    clock.append(time.monotonic())
+    return {name: after - before for name, before, after in zip(PHASES, clock, clock[1:], strict=False)}, groups
+
+
+def num_completion_tokens(groups: Sequence[ScoredGroup]) -> int:
+    """Return how many tokens all completions have together."""
+    return sum(len(completion.token_ids) for scored in groups for completion in scored.group.completions)
 
 
 def peak_memory_mb() -> dict[str, float]:

@@ -9,7 +9,7 @@ import string
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovt_ray.config import ModelConfig
 from ovt_ray.errors import ConfigError, DataError
@@ -73,7 +73,11 @@ class Prompts:
         return self.tokenizer.eos_token_id
 
     def text(self, problem: Problem) -> str:
-        """Return the prompt as text: images, question, choices, instruction, ready for the answer."""
+        """Return the prompt as text, ready for the answer."""
+        return self.processor.apply_chat_template(self.messages(problem), tokenize=False, add_generation_prompt=True)
+
+    def messages(self, problem: Problem) -> list[dict[str, Any]]:
+        """Return the prompt as the chat template takes it: images, question, choices, instruction."""
         lines = [
             problem.question,
             *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False)),
@@ -82,10 +86,10 @@ class Prompts:
         if token := next((token for token in self.tokenizer.all_special_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
         content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
-        messages = [{"role": "user", "content": content}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if self.config.system_prompt:
             messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.config.system_prompt}]})
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return messages
 
     def images(self, problem: Problem) -> "list[Image]":
         """Return the problem's images, decoded to RGB and scaled down to at most `max_pixels`."""

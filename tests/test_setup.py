@@ -224,5 +224,6 @@ def test_every_imported_package_is_declared(folder: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
     declared = {re.split(r"[\[=]", line)[0].lower() for line in requirements}
-    undeclared = [name for name in imported_packages(ROOT / folder) if not declared & {owner.lower() for owner in OWNERS.get(name, [])}]
+    # A peer is not installed here: its package has the name of its module.
+    undeclared = [name for name in imported_packages(ROOT / folder) if not declared & {owner.lower() for owner in OWNERS.get(name, [name])}]
     assert undeclared == []
