@@ -4,7 +4,8 @@ N runs over all completion tokens of a micro-batch, sequence after sequence. The
 known for the whole batch (all ranks, all micro-batches) before any pass, and sums: no split of the batch changes the gradient.
 
 Three policies meet at a token. The *rollout* engine sampled it. The *proximal* policy is the learner's as it stood when the step
-began, and the clip range is around it (decoupled PPO, arXiv 2110.00641; AReaL, arXiv 2505.24298). The *policy* is being trained.
+began, and the clip range is around it (decoupled PPO, arXiv 2110.00641, section 2; AReaL, arXiv 2505.24298, eq. 5). The *policy* is
+being trained.
 policy / proximal is the ratio of PPO. proximal / rollout is what two implementations of one model, or stale weights, differ by:
 no clip range is meant for it, and `rollout_weights` corrects it. In the first update of a step the proximal policy is the policy
 itself, so no second pass is needed: the ratio is 1 with the gradient of the log-probability.
@@ -76,11 +77,14 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
     """Return the advantages of the completions of all groups of a step, from their rewards; 0 in a flat group.
 
     With R the rewards of one group of G completions, and deviations those of the population:
-    `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2; without its epsilon, as flat groups are 0 anyway.
-    `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2.
-    `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740.
-    `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262, section 3.
+    `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2.
+    `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2. Its loss is also divided by a constant, not by a number of
+                    tokens: of `loss_weights`, `token` is the nearest.
+    `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740, section 2.3.
+    `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262v9, eq. 6 and 7.
                     Each completion counts once there, however long it is; the mean over all groups is 0 already.
+    None adds an epsilon to a deviation, since flat groups are 0 anyway. `to_train_samples` leaves them out, so that they do not lower
+    the deviation over all groups.
     """
     centred = [[reward - fmean(group) for reward in group] for group in groups]
     whole = pstdev([value for group in centred for value in group]) if groups else 0.0
@@ -102,7 +106,7 @@ def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Norm
     The sum over all loss tokens of all samples is 1.
     `token`     1 / all tokens, so that a long answer counts more than a short one.
     `sequence`  1 / (tokens of the sequence * sequences): GRPO, arXiv 2402.03300, eq. 3; GSPO, arXiv 2507.18071, eq. 5.
-    `group`     1 / (tokens of the group * groups): DAPO, arXiv 2503.14476, eq. 8.
+    `group`     1 / (tokens of the group * groups): DAPO, arXiv 2503.14476, eq. 8; CISPO, arXiv 2506.13585, eq. 4.
     """
     choices: dict[Normalisation, list[int | str]] = {
         "token": [0] * len(num_tokens),

@@ -273,8 +273,8 @@ class GrpoConfig(Section):
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
-    arXiv 2503.20783, section 3.2), or over that of the step (`reinforce_pp`, arXiv 2501.03262, section 3); less the mean of the group's
-    others (`rloo`, arXiv 2402.14740)."""
+    arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);
+    less the mean of the group's others (`rloo`, arXiv 2402.14740, section 2.3)."""
     ratio: Ratio = "token"
     """What is clipped where a step has several updates, policy over the policy at the start of the step: of each token (PPO, arXiv
     1707.06347, eq. 7), the geometric mean of its sequence (GSPO, arXiv 2507.18071, eq. 7), or as a weight without a gradient (CISPO, arXiv
