@@ -160,7 +160,7 @@ def policy_loss(
 
     All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
     KL term. In the reward, the KL of a token is taken from the advantage of that token and of those before it, as in REINFORCE++,
-    arXiv 2501.03262, section 3, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
+    arXiv 2501.03262v9, eq. 4, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
     leaves the expected gradient as it is, and so one pass of the reference is enough. In the loss it is added, uncorrected.
     """
     proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
@@ -254,8 +254,10 @@ def kl_estimate(kind: KlEstimator, sampled_logprobs: Tensor, other_logprobs: Ten
 
     Schulman, "Approximating KL divergence" (2020), with r = q / p:
     `k1`  -log r: unbiased, of either sign.
-    `k2`  (log r)^2 / 2: biased, low variance; its expected gradient is that of KL(p || q).
+    `k2`  (log r)^2 / 2: biased, low variance.
     `k3`  r - 1 - log r: unbiased, never negative (GRPO, arXiv 2402.03300, eq. 4). The log-ratio is clamped before exp.
+    Their expected gradients are another matter (REINFORCE++, arXiv 2501.03262v9, appendix B.1): as a loss, that of `k1` is 0, that of
+    `k2` is KL(p || q)'s and that of `k3` is KL(q || p)'s; in a reward, only `k1` leads to KL(p || q)'s.
     """
     log_ratio = other_logprobs - sampled_logprobs
     if kind == "k1":

@@ -288,10 +288,11 @@ class GrpoConfig(Section):
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the KL to the stage's first model; 0 keeps no reference model."""
     kl_estimator: KlEstimator = "k3"
-    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or the non-negative one of GRPO."""
+    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or GRPO's (arXiv 2402.03300, eq. 4).
+    Only `k2` in the loss and `k1` in the reward have the gradient of KL(policy || reference) (arXiv 2501.03262v9, appendix B.1)."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
-    2501.03262, section 3); which groups are flat is the verifier's word alone."""
+    2501.03262v9, eq. 4); which groups are flat is the verifier's word alone."""
     rollout_correction: RolloutCorrection = "token"
     """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
     Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
