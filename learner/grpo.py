@@ -229,12 +229,12 @@ def rollout_weights(log_gap: Tensor, sequences: Sequences, kind: RolloutCorrecti
     """Return what the surrogate is multiplied by for the gap log(proximal / rollout) of each token, (N,), without a gradient.
 
     With rho = proximal / rollout and C the cap:
-    `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008, section 2; Yao et al., "Your efficient RL
-                 framework secretly brings you off-policy RL training", 2025). Its bias is of the tokens above C only.
-    `sequence`   P, the product of rho over the sequence, where P <= C, else 0: masked importance sampling (Liu et al., "When speed
-                 kills stability", 2025).
-    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0 (the same): a mask of long
-                 sequences, too, which a product would always cut. A useful C is close to 1.
+    `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008; Yao et al., "Your efficient RL framework
+                 secretly brings you off-policy RL training", 2025). Biased by the cut, and by weighing a token without its prefix.
+    `sequence`   P, the product of rho over the sequence, where P <= C, else 0: Seq-MIS (Liu, Li et al., "When speed kills
+                 stability", 2025, part 3, section 1.2).
+    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same, section 3.3), a mask
+                 that judges long sequences like short ones, where a product leaves its range with length. A useful C is close to 1.
     `none`       1.
     What is masked still counts in `loss_weights`, which are known before any pass.
     """
