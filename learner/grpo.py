@@ -126,7 +126,8 @@ def mixed_loss_weights(
 ) -> list[float]:
     """Return what each sample's tokens count in a loss of two terms, (B,): L_RL + c L_SFT, c being `sft_coef`.
 
-    It is the sum of InstructGPT, arXiv 2203.02155, eq. 2, with the cross entropy of verified traces in place of that of pretraining text.
+    It is the sum of InstructGPT, arXiv 2203.02155, section 3.5, eq. 2, with the cross entropy of verified traces in place of that of
+    pretraining text.
     L_RL is normalised by `kind` among the other samples, L_SFT by token among the traces: neither changes with the size of the other.
     """
     terms: tuple[tuple[bool, Normalisation, float], ...] = ((False, kind, 1.0), (True, "token", sft_coef))

@@ -302,11 +302,11 @@ class GrpoConfig(Section):
     """What counts alike in the loss of an update: every token, every sequence (arXiv 2402.03300, eq. 3) or every group (arXiv 2503.14476,
     eq. 8)."""
     mask_truncated: bool = False
-    """Leave answers that ran into `max_completion_tokens` out of the loss, though not out of their group's mean (overlong filtering, DAPO,
-    arXiv 2503.14476, section 3.4)."""
+    """Leave answers that ran into `max_completion_tokens` out of the loss (overlong filtering, DAPO, arXiv 2503.14476, section 3.4), though
+    not out of their group's mean."""
     sft_coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the cross entropy of the iteration's traces in the loss (mean over their response tokens), as InstructGPT mixes its
-    pretraining loss in (arXiv 2203.02155, eq. 2); 0 mixes none in."""
+    pretraining loss in (arXiv 2203.02155, section 3.5, eq. 2); 0 mixes none in."""
     sft_batch_size: int = Field(default=32, ge=1)
     """Traces of one update where `sft_coef` is above 0."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
