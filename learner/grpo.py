@@ -233,8 +233,8 @@ def rollout_weights(log_gap: Tensor, sequences: Sequences, kind: RolloutCorrecti
     `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008; Yao et al., "Your efficient RL framework
                  secretly brings you off-policy RL training", 2025). Biased by the cut, and by weighing a token without its prefix.
     `sequence`   P, the product of rho over the sequence, where P <= C, else 0: Seq-MIS (Liu, Li et al., "When speed kills
-                 stability", 2025, part 3, section 1.2).
-    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same, section 3.3), a mask
+                 stability", 2025, part 3).
+    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same), a mask
                  that judges long sequences like short ones, where a product leaves its range with length. A useful C is close to 1.
     `none`       1.
     What is masked still counts in `loss_weights`, which are known before any pass.
