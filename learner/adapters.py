@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) through peft: adapters in the model, the model without them, and the weights with them merged.
+"""LoRA (arXiv 2106.09685, section 4.1) through peft: adapters in the model, the model without them, and the weights with them merged.
 
 Nothing outside this file and what calls it knows of adapters: published weights and exported folders hold W + (alpha / rank) B A.
 """

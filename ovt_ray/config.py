@@ -273,8 +273,8 @@ class GrpoConfig(Section):
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
-    arXiv 2503.20783, section 3.2), or over that of the step (`reinforce_pp`, arXiv 2501.03262, section 3); less the mean of the group's
-    others (`rloo`, arXiv 2402.14740)."""
+    arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);
+    less the mean of the group's others (`rloo`, arXiv 2402.14740, section 2.3)."""
     ratio: Ratio = "token"
     """What is clipped where a step has several updates, policy over the policy at the start of the step: of each token (PPO, arXiv
     1707.06347, eq. 7), the geometric mean of its sequence (GSPO, arXiv 2507.18071, eq. 7), or as a weight without a gradient (CISPO, arXiv
@@ -288,10 +288,11 @@ class GrpoConfig(Section):
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the KL to the stage's first model; 0 keeps no reference model."""
     kl_estimator: KlEstimator = "k3"
-    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or the non-negative one of GRPO."""
+    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or GRPO's (arXiv 2402.03300, eq. 4).
+    Only `k2` in the loss and `k1` in the reward have the gradient of KL(policy || reference) (arXiv 2501.03262v9, appendix B.1)."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
-    2501.03262, section 3); which groups are flat is the verifier's word alone."""
+    2501.03262v9, eq. 4); which groups are flat is the verifier's word alone."""
     rollout_correction: RolloutCorrection = "token"
     """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
     Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
@@ -301,11 +302,11 @@ class GrpoConfig(Section):
     """What counts alike in the loss of an update: every token, every sequence (arXiv 2402.03300, eq. 3) or every group (arXiv 2503.14476,
     eq. 8)."""
     mask_truncated: bool = False
-    """Leave answers that ran into `max_completion_tokens` out of the loss, though not out of their group's mean (overlong filtering, DAPO,
-    arXiv 2503.14476, section 3.4)."""
+    """Leave answers that ran into `max_completion_tokens` out of the loss (overlong filtering, DAPO, arXiv 2503.14476, section 3.4), though
+    not out of their group's mean."""
     sft_coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the cross entropy of the iteration's traces in the loss (mean over their response tokens), as InstructGPT mixes its
-    pretraining loss in (arXiv 2203.02155, eq. 2); 0 mixes none in."""
+    pretraining loss in (arXiv 2203.02155, section 3.5, eq. 2); 0 mixes none in."""
     sft_batch_size: int = Field(default=32, ge=1)
     """Traces of one update where `sft_coef` is above 0."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
