@@ -18,6 +18,7 @@ from learner.grpo import Sequences, TokenLosses, loss_weights, policy_loss, sft_
 from learner.model import TokenPositions, TokenScorer, freeze_vision, load_model
 from learner.packing import micro_batches, rank_shares
 from learner.rendering import PromptCache
+from learner.requirements import check_model
 from learner.schedule import learning_rate
 from learner.stage import Stage
 from learner.weights import checksums, gather_weights, write_model_folder
@@ -60,6 +61,7 @@ class LearnerRank:
         """Load the stage's first model and build a fresh optimizer; what an earlier stage held is freed."""
         import deepspeed
 
+        check_model(stage.model_path, self._config.layout)
         self._free()
         self._stage = stage
         self._num_updates = 0
