@@ -1,6 +1,7 @@
 """Tiny models of several families with random weights, as ordinary Hugging Face folders: model, tokenizer, chat template, processor.
 
-Their language models share one shape; what differs is how images reach it.
+Their language models share one shape; what differs is how images reach it. Weights are named as transformers names those of a model that it
+did not load; vLLM takes SigLIP's (LLaVA-OneVision, Gemma 3) only by the names of published folders, `vision_tower.vision_model`.
 """
 
 from pathlib import Path
