@@ -112,6 +112,7 @@ class RolloutWorker:
             seed=completion_seed(sampling.seed, problem.id),
             logprobs=0,
             logit_bias=self._forbidden,
+            stop_token_ids=[self.prompts.eos_id],  # which is not the engine's own end token in every family
             output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
         )
 

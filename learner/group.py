@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from learner.rank import LearnerRank
 from learner.stage import Stage
 from ovt_ray.config import LearnerConfig, ModelConfig
-from ovt_ray.errors import LearnerError
+from ovt_ray.errors import ConfigError, LearnerError
 from ovt_ray.types import TrainSample, UpdateStats, Weights
 
 PLACEMENT_DEADLINE_S = 60.0
@@ -139,8 +139,8 @@ class LearnerGroup:
             return ray.get(list(refs))
         except RayTaskError as error:
             self.close()
-            if isinstance(error.cause, LearnerError):
-                raise LearnerError(f"{verb}: {error.cause}") from error
+            if isinstance(error.cause, (ConfigError, LearnerError)):
+                raise type(error.cause)(f"{verb}: {error.cause}") from error
             raise LearnerError(f"{verb}: a learner rank failed: {error}") from error
         except RayError as error:
             self.close()

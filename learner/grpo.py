@@ -83,8 +83,7 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
     `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740, section 2.3.
     `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262v9, eq. 6 and 7.
                     Each completion counts once there, however long it is; the mean over all groups is 0 already.
-    None adds an epsilon to a deviation, since flat groups are 0 anyway. `to_train_samples` leaves them out, so that they do not lower
-    the deviation over all groups.
+    None adds an epsilon to a deviation, since flat groups are 0 anyway. They count in the deviation over all groups.
     """
     centred = [[reward - fmean(group) for reward in group] for group in groups]
     whole = pstdev([value for group in centred for value in group]) if groups else 0.0

@@ -23,6 +23,7 @@ from learner.model import TokenPositions, TokenScorer, checkpoint_gradients, loa
 from learner.packing import micro_batches, rank_shares
 from learner.parts import freeze
 from learner.rendering import PromptCache
+from learner.requirements import check_model
 from learner.schedule import learning_rate
 from learner.stage import Stage
 from learner.weights import checksums, gather_weights, write_model_folder
@@ -65,6 +66,7 @@ class LearnerRank:
         """Load the stage's first model and build a fresh optimizer; what an earlier stage held is freed."""
         import deepspeed
 
+        check_model(stage.model_path, self._config.layout)
         self._free()
         self._stage = stage
         self._num_updates = 0

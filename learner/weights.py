@@ -24,7 +24,6 @@ def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     Every rank has to call it. The model stays as it is. Tied parameters come once. Names are those that `save_pretrained` writes.
     """
     import deepspeed
-    from transformers.core_model_loading import revert_weight_conversion
 
     gathered = {}
     for bucket in _buckets(plain_weights(model)):
@@ -32,7 +31,17 @@ def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
         with deepspeed.zero.GatheredParameters(sharded):
             if keep:
                 gathered.update({weight.name: weight.merged() for weight in bucket})
-    return revert_weight_conversion(model, gathered) if keep else {}
+    return _as_in_folder(model, gathered) if keep else {}
+
+
+def _as_in_folder(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by the names of the folder that the model was loaded from."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    if hasattr(model, "_weight_conversions"):
+        # What was not needed to read the folder must not be undone; transformers 5.19 forgets to leave it out under ZeRO-3.
+        model._weight_conversions = [conversion for conversion in model._weight_conversions if conversion.was_used()]
+    return revert_weight_conversion(model, weights)
 
 
 def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:

@@ -323,6 +323,10 @@ class GrpoConfig(Section):
             raise ValueError(f"kl_coef 0 keeps no reference model, so {unused[0]} has no effect: raise kl_coef, or leave {unused[0]} out")
         if self.kl_coef > 0 and (self.kl_estimator, self.kl_in) == ("k1", "loss"):
             raise ValueError("kl_estimator 'k1' has an expected gradient of 0 in the loss: use 'k2' or 'k3', or kl_in 'reward'")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ValueError(
+                f"kl_in 'reward' with kl_estimator {self.kl_estimator!r} follows the gradient of no KL: set kl_estimator to 'k1'"
+            )
         if self.ratio == "clipped_weight" and self.clip_dual is not None:
             raise ValueError("ratio 'clipped_weight' bounds every weight already, so clip_dual has no effect: leave it out")
         if self.rollout_correction == "none" and "rollout_cap" in given:

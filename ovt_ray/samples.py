@@ -78,8 +78,8 @@ def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mas
 
     With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
     """
-    teaching = [group for group in groups if _teaches(group)]
-    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in teaching], advantage)
+    scored_groups = [group for group in groups if _scorable(group)]
+    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in scored_groups], advantage)
     return [
         TrainSample(
             problem=scored.group.problem,
@@ -88,9 +88,9 @@ def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mas
             rollout_logprobs=completion.rollout_logprobs,
             advantage=value,
         )
-        for scored, values in zip(teaching, advantages, strict=True)
+        for scored, values in zip(scored_groups, advantages, strict=True)
         for (completion, _), value in zip(_scorable(scored), values, strict=True)
-        if not (mask_truncated and completion.finish_reason == "length")
+        if _teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
     ]
 
 

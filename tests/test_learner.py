@@ -86,7 +86,14 @@ def test_two_updates_are_those_of_plain_torch(
 
 SEQUENCES_OF_GROUPS = GrpoConfig.model_validate(
     GRPO.model_dump(exclude_unset=True)
-    | {"normalisation": "group", "ratio": "sequence", "rollout_correction": "geometric", "rollout_cap": 1.1, "kl_in": "reward"}
+    | {
+        "normalisation": "group",
+        "ratio": "sequence",
+        "rollout_correction": "geometric",
+        "rollout_cap": 1.1,
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+    }
     | {"clip_low": 0.05, "clip_high": 0.05}
 )
 """All that looks beyond a single token."""

@@ -51,6 +51,13 @@ def test_flat_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_d
     assert to_train_samples(groups, "grpo", mask_truncated=False) == []
 
 
+def test_flat_groups_count_in_the_deviation_over_all_groups() -> None:
+    groups = [scored(Outcome.CORRECT, Outcome.WRONG), scored(Outcome.WRONG, Outcome.WRONG), scored(Outcome.UNSCORABLE, Outcome.UNSCORABLE)]
+    # centred rewards are 1/2, -1/2, 0, 0: their deviation is sqrt(1/8)
+    found = [sample.advantage for sample in to_train_samples(groups, "reinforce_pp", mask_truncated=False)]
+    assert found == pytest.approx([2**0.5, -(2**0.5)])
+
+
 def test_the_statistics_count_what_was_seen() -> None:
     stats = group_stats([scored(Outcome.CORRECT, Outcome.UNPARSEABLE), scored(Outcome.WRONG, Outcome.UNSCORABLE)])
     assert (stats.accuracy, stats.unparseable) == pytest.approx((1 / 3, 1 / 3))
