@@ -45,17 +45,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def compiled_operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where torch compiles extensions. After the tests this process has left its group of one, and its environment is as before."""
-    before = dict(os.environ)
-    folder = tmp_path_factory.mktemp("extensions")
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
-    yield folder
+@pytest.fixture(scope="session")
+def extensions_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for torch's compiled extensions. At the very end this process leaves its group of one: DeepSpeed cannot join another."""
+    yield tmp_path_factory.mktemp("extensions")
     import torch
 
     if torch.distributed.is_initialized():  # not where only tests without a rank were chosen
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def compiled_operators(extensions_folder: Path) -> Iterator[Path]:
+    """Where torch compiles extensions. After a module's tests the environment is as before."""
+    before = dict(os.environ)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder)
+    yield extensions_folder
     os.environ.clear()
     os.environ.update(before)
 

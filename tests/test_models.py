@@ -19,10 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import CAUSAL_FAMILIES, FAMILIES
 from PIL import Image
 from safetensors.torch import load_file
-from test_learner import GRPO, compiled_operators, grpo_stage, learner_config, single_rank  # noqa: F401 - a fixture of its ranks
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
@@ -36,6 +34,10 @@ from ovt_ray.config import Layout, ModelConfig
 from ovt_ray.errors import ConfigError, DataError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, TrainSample
+from tests.families import CAUSAL_FAMILIES, FAMILIES
+from tests.plain import GRPO, grpo_stage, learner_config, single_rank
+
+pytestmark = pytest.mark.usefixtures("compiled_operators")
 
 TEMPERATURE = 0.7
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
