@@ -171,15 +171,16 @@ class RolloutPool:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._weights = weights
         replacements = 0
+        due_at = time.monotonic() + self.config.deadline_s
         for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
             try:
-                ray.get(ref, timeout=self.config.deadline_s)
+                ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
                 replacements += 1
                 self._replace(seat, error, replacements)
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, weights.payload, dict(weights.checksums))
+        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
@@ -236,6 +237,9 @@ def engine_environment(num_threads: int) -> dict[str, str]:
         # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TOKENIZERS_PARALLELISM": "false",
+        # A weight update frees and takes matrices one after the other: from a heap that is kept, not from pages that the kernel
+        # has to clear each time, which takes longer than the copying.
+        "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1",
     }
 
 

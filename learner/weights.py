@@ -3,12 +3,14 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from ovt_ray.types import WeightTensor
 
 GATHER_ELEMENTS = 200_000_000
 """Elements of ZeRO-3 parameters made whole at a time."""
@@ -18,18 +20,27 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.ind
 def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """Return all parameters, whole and in host memory, by their Hugging Face names; empty unless `keep`.
 
-    Every rank has to call it. Tied parameters come once. Names are those that `save_pretrained` writes.
+    Every rank has to call it. Tied parameters come once.
+    """
+    gathered = {}
+    for bucket in weight_buckets(model, keep):
+        gathered.update({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in bucket.items()})
+    return gathered
+
+
+def weight_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
+    """Yield all parameters, whole, bucket by bucket, by the names that `save_pretrained` writes; empty buckets unless `keep`.
+
+    The tensors are the parameters themselves, not copies: they hold until the next bucket is asked for. Every rank has to
+    take every bucket.
     """
     import deepspeed
     from transformers.core_model_loading import revert_weight_conversion
 
-    gathered = {}
     for bucket in _buckets(list(model.named_parameters())):
         sharded = [parameter for _, parameter in bucket if hasattr(parameter, "ds_id")]
         with deepspeed.zero.GatheredParameters(sharded):
-            if keep:
-                gathered.update({name: parameter.detach().to("cpu", copy=True).contiguous() for name, parameter in bucket})
-    return revert_weight_conversion(model, gathered) if keep else {}
+            yield revert_weight_conversion(model, {name: parameter.detach() for name, parameter in bucket}) if keep else {}
 
 
 def _buckets(parameters: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
@@ -46,9 +57,22 @@ def _buckets(parameters: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[
         yield bucket
 
 
-def checksums(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Return the SHA-256 of each tensor's bytes."""
-    return {name: hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy()).hexdigest() for name, tensor in weights.items()}
+def on_the_wire(bucket: dict[str, Tensor]) -> list[WeightTensor]:
+    """Return the tensors as they are published; what lies in host memory in one piece is not copied."""
+    return [
+        WeightTensor(
+            name=name,
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            content=tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy(),
+        )
+        for name, tensor in bucket.items()
+    ]
+
+
+def checksums(tensors: Sequence[WeightTensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes by its name."""
+    return {tensor.name: hashlib.sha256(tensor.content).hexdigest() for tensor in tensors}
 
 
 def write_model_folder(weights: dict[str, Tensor], base: str, folder: Path) -> None:
