@@ -101,9 +101,15 @@ class _Matrix:
             self.packed = self._threads.submit(self._pack, parts)
 
     def _pack(self, parts: Sequence[Tensor]) -> None:
-        with torch.no_grad():
-            self._layer.weight = nn.Parameter(_joined(parts), requires_grad=False)
-            self._layer.quant_method.process_weights_after_loading(self._layer)
+        self._layer.weight = nn.Parameter(_joined(parts), requires_grad=False)
+        pack_anew(self._layer)
+
+
+def pack_anew(layer: nn.Module) -> None:
+    """Pack a layer's weight; the packed matrix from before goes first, so that the one to come takes its place in memory."""
+    layer.cpu_linear = None
+    with torch.no_grad():
+        layer.quant_method.process_weights_after_loading(layer)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-from actors.packing import InPlaceReload, LayerwiseReload, packs_in_place
+from actors.packing import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 
 BACKEND = "shared_memory"
 
@@ -107,7 +107,7 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self.device.type == "cpu":
             for module in self.model.modules():
                 if isinstance(module, ParallelLMHead):
-                    module.quant_method.process_weights_after_loading(module)
+                    pack_anew(module)
 
     def shutdown(self) -> None:
         """Let go of the files."""

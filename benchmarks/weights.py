@@ -2,11 +2,11 @@
 
     python -m benchmarks.weights [NUM_READERS ...]
 
-A learner rank and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; those that do
-not fit into its memory are left out, with a word. A round is `LearnerGroup.publish` and `RolloutPool.load_weights`, as the GRPO loop
-calls them; no update is taken before, as it would change the values and not the bytes. Each round is compared with one memcpy of as
-many bytes taken just before it: one thread, memory that was touched before. An engine on a CPU has to pack its matrices anew; how long
-its threads take for that alone is shown beside.
+A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; what does not fit into
+its memory is left out, with a word. The learner publishes by the code of `learner/group.py` and has no optimizer, which would take
+5 GB and no part: no update comes before, as it would change the values and not the bytes. The engines load by
+`RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
+before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
 
 Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
 The last line is one JSON object.
@@ -34,18 +34,19 @@ from safetensors.torch import load_file
 from actors.pool import RolloutPool, engine_environment
 from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
-from learner.group import LearnerGroup
-from learner.stage import Stage
-from ovt_ray.config import LearnerConfig, ModelConfig, Optimizer, RolloutConfig
+from learner.group import CHECKSUM_EVERY, put_buckets
+from learner.model import load_model
+from learner.weights import weight_buckets
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.types import Weights
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
 """Rounds in which the object store's pages are touched for the first time."""
 NUM_ROUNDS = 9
+NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
 """Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
-LEARNER_BYTES_PER_BYTE = 6
-"""Memory of a learner rank by byte of bfloat16 weights: float32 master weights and gradients come on top."""
 ENGINE_BYTES_PER_BYTE = 2
 ENGINE_BYTES = 2**30
 """Memory of an engine without its weights."""
@@ -86,12 +87,12 @@ def lack_of_memory(num_bytes: int, num_readers: int) -> str:
     """Return why so many engines do not fit beside the learner and the object store; empty if they do."""
     store = STORE_VERSIONS * num_bytes
     engines = num_readers * (ENGINE_BYTES_PER_BYTE * num_bytes + ENGINE_BYTES)
-    needed, free = LEARNER_BYTES_PER_BYTE * num_bytes + store + engines, psutil.virtual_memory().available
+    needed, free = num_bytes + store + engines, psutil.virtual_memory().available
     return "" if needed <= free else f"they may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
 
 
 def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, float]:
-    """Return the figures of one learner rank and so many engines on this machine."""
+    """Return the figures of one learner and so many engines on this machine."""
     say(f"{num_readers} readers: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
@@ -101,7 +102,7 @@ def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, flo
     with started_ray(num_cpus=num_cores + num_readers + 1, object_store_memory=STORE_VERSIONS * num_bytes):
         pool, learner = services(model, num_readers, threads)
         before = memory_by_process()
-        figures = hand_over_rounds(pool, learner, num_bytes)
+        figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS)
         figures["packing_alone_s"] = round(float(packing), 4)
         with PeakMemory() as peak:
             for _ in range(3):
@@ -109,7 +110,6 @@ def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, flo
         for name, extra in peak.over(before).items():
             figures[f"extra_{name}_over_weights"] = round(extra / num_bytes, 3)
         pool.close()
-        learner.close()
     return figures
 
 
@@ -123,24 +123,49 @@ def started_ray(**options: object) -> Iterator[None]:
         ray.shutdown()
 
 
-def services(model: Path, num_readers: int, threads: int) -> tuple[RolloutPool, LearnerGroup]:
-    """Return engines and a learner rank that are ready; the engines are placed first."""
+class Learner:
+    """A learner that only publishes."""
+
+    def __init__(self, model: Path) -> None:
+        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model))
+        ray.get(self._actor.__ray_ready__.remote())
+        self._version = 0
+
+    def publish(self) -> Weights:
+        """Return the next version, as `LearnerGroup.publish` does."""
+        self._version += 1
+        buckets, sums = ray.get(self._actor.publish.remote(self._version % CHECKSUM_EVERY == 1))
+        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+
+
+class Publisher:
+    """Holds the model in the learner's process."""
+
+    def __init__(self, model_path: str) -> None:
+        self._model = load_model(model_path, "bfloat16", None)
+
+    def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+        """Return the references and checksums of all buckets."""
+        return put_buckets(weight_buckets(self._model, keep=True), with_checksums)
+
+
+def services(model: Path, num_readers: int, threads: int) -> tuple[RolloutPool, Learner]:
+    """Return engines and a learner that are ready; the engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
     pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
     pool.wait_until_ready()
-    learner = LearnerGroup(LearnerConfig(dtype="bfloat16"), ModelConfig(path=str(model)), seed=0)
-    learner.begin(Stage(model_path=str(model), optimizer=Optimizer(learning_rate=0.0), num_updates=1, policy_loss=None))
+    learner = Learner(model)
     return pool, learner
 
 
-def hand_over_rounds(pool: RolloutPool, learner: LearnerGroup, num_bytes: int) -> dict[str, float]:
+def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_rounds: int) -> dict[str, float]:
     """Return medians over the rounds after the warm-up, and of rounds that are checked byte by byte."""
     copy = memcpy_of(num_bytes)
     rows: list[dict[str, float]] = []
     checked: list[float] = []
-    while len(rows) < NUM_WARM_UP + NUM_ROUNDS:
+    while len(rows) < NUM_WARM_UP + num_rounds:
         memcpy_s = seconds(copy)
         began = time.monotonic()
         weights = learner.publish()
@@ -155,7 +180,10 @@ def hand_over_rounds(pool: RolloutPool, learner: LearnerGroup, num_bytes: int) -
         rows[-1]["over_memcpy"] = rows[-1]["total_s"] / memcpy_s
     figures = {name: round(median(row[name] for row in rows[NUM_WARM_UP:]), 4) for name in rows[0]}
     figures["best_over_memcpy"] = round(min(row["over_memcpy"] for row in rows[NUM_WARM_UP:]), 3)
-    return figures | {"first_s": round(checked[0], 3), "checked_s": round(checked[-1], 3)}
+    figures["first_s"] = round(checked[0], 3)
+    if len(checked) > 1:
+        figures["checked_s"] = round(checked[-1], 3)
+    return figures
 
 
 def memcpy_of(num_bytes: int) -> Callable[[], None]:
@@ -183,7 +211,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def memory_by_process() -> dict[str, int]:
     """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
-    kinds = {"ray::RankActor": "learner", "ray::RolloutWorker": "workers", "EngineCore": "engines"}
+    kinds = {"ray::Publisher": "learner", "ray::RolloutWorker": "workers", "EngineCore": "engines"}
     sums = dict.fromkeys([*kinds.values(), "store"], 0)
     for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
         with suppress(psutil.Error, OSError):
@@ -201,11 +229,12 @@ def packing_s(model: Path) -> float:
     """Return how long it takes to pack the model's matrices, as an engine of this process's threads does, and nothing else."""
     from vllm._custom_ops import create_onednn_mm
 
-    matrices = [tensor for tensor in load_file(model / "model.safetensors").values() if tensor.ndim == 2]
+    matrices = [tensor.clone() for tensor in load_file(model / "model.safetensors").values() if tensor.ndim == 2]
     packed: dict[int, object] = {}
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
 
         def pack(number: int) -> None:
+            packed[number] = None
             packed[number] = create_onednn_mm(matrices[number].t())
 
         return median(seconds(lambda: list(threads.map(pack, range(len(matrices))))) for _ in range(NUM_ROUNDS))
@@ -258,9 +287,8 @@ def between_hosts(model: Path, num_bytes: int) -> None:
         pool, learner = services(model, num_readers=1, threads=2)
         link = hosts.link_bytes_per_s()
         say(f"  the link carries {link / 1e9:.2f} GB/s")
-        figures = hand_over_rounds(pool, learner, num_bytes)
+        figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS_BETWEEN_HOSTS)
         pool.close()
-        learner.close()
     figures |= {"link_gb_per_s": round(link / 1e9, 3), "over_link": round(figures["total_s"] / (num_bytes / link), 3)}
     print(json.dumps(figures))
 
@@ -269,7 +297,10 @@ def report(figures: dict[str, Any]) -> None:
     """Print the table."""
     rows = {**figures["readers"], **({"two hosts": figures["two_hosts"]} if "two_hosts" in figures else {})}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    print(f"\n{figures['weight_gb']} GB, medians of {NUM_ROUNDS} rounds\n{'readers':<32}" + "".join(f"{name:>12}" for name in rows))
+    print(
+        f"\n{figures['weight_gb']} GB, medians of {NUM_ROUNDS} rounds on one host, {NUM_ROUNDS_BETWEEN_HOSTS} between two\n{'readers':<32}"
+        + "".join(f"{name:>12}" for name in rows)
+    )
     for name in names:
         print(f"{name:<32}" + "".join(f"{row.get(name, '-'):>12}" for row in rows.values()))
     print()

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
 
 from learner.rank import LearnerRank
 from learner.stage import Stage
@@ -33,16 +34,21 @@ class RankActor(LearnerRank):
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
-        """Return a reference to each bucket of the policy's weights, and their checksums if asked for; nothing above rank 0.
+        """Return what `put_buckets` does of the policy's weights; nothing above rank 0."""
+        return put_buckets(self.weights(), with_checksums)
 
-        On a CPU the store's copy is the only one: it is made from the parameters themselves.
-        """
-        references, sums = [], {}
-        for bucket in self.weights():
-            if tensors := on_the_wire(bucket):
-                references.append(ray.put(tensors))
-                sums.update(checksums(tensors) if with_checksums else {})
-        return references, sums
+
+def put_buckets(buckets: Iterable[dict[str, Tensor]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+    """Return a reference to each bucket in the object store, and the tensors' checksums if asked for; empty buckets are left out.
+
+    On a CPU the store's copy is the only one: it is made from the parameters themselves.
+    """
+    references, sums = [], {}
+    for bucket in buckets:
+        if tensors := on_the_wire(bucket):
+            references.append(ray.put(tensors))
+            sums.update(checksums(tensors) if with_checksums else {})
+    return references, sums
 
 
 class LearnerGroup:
