@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +15,7 @@ from ovt_ray.types import Completion, Problem, Sampling, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
@@ -144,15 +145,27 @@ class RolloutWorker:
                 ],
                 "checksums": dict(checksums),
             }
-            await self.engine.pause_generation(mode="keep", clear_cache=True)
-            await self.engine.start_weight_update()
-            await self.engine.update_weights(WeightTransferUpdateRequest(update_info=update))
-            await self.engine.finish_weight_update(str(version))
-            await self.engine.reset_mm_cache()
-            await self.engine.reset_encoder_cache()
-            await self.engine.resume_generation()
+            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
         self.version = version
         return version
+
+    async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await self.engine.start_weight_update()
+        await self.engine.update_weights(request)
+        await self.engine.finish_weight_update(str(version))
+        await self.engine.reset_mm_cache()
+        await self.engine.reset_encoder_cache()
+        await self.engine.resume_generation()
+
+    async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=1.0)
+            if self.engine.errored and not task.done():
+                os._exit(1)  # the pool replaces it
+        await task
 
     async def weight_checksums(self) -> dict[str, str]:
         """Return vLLM's own digest of each of the engine's parameters, by rank and name."""

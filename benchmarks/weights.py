@@ -47,7 +47,7 @@ NUM_ROUNDS = 9
 NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
 """Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
-ENGINE_BYTES_PER_BYTE = 2
+ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
 """Memory of an engine without its weights."""
 BETWEEN_HOSTS = "between-hosts"
