@@ -14,6 +14,9 @@ from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 
+KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
+"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
+pages that the kernel has to clear each time, which takes longer than the copying."""
 MAX_REPLACEMENTS = 3
 """Workers that may die in one call of `generate` before the pool gives up."""
 
@@ -204,11 +207,12 @@ class RolloutPool:
 
     def _launch(self) -> ActorHandle:
         """Return a new worker actor, its engine starting."""
+        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
             max_concurrency=1000,
-            runtime_env={"env_vars": engine_environment(self.config.cpus_per_worker)},
+            runtime_env={"env_vars": environment},
         )(RolloutWorker)
         return remote.remote(self.model_path, self.model, self.config)
 
@@ -237,9 +241,6 @@ def engine_environment(num_threads: int) -> dict[str, str]:
         # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        # A weight update frees and takes matrices one after the other: from a heap that is kept, not from pages that the kernel
-        # has to clear each time, which takes longer than the copying.
-        "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1",
     }
 
 

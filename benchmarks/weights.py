@@ -31,7 +31,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from actors.pool import RolloutPool, engine_environment
+from actors.pool import KEPT_HEAP, RolloutPool, engine_environment
 from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
 from learner.group import CHECKSUM_EVERY, put_buckets
@@ -96,7 +96,7 @@ def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, flo
     say(f"{num_readers} readers: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
-    environment = {**os.environ, **engine_environment(threads), "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = {**os.environ, **engine_environment(threads), **KEPT_HEAP, "VLLM_LOGGING_LEVEL": "ERROR"}
     command = [sys.executable, "-m", "benchmarks.weights", PACKING, str(model)]
     packing = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
     with started_ray(num_cpus=num_cores + num_readers + 1, object_store_memory=STORE_VERSIONS * num_bytes):
