@@ -14,6 +14,9 @@ from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 
+KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
+"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
+pages that the kernel has to clear each time, which takes longer than the copying."""
 MAX_REPLACEMENTS = 3
 """Workers that may die in one call of `generate` before the pool gives up."""
 
@@ -171,15 +174,16 @@ class RolloutPool:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._weights = weights
         replacements = 0
+        due_at = time.monotonic() + self.config.deadline_s
         for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
             try:
-                ray.get(ref, timeout=self.config.deadline_s)
+                ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
                 replacements += 1
                 self._replace(seat, error, replacements)
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, weights.payload, dict(weights.checksums))
+        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
@@ -203,11 +207,12 @@ class RolloutPool:
 
     def _launch(self) -> ActorHandle:
         """Return a new worker actor, its engine starting."""
+        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
             max_concurrency=1000,
-            runtime_env={"env_vars": engine_environment(self.config.cpus_per_worker)},
+            runtime_env={"env_vars": environment},
         )(RolloutWorker)
         return remote.remote(self.model_path, self.model, self.config)
 

@@ -3,19 +3,19 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
+from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, Sampling
+from ovt_ray.types import Completion, Problem, Sampling, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
@@ -128,30 +128,45 @@ class RolloutWorker:
             version=self.version,
         )
 
-    async def load_weights(self, version: int, payload: np.ndarray, checksums: Mapping[str, str]) -> int:
+    async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        `payload` holds the bytes of a safetensors file, (num_bytes,) uint8. The caches of prompts and of image features are
-        emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every tensor; it is
-        then stuck in the middle of an update and must be replaced.
+        `buckets` are Ray object references; generation pauses when all are on this node. The caches of prompts and of image
+        features are emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every
+        tensor; it is then stuck in the middle of an update and must be replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        file = os.memfd_create(f"weights-{version}")
-        try:
-            _write_all(file, memoryview(payload.data))
-            await self.engine.pause_generation(mode="keep", clear_cache=True)
-            await self.engine.start_weight_update()
-            path = f"/proc/{os.getpid()}/fd/{file}"
-            await self.engine.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "checksums": dict(checksums)}))
-            await self.engine.finish_weight_update(str(version))
-            await self.engine.reset_mm_cache()
-            await self.engine.reset_encoder_cache()
-            await self.engine.resume_generation()
-        finally:
-            os.close(file)
+        tensors = [tensor for bucket in await asyncio.gather(*buckets) for tensor in bucket]
+        with in_shared_memory([tensor.content for tensor in tensors]) as places:
+            update = {
+                "tensors": [
+                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset)
+                    for tensor, place in zip(tensors, places, strict=True)
+                ],
+                "checksums": dict(checksums),
+            }
+            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
         self.version = version
         return version
+
+    async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await self.engine.start_weight_update()
+        await self.engine.update_weights(request)
+        await self.engine.finish_weight_update(str(version))
+        await self.engine.reset_mm_cache()
+        await self.engine.reset_encoder_cache()
+        await self.engine.resume_generation()
+
+    async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=1.0)
+            if self.engine.errored and not task.done():
+                os._exit(1)  # the pool replaces it
+        await task
 
     async def weight_checksums(self) -> dict[str, str]:
         """Return vLLM's own digest of each of the engine's parameters, by rank and name."""
@@ -163,11 +178,6 @@ class RolloutWorker:
     async def close(self) -> None:
         """End the engine's processes."""
         await asyncio.to_thread(self.engine.shutdown)
-
-
-def _write_all(file: int, content: memoryview) -> None:
-    while content:
-        content = content[os.write(file, content) :]
 
 
 def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":
@@ -192,7 +202,7 @@ def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             limit_mm_per_prompt={"image": 8, "video": 0},
             logprobs_mode="processed_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend="safetensors_file"),
+            weight_transfer_config=WeightTransferConfig(backend="shared_memory"),
             worker_extension_cls="actors.receiver.WeightReceiver",
             disable_log_stats=True,
             # An output is made of a completion's first token and when it has ended, of none between.

@@ -90,11 +90,11 @@ class PlainWeight:
         return (self.base, *(self.adapter or ()))
 
     def merged(self) -> Tensor:
-        """Return W + scale B A in host memory, summed in float32 and rounded once to the type of W; W stays as it is."""
+        """Return W + scale B A, summed in float32 and rounded once to the type of W; W itself, not a copy, where there is no adapter."""
         if self.adapter is None:
-            return self.base.detach().to("cpu", copy=True).contiguous()
+            return self.base.detach()
         up, down = (parameter.detach().float() for parameter in self.adapter)
-        return (self.base.detach().float() + self.scale * (up @ down)).to(self.base.dtype).cpu().contiguous()
+        return (self.base.detach().float() + self.scale * (up @ down)).to(self.base.dtype)
 
 
 def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:

@@ -219,12 +219,25 @@ class UpdateStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightTensor:
+    """One tensor of a published version."""
+
+    name: str
+    """As in a Hugging Face folder."""
+    dtype: str
+    """Its name in torch."""
+    shape: tuple[int, ...]
+    content: Any
+    """Its bytes in row-major order, a `numpy.uint8` array of shape (num_bytes,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """A version of the policy and where to pull it."""
 
     version: int
     """Grows by one with each publication."""
-    payload: Any
-    """Ray object reference to the bytes of a safetensors file, a `numpy.uint8` array of shape (num_bytes,)."""
+    buckets: tuple[Any, ...]
+    """Ray object references, each to a list of `WeightTensor`; a tensor is in exactly one."""
     checksums: Mapping[str, str]
-    """SHA-256 of each tensor's bytes, by its Hugging Face name."""
+    """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""

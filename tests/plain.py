@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from learner.rank import LearnerRank
 from learner.stage import Stage
 from ovt_ray.config import GrpoConfig, LearnerConfig, ModelConfig, Optimizer
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats
+from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats, Weights
 
 OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)
 GRPO = GrpoConfig(
@@ -147,7 +148,15 @@ def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:
 
 
 def current_weights(rank: LearnerRank) -> dict[str, Tensor]:
-    return rank.weights()[0]
+    return {name: tensor.clone() for bucket in rank.weights() for name, tensor in bucket.items()}
+
+
+def published_weights(weights: Weights) -> dict[str, Tensor]:
+    return {
+        tensor.name: torch.from_numpy(tensor.content.copy()).view(getattr(torch, tensor.dtype)).view(tensor.shape)
+        for bucket in ray.get(list(weights.buckets))
+        for tensor in bucket
+    }
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import peft
 import pytest
-import ray
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from tests.plain import (
     equal,
     grpo_stage,
     learner_config,
+    published_weights,
     sft_stage,
     single_rank,
 )
@@ -196,7 +196,7 @@ def test_two_ranks_that_share_the_weights_merge_as_one_does(
     group = LearnerGroup(lora_config(3, num_ranks=2), ModelConfig(path=str(tiny_model)), seed=0)
     group.begin(grpo_stage(tiny_model, FAST))
     stats = [group.update(samples) for _ in range(2)]
-    published = safetensors.torch.load(ray.get(group.publish().payload).tobytes())
+    published = published_weights(group.publish())
     group.close()
     assert_same_adapters(published, stats, peft_run, file_weights(tiny_model))
 
