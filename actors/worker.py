@@ -11,11 +11,12 @@ from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, Sampling, WeightTensor
+from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    from vllm.outputs import WeightVersionSpan
     from vllm.v1.engine.async_llm import AsyncLLM
 
 
@@ -46,7 +47,6 @@ class RolloutWorker:
 
     def __init__(self, model_path: str, model: ModelConfig, rollout: RolloutConfig) -> None:
         self.prompts = Prompts(model_path, model)
-        self.version = 0
         self._forbidden = dict.fromkeys(self.prompts.placeholder_ids, -100.0)
         self._num_requests = 0
         self.engine = _start_engine(model_path, rollout)
@@ -125,7 +125,7 @@ class RolloutWorker:
             rollout_logprobs=tuple(step[token].logprob for step, token in zip(choice.logprobs, token_ids, strict=True)),
             text=choice.text,
             finish_reason="stop" if choice.finish_reason == "stop" else "length",
-            version=self.version,
+            versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
         )
 
     async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
@@ -147,7 +147,6 @@ class RolloutWorker:
                 "checksums": dict(checksums),
             }
             await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
-        self.version = version
         return version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
@@ -178,6 +177,12 @@ class RolloutWorker:
     async def close(self) -> None:
         """End the engine's processes."""
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _version_span(span: "WeightVersionSpan") -> VersionSpan:
+    """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
+    version = 0 if span.version == "default" else int(span.version)
+    return VersionSpan(version=version, num_tokens=span.end - span.start)
 
 
 def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":

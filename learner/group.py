@@ -104,6 +104,11 @@ class LearnerGroup:
         buckets, sums = self._all("publish", self._version % CHECKSUM_EVERY == 1)[0]
         return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
 
+    @property
+    def version(self) -> int:
+        """The version that was published last; 0 before the first."""
+        return self._version
+
     def save(self, folder: Path, step: int) -> None:
         """Write a checkpoint of `step`. It appears in one piece; the one before stays until then and is removed after."""
         self._all("save", folder.absolute(), step)

@@ -269,6 +269,9 @@ class GrpoConfig(Section):
     """G, completions per problem."""
     updates_per_step: int = Field(default=1, ge=1)
     """Optimizer steps taken on one step's completions."""
+    max_staleness: int = Field(default=0, ge=0)
+    """Steps that the weights which begin an answer may be behind those that learn from it. 0 generates, then learns, strictly on-policy
+    and bit-reproducible; 1 generates the next step's answers meanwhile; more keeps that many steps' answers in work."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
     advantage: Advantage = "grpo"

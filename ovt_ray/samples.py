@@ -60,6 +60,11 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
     )
 
 
+def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
+    """Return of each completion how many versions its oldest tokens are behind `version`."""
+    return [version - completion.oldest_version for group in groups for completion in group.group.completions]
+
+
 def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
     scores = [score for group in groups for score in group.scores if score.outcome is not Outcome.UNSCORABLE]

@@ -92,6 +92,15 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Consecutive tokens that one version of the weights sampled."""
+
+    version: int
+    """0 for the weights that the engine started with."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer of the policy. Per-token fields have equal lengths (T)."""
 
@@ -102,12 +111,19 @@ class Completion:
     text: str
     """Decoded without special tokens."""
     finish_reason: Literal["stop", "length"]
-    version: int
-    """Version of the weights that sampled the tokens."""
+    versions: tuple[VersionSpan, ...]
+    """Which weights sampled which tokens, in order: more than one span where weights were loaded in the middle."""
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.rollout_logprobs):
             raise ValueError(f"{len(self.token_ids)} tokens but {len(self.rollout_logprobs)} log-probabilities")
+        if len(self.token_ids) != sum(span.num_tokens for span in self.versions):
+            raise ValueError(f"{len(self.token_ids)} tokens but {self.versions}")
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the oldest weights that sampled any of the tokens."""
+        return min(span.version for span in self.versions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

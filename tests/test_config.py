@@ -248,6 +248,7 @@ iterations.grpo.num_steps
 iterations.grpo.problems_per_step
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
+iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.advantage
 iterations.grpo.ratio

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
-from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup
+from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup, VersionSpan
 
 PROBLEM = Problem(id="p", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
 VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Outcome.UNSCORABLE: 0.0}
@@ -13,7 +13,13 @@ VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Ou
 
 def scored(*outcomes: Outcome) -> ScoredGroup:
     completions = tuple(
-        Completion(token_ids=(5,) * (i + 1), rollout_logprobs=(-0.5,) * (i + 1), text="", finish_reason="stop", version=0)
+        Completion(
+            token_ids=(5,) * (i + 1),
+            rollout_logprobs=(-0.5,) * (i + 1),
+            text="",
+            finish_reason="stop",
+            versions=(VersionSpan(version=0, num_tokens=i + 1),),
+        )
         for i in range(len(outcomes))
     )
     scores = tuple(Score(value=VALUES[outcome], outcome=outcome, extracted=None) for outcome in outcomes)
