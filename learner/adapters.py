@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from learner.parts import part_of
-from ovt_ray.config import LoraConfig, Part
+from ovt_ray.config import LoraConfig
 from ovt_ray.errors import LearnerError
+from ovt_ray.section import Part
 
 ADAPTER = "default"
 

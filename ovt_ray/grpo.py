@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import fmean
 
 from learner.group import LearnerGroup
-from ovt_ray.config import GrpoConfig
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
 from ovt_ray.samples import group_stats, part_means, split_evenly, staleness, to_train_samples
 from ovt_ray.services import Services
+from ovt_ray.stage_config import GrpoConfig
 from ovt_ray.stream import GroupStream
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample, UpdateStats

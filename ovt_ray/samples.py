@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from learner.grpo import group_advantages
-from ovt_ray.config import Advantage
+from ovt_ray.stage_config import Advantage
 from ovt_ray.types import Completion, Failure, Outcome, Score, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")

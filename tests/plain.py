@@ -17,8 +17,9 @@ from torch import Tensor
 
 from learner.rank import LearnerRank
 from learner.stage import Stage
-from ovt_ray.config import GrpoConfig, LearnerConfig, ModelConfig, Optimizer
+from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.prompts import Prompts
+from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats, Weights
 
 OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)

@@ -5,9 +5,10 @@ from typing import get_args
 
 import pytest
 
-from ovt_ray.config import RunConfig, Section
+from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.errors import ConfigError
+from ovt_ray.section import Section
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 

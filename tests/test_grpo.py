@@ -25,7 +25,7 @@ from learner.grpo import (
     sft_loss,
 )
 from learner.schedule import learning_rate
-from ovt_ray.config import GrpoConfig, Optimizer, Ratio
+from ovt_ray.stage_config import GrpoConfig, Optimizer, Ratio
 
 RATIOS: tuple[Ratio, ...] = ("token", "sequence", "clipped_weight")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import GrpoConfig, Optimizer
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
 from ovt_ray.services import PendingGroup
+from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.track import Track
 from ovt_ray.types import (
     AnswerKind,

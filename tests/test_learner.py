@@ -21,9 +21,10 @@ import torch
 
 from learner.group import LearnerGroup, place
 from learner.schedule import learning_rate
-from ovt_ray.config import GrpoConfig, ModelConfig, Optimizer
+from ovt_ray.config import ModelConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
+from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.types import TrainSample, UpdateStats
 from tests.plain import (
     GRPO,

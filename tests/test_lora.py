@@ -14,7 +14,8 @@ from torch import Tensor
 from learner.adapters import without_adapters
 from learner.group import LearnerGroup
 from learner.rank import LearnerRank
-from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig, Optimizer
+from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig
+from ovt_ray.stage_config import Optimizer
 from ovt_ray.types import TrainSample, UpdateStats
 from tests.plain import (
     GRPO,

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from ovt_ray.config import GrpoConfig
 from ovt_ray.errors import LearnerError
+from ovt_ray.stage_config import GrpoConfig
 from ovt_ray.types import TrainSample
 from tests.plain import (
     OPTIMIZER,
