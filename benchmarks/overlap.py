@@ -58,6 +58,7 @@ def step_rows(services: Services, config: RunConfig, model: Path, folder: Path, 
             checkpoint_every=NUM_STEPS,
             first_step=0,
             seed=config.seed,
+            rollout_is_exact=True,
         )
     rows = read_metrics(run)
     return [
@@ -74,9 +75,8 @@ def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]]) -
 
     generate, update = seconds(turns, "seconds_generate", "seconds_score"), seconds(turns, "seconds_update", "seconds_sync")
     in_turns, overlapped = seconds(turns, "seconds_step"), seconds(overlapping, "seconds_step")
-    print(
-        f"\ngenerate and score {generate:.2f} s, update and hand over {update:.2f} s\nstep in turns {in_turns:.2f} s, overlapping {overlapped:.2f} s"
-    )
+    print(f"\ngenerate and score {generate:.2f} s, update and hand over {update:.2f} s")
+    print(f"step in turns {in_turns:.2f} s, overlapping {overlapped:.2f} s")
     figures = {
         "seconds_generate": generate,
         "seconds_update": update,

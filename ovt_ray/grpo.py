@@ -40,8 +40,11 @@ def train_grpo(
     checkpoint_every: int,
     first_step: int,
     seed: int,
+    rollout_is_exact: bool,
 ) -> None:
     """Improve the learner's model, which the rollout workers already serve, from `first_step` on; `traces` are for `section.sft_coef`.
+
+    If the rollout is exact, its log-probabilities of answers by the newest weights are the learner's too, and not computed again.
 
     Raises StageError when no group of several steps in a row had anything to teach.
     """
@@ -63,7 +66,7 @@ def train_grpo(
             samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
             parts = split_evenly(samples, section.updates_per_step)
             beside = [traces_of(section, traces, step, number, seed) for number in range(len(parts))]
-            learning = background.submit(_learn, services.learner, parts, beside)
+            learning = background.submit(_learn, services.learner, parts, beside, rollout_is_exact and not any(behind))
             stream.work_until(learning)
             updates = learning.result()
             clock.append(time.monotonic())
@@ -95,10 +98,12 @@ def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, upd
     return batch_at(traces, step * section.updates_per_step + update, section.sft_batch_size, stable_seed(seed, "traces"))
 
 
-def _learn(learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]]) -> list[UpdateStats]:
+def _learn(
+    learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]], rollout_is_proximal: bool
+) -> list[UpdateStats]:
     """Take one update on each part with its traces. Parts after the first need the log-probabilities of the policy before the first."""
     later = [sample for part in parts[1:] for sample in part]
-    proximal = iter(learner.logprobs(later) if later else [])
+    proximal = iter([sample.rollout_logprobs for sample in later] if rollout_is_proximal or not later else learner.logprobs(later))
     prepared = [*parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in parts[1:])]
     return [learner.update([*part, *own_traces]) for part, own_traces in zip(prepared, traces, strict=True)]
 

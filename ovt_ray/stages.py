@@ -156,6 +156,7 @@ class Stages:
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
                 seed=seed,
+                rollout_is_exact=gap.is_exact,
             )
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 

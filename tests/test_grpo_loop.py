@@ -110,7 +110,7 @@ class Services:
 TRACES = [TrainSample(problem=PROBLEMS[0], completion_ids=(100 + number,)) for number in range(10)]
 
 
-def run(services: Services, folder: Path, *, first_step: int = 0, **changes: float) -> None:
+def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: float) -> None:
     section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
         update=changes
     )
@@ -126,6 +126,7 @@ def run(services: Services, folder: Path, *, first_step: int = 0, **changes: flo
             checkpoint_every=2,
             first_step=first_step,
             seed=5,
+            rollout_is_exact=rollout_is_exact,
         )
 
 
@@ -148,6 +149,15 @@ def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None
     # the first update of a step is on-policy; the second is handed what the policy said before the first
     assert services.learner.proximal == [{None}, {(0.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
     assert services.rollout.loaded == [1, 2, 3, 4]
+
+
+def test_an_exact_rollout_says_itself_what_the_policy_said_before_the_first_update_if_its_answers_are_fresh(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2, rollout_is_exact=True)
+    assert services.learner.proximal == [{None}, {(-1.0,)}] * 4
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2, rollout_is_exact=True, max_staleness=1)
+    assert services.learner.proximal == [{None}, {(-1.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
 
 
 def test_traces_are_mixed_into_every_update_only_if_asked(tmp_path: Path) -> None:
