@@ -18,6 +18,7 @@ from ovt_ray.types import Completion, Problem, Sampling
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
     from vllm.logprobs import FlatLogprobs
+    from vllm.tokenizers import TokenizerLike
 
 
 GATHER_S = 0.02
@@ -50,6 +51,7 @@ def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence
     return SamplingParams(
         n=sampling.num_completions,
         temperature=sampling.temperature,
+        top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         seed=completion_seed(sampling.seed, problem_id),
         logprobs=0,
@@ -58,6 +60,31 @@ def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence
         logit_bias=dict.fromkeys(forbidden_ids, -100.0),
         output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
     )
+
+
+def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token_ids: Sequence[int], *, has_ended: bool) -> str:
+    """Return the text that vLLM would have given; `has_ended` says whether the last token is the end of the turn.
+
+    It leaves a character out that the length limit cut, which the tokenizer's own `decode` does not.
+    """
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    request = EngineCoreRequest(
+        request_id="",
+        prompt_token_ids=list(prompt_ids),
+        mm_features=None,
+        sampling_params=SamplingParams(),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    detokenizer.update(list(token_ids), stop_terminated=has_ended)
+    return detokenizer.get_next_output_text(finished=True, delta=False)
 
 
 class RolloutWorker:
@@ -128,34 +155,10 @@ class RolloutWorker:
         return Completion(
             token_ids=token_ids,
             rollout_logprobs=tuple(cast("FlatLogprobs", choice.logprobs).logprobs),
-            text=self._text(prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
+            text=completion_text(self.prompts.tokenizer, prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
             finish_reason="stop" if choice.finish_reason == "stop" else "length",
             version=self.version,
         )
-
-    def _text(self, prompt_ids: Sequence[int], token_ids: Sequence[int], has_ended: bool) -> str:
-        """Return the text that vLLM would have given; `has_ended` says whether the last token is the end of the turn.
-
-        It leaves a character out that the length limit cut, which the tokenizer's own `decode` does not.
-        """
-        from vllm import SamplingParams
-        from vllm.v1.engine import EngineCoreRequest
-        from vllm.v1.engine.detokenizer import IncrementalDetokenizer
-
-        request = EngineCoreRequest(
-            request_id="",
-            prompt_token_ids=list(prompt_ids),
-            mm_features=None,
-            sampling_params=SamplingParams(),
-            pooling_params=None,
-            arrival_time=0.0,
-            lora_request=None,
-            cache_salt=None,
-            data_parallel_rank=None,
-        )
-        detokenizer = IncrementalDetokenizer.from_new_request(self.prompts.tokenizer, request)
-        detokenizer.update(list(token_ids), stop_terminated=has_ended)
-        return detokenizer.get_next_output_text(finished=True, delta=False)
 
     async def load_weights(self, version: int, payload: np.ndarray, checksums: Mapping[str, str]) -> int:
         """Return the version that the engine now serves; running generations go on under it.

@@ -271,6 +271,9 @@ class GrpoConfig(Section):
     """Optimizer steps taken on one step's completions."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Rollouts are drawn from the most probable tokens that together have this probability (nucleus sampling, arXiv 1904.09751). The
+    learner's distribution is not cut off, so below 1 its ratio to the rollouts is too small by up to this factor."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
     arXiv 2503.20783, section 3.2), or over that of the step (`reinforce_pp`, arXiv 2501.03262, section 3); less the mean of the group's
@@ -396,6 +399,16 @@ class RunConfig(Section):
         for number, turn in enumerate(self.iterations):
             sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
         return {name: section.optimizer for name, section in sections.items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and yet gives something up, to be said at the start."""
+        return [
+            f"iterations.{number}.grpo.top_p: {turn.grpo.top_p:g} cuts off what rollouts are drawn from, but not the learner's "
+            "distribution: importance ratios are inexact; set it to 1 for exact ones"
+            for number, turn in enumerate(self.iterations)
+            if turn.grpo.top_p < 1
+        ]
 
     @model_validator(mode="after")
     def _learner_fits_stages(self) -> "RunConfig":
