@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -14,10 +15,11 @@ from ovt_ray.prompts import Prompts
 from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
 
 if TYPE_CHECKING:
-    from vllm import CompletionOutput, SamplingParams
+    from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    from vllm.logprobs import FlatLogprobs
     from vllm.outputs import WeightVersionSpan
-    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.tokenizers import TokenizerLike
 
 
 GATHER_S = 0.02
@@ -42,14 +44,60 @@ def completion_seed(seed: int, problem_id: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
+def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence[int], eos_id: int) -> "SamplingParams":
+    """Return how vLLM draws the completions of a problem."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.num_completions,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=completion_seed(sampling.seed, problem_id),
+        logprobs=0,
+        flat_logprobs=True,  # lists of numbers: an object per token costs four times as much in answers of 2,000 tokens
+        detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
+        logit_bias=dict.fromkeys(forbidden_ids, -100.0),
+        stop_token_ids=[eos_id],  # which is not the engine's own end token in every family
+        output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
+    )
+
+
+def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token_ids: Sequence[int], *, has_ended: bool) -> str:
+    """Return the text that vLLM would have given; `has_ended` says whether the last token is the end of the turn.
+
+    It leaves a character out that the length limit cut, which the tokenizer's own `decode` does not.
+    """
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    request = EngineCoreRequest(
+        request_id="",
+        prompt_token_ids=list(prompt_ids),
+        mm_features=None,
+        sampling_params=SamplingParams(),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    detokenizer.update(list(token_ids), stop_terminated=has_ended)
+    return detokenizer.get_next_output_text(finished=True, delta=False)
+
+
 class RolloutWorker:
     """An asynchronous vLLM engine; requests of many callers share its batches."""
 
     def __init__(self, model_path: str, model: ModelConfig, rollout: RolloutConfig) -> None:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
         self.prompts = Prompts(model_path, model)
-        self._forbidden = dict.fromkeys(self.prompts.placeholder_ids, -100.0)
         self._num_requests = 0
-        self.engine = _start_engine(model_path, rollout)
+        self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
 
     async def ready(self) -> int:
         """Return the worker's process id once its engine answers."""
@@ -67,10 +115,7 @@ class RolloutWorker:
         num_left = len(problems) * sampling.num_completions
         try:
             while num_left:
-                parts = [await ended.get()]
-                await asyncio.sleep(GATHER_S)
-                while not ended.empty():
-                    parts.append(ended.get_nowait())
+                parts = await _gathered(ended, num_left)
                 if failed := next((part for part in parts if isinstance(part, Exception)), None):
                     raise failed
                 num_left -= len(parts)
@@ -89,41 +134,29 @@ class RolloutWorker:
         try:
             prompt = TokensPrompt(prompt_token_ids=self.prompts.engine_ids(problem))
             if problem.images:
-                prompt["multi_modal_data"] = {"image": self.prompts.images(problem)}
-            async for output in self.engine.generate(prompt, self._params(problem, sampling), request_id):
-                prompt_ids = tuple(output.prompt_token_ids)
+                # In a thread: decoding a large image would hold up the completions of all other problems.
+                prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
+            params = sampling_params(sampling, problem.id, self.prompts.placeholder_ids, self.prompts.eos_id)
+            prompt_ids: tuple[int, ...] = ()
+            async for output in self.engine.generate(prompt, params, request_id):
+                prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
                 for choice in output.outputs:
                     if choice.finished():
-                        completion = self._completion(choice, problem.id)
+                        completion = self._completion(choice, problem.id, prompt_ids)
                         ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
         except Exception as error:
             ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
 
-    def _params(self, problem: Problem, sampling: Sampling) -> "SamplingParams":
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            n=sampling.num_completions,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=completion_seed(sampling.seed, problem.id),
-            logprobs=0,
-            logit_bias=self._forbidden,
-            stop_token_ids=[self.prompts.eos_id],  # which is not the engine's own end token in every family
-            output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
-        )
-
-    def _completion(self, choice: "CompletionOutput", problem_id: str) -> Completion:
-        if choice.finish_reason not in ("stop", "length") or choice.logprobs is None:
+    def _completion(self, choice: "CompletionOutput", problem_id: str, prompt_ids: Sequence[int]) -> Completion:
+        if choice.finish_reason not in ("stop", "length"):
             raise RolloutError(f"problem {problem_id}: the engine ended a completion with {choice.finish_reason!r}")
         token_ids = tuple(choice.token_ids)
         return Completion(
             token_ids=token_ids,
-            rollout_logprobs=tuple(step[token].logprob for step, token in zip(choice.logprobs, token_ids, strict=True)),
-            text=choice.text,
+            rollout_logprobs=tuple(cast("FlatLogprobs", choice.logprobs).logprobs),
+            text=completion_text(self.prompts.tokenizer, prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
             finish_reason="stop" if choice.finish_reason == "stop" else "length",
             versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
         )
@@ -185,32 +218,40 @@ def _version_span(span: "WeightVersionSpan") -> VersionSpan:
     return VersionSpan(version=version, num_tokens=span.end - span.start)
 
 
-def _start_engine(model_path: str, rollout: RolloutConfig) -> "AsyncLLM":
+async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) -> "list[Ended | Exception]":
+    """Return what ends within GATHER_S of the next end, at once where nothing else can."""
+    parts = [await ended.get()]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GATHER_S):
+            while len(parts) < num_left:
+                parts.append(await ended.get())
+    return parts
+
+
+def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArgs":
+    """Return what a worker's engine is started with."""
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     on_cpu = rollout.gpus_per_worker == 0
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(
-            model=model_path,
-            dtype=rollout.dtype,
-            max_model_len=rollout.max_model_len,
-            max_num_seqs=rollout.max_num_seqs,
-            tensor_parallel_size=max(1, rollout.gpus_per_worker),
-            enforce_eager=on_cpu,
-            # A CPU engine cannot take back a seeded draw (vLLM 0.32: "CPU Generator does not use offset"), which a prompt
-            # prefilled in two chunks needs; so there each prompt is prefilled whole.
-            enable_chunked_prefill=not on_cpu,
-            max_num_batched_tokens=max(8192, rollout.max_model_len) if on_cpu else None,
-            kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
-            gpu_memory_utilization=rollout.gpu_memory_utilization,
-            limit_mm_per_prompt={"image": 8, "video": 0},
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend="shared_memory"),
-            worker_extension_cls="actors.receiver.WeightReceiver",
-            disable_log_stats=True,
-            # An output is made of a completion's first token and when it has ended, of none between.
-            stream_interval=rollout.max_model_len,
-        )
+    return AsyncEngineArgs(
+        model=model_path,
+        dtype=rollout.dtype,
+        max_model_len=rollout.max_model_len,
+        max_num_seqs=rollout.max_num_seqs,
+        tensor_parallel_size=max(1, rollout.gpus_per_worker),
+        enforce_eager=on_cpu,
+        # A CPU engine cannot take back a seeded draw (vLLM 0.32: "CPU Generator does not use offset"), which a prompt
+        # prefilled in two chunks needs; so there each prompt is prefilled whole.
+        enable_chunked_prefill=not on_cpu,
+        max_num_batched_tokens=max(8192, rollout.max_model_len) if on_cpu else None,
+        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
+        gpu_memory_utilization=rollout.gpu_memory_utilization,
+        limit_mm_per_prompt={"image": 8, "video": 0},
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend="shared_memory"),
+        worker_extension_cls="actors.receiver.WeightReceiver",
+        disable_log_stats=True,
+        # An output is made of a completion's first token and when it has ended, of none between.
+        stream_interval=rollout.max_model_len,
     )

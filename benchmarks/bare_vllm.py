@@ -1,45 +1,58 @@
-"""The baseline of `benchmarks.step`: `vllm.LLM.generate` on the prompts of a JSON job on standard input; prints tokens per second."""
+"""The baseline of `benchmarks.rollout`: `vllm.LLM.generate` in its own process, with the engine and sampling of a rollout worker."""
 
-import json
-import sys
 import time
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from PIL import Image
+from actors.worker import engine_arguments, sampling_params
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.prompts import Prompts
+from ovt_ray.types import Problem, Sampling
 
-NUM_ROUNDS = 6
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What one round took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Processor time of all processes that took part."""
+    num_tokens: int
+    """Of all completions."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens over wall seconds."""
+        return self.num_tokens / self.seconds
+
+    @property
+    def cpu_us_per_token(self) -> float:
+        """Processor time, which other users of the machine change less than the wall's."""
+        return 1e6 * self.cpu_seconds / self.num_tokens
 
 
-def main() -> None:
-    """Time rounds of the same prompts and print the median rate of all but the first."""
-    from vllm import LLM, SamplingParams
+class BareEngine:
+    """An engine that nothing is wrapped around; it runs in this process."""
 
-    job = json.load(sys.stdin)
-    llm = LLM(
-        model=job["model"],
-        dtype="float32",
-        enforce_eager=True,
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=8192,
-        max_model_len=job["max_model_len"],
-        max_num_seqs=job["max_num_seqs"],
-        kv_cache_memory_bytes=job["kv_cache_bytes"],
-        limit_mm_per_prompt={"image": 8, "video": 0},
-    )
-    prompts = [{"prompt_token_ids": ids, "multi_modal_data": {"image": Image.open(image).convert("RGB")}} for ids, image in job["prompts"]]
-    rates = []
-    for turn in range(NUM_ROUNDS + 1):
-        params = [
-            SamplingParams(n=job["n"], max_tokens=job["max_tokens"], temperature=1.0, logprobs=0, seed=seed + turn) for seed in job["seeds"]
+    def __init__(self, model_path: str, rollout: RolloutConfig) -> None:
+        from vllm import LLM
+
+        arguments = dict(vars(engine_arguments(model_path, rollout)))
+        del arguments["enable_log_requests"]  # of asynchronous engines only
+        self.llm = LLM(**arguments)
+        self.prompts = Prompts(model_path, ModelConfig(path=model_path))
+
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Timing:
+        """Return how long the engine took; prompts are tokenized and images decoded before the clock starts."""
+        prompts = [
+            {"prompt_token_ids": self.prompts.engine_ids(problem), "multi_modal_data": {"image": self.prompts.images(problem)}}
+            for problem in problems
         ]
-        began = time.monotonic()
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        num_tokens = sum(len(choice.token_ids) for output in outputs for choice in output.outputs)
-        rates.append(num_tokens / (time.monotonic() - began))
-        llm.reset_prefix_cache()
-        llm.reset_mm_cache()
-    print(median(rates[1:]))
-
-
-if __name__ == "__main__":
-    main()
+        params = [sampling_params(sampling, problem.id, self.prompts.placeholder_ids, self.prompts.eos_id) for problem in problems]
+        began, cpu_began = time.monotonic(), time.process_time()
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        return Timing(
+            seconds=time.monotonic() - began,
+            cpu_seconds=time.process_time() - cpu_began,
+            num_tokens=sum(len(choice.token_ids) for output in outputs for choice in output.outputs),
+        )

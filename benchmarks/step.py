@@ -1,15 +1,13 @@
-"""What a GRPO step costs, phase by phase, and what the rollout pool adds to a bare vLLM engine.
+"""What a GRPO step costs, phase by phase, and how much memory each process takes.
 
     python -m benchmarks.step [CONFIG] [key=value ...]
 
 Runs real steps of the config's first RL stage from its untrained model (completions run to their limit, so lengths do not
-depend on luck), then generates the same prompts with a bare `vllm.LLM` in a process of its own with the same threads.
-Scoring overlaps with generation; its phase is what is still to wait for afterwards. The last line is one JSON object.
+depend on luck). Scoring overlaps with generation; its phase is what is still to wait for afterwards. `benchmarks.rollout` compares
+generation with a bare vLLM engine. The last line is one JSON object.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,15 +17,13 @@ from statistics import median
 
 import psutil
 
-from actors.worker import completion_seed
 from learner.stage import Stage
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo import sampling
-from ovt_ray.prompts import Prompts
 from ovt_ray.services import Services
 from ovt_ray.stream import GroupStream
-from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample
+from ovt_ray.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 6
@@ -43,12 +39,11 @@ def main(arguments: Sequence[str]) -> None:
         build_tiny_model(model, config.seed)
         section = config.iterations[0].grpo
         problems = world_problems("train", section.problems_per_step, config.seed, Path(folder) / "images")
-        seconds, tokens_per_s, memory = measure_pool(config, str(model), problems)
-        bare_tokens_per_s = measure_bare(config, model, problems, sampling(section, config.max_completion_tokens, config.seed, 0))
-    report(seconds, tokens_per_s, bare_tokens_per_s, memory)
+        seconds, tokens_per_s, memory = measure(config, str(model), problems)
+    report(seconds, tokens_per_s, memory)
 
 
-def measure_pool(config: RunConfig, model: str, problems: Sequence[Problem]) -> tuple[dict[str, float], float, dict[str, float]]:
+def measure(config: RunConfig, model: str, problems: Sequence[Problem]) -> tuple[dict[str, float], float, dict[str, float]]:
     """Return the median seconds of each phase, the pool's tokens per second, and each process's peak memory in MB."""
     steps: list[dict[str, float]] = []
     rates = []
@@ -125,49 +120,21 @@ def _peak_mb(process: psutil.Process) -> float:
     return int(line.split()[1]) / 1024
 
 
-def measure_bare(config: RunConfig, model: Path, problems: Sequence[Problem], draw: Sampling) -> float:
-    """Return the tokens per second of `vllm.LLM.generate` on the same prompts, one engine with as many threads as one worker."""
-    job = {
-        "model": str(model),
-        "threads": config.rollout.cpus_per_worker,
-        "max_model_len": config.rollout.max_model_len,
-        "max_num_seqs": config.rollout.max_num_seqs,
-        "kv_cache_bytes": int(config.rollout.kv_cache_gib * 2**30),
-        "n": draw.num_completions,
-        "max_tokens": draw.max_tokens,
-        "prompts": [[Prompts(str(model), config.model).engine_ids(problem), problem.images[0]] for problem in problems],
-        "seeds": [completion_seed(draw.seed, problem.id) for problem in problems],
-    }
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(config.rollout.cpus_per_worker),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # as few processes as the pool's engine has
-        "VLLM_LOGGING_LEVEL": "ERROR",
-    }
-    command = [sys.executable, "-m", "benchmarks.bare_vllm"]
-    done = subprocess.run(command, input=json.dumps(job), env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"bare vLLM failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.strip().splitlines()[-1])
-
-
-def report(seconds: dict[str, float], tokens_per_s: float, bare_tokens_per_s: float, memory: dict[str, float]) -> None:
+def report(seconds: dict[str, float], tokens_per_s: float, memory: dict[str, float]) -> None:
     """Print the table and the JSON line."""
     total = sum(seconds.values())
     print(f"\n{'phase':<12}{'seconds':>9}{'share':>8}")
     for name in PHASES:
         print(f"{name:<12}{seconds[name]:>9.3f}{seconds[name] / total:>8.0%}")
-    print(f"{'step':<12}{total:>9.3f}\n\npool {tokens_per_s:,.0f} tokens/s, bare vLLM {bare_tokens_per_s:,.0f} tokens/s\n\npeak memory, MB")
+    print(f"{'step':<12}{total:>9.3f}\n\n{tokens_per_s:,.0f} tokens/s\n\npeak memory, MB")
     for name, peak in memory.items():
         print(f"  {name:<24}{peak:>8.0f}")
     figures = {f"seconds_{name}": round(value, 4) for name, value in seconds.items()}
     figures |= {
         "seconds_per_step": round(total, 4),
         "tokens_per_s": round(tokens_per_s, 1),
-        "bare_tokens_per_s": round(bare_tokens_per_s, 1),
+        "peak_memory_mb": round(sum(memory.values()), 1),
     }
-    figures |= {"pool_over_bare": round(tokens_per_s / bare_tokens_per_s, 3), "peak_memory_mb": round(sum(memory.values()), 1)}
     print(json.dumps(figures))
 
 

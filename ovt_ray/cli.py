@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    config = _outside_job_package(load_config(parsed.config, parsed.overrides))
+    config = _outside_job_package(_load(parsed))
     from ovt_ray.recipe import run_recipe
 
     run_recipe(config)
@@ -93,12 +93,19 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    config = load_config(parsed.config, parsed.overrides)
+    config = _load(parsed)
     print(f"{parsed.config}: the configuration is valid", flush=True)
     from ovt_ray.check import check_run
 
     check_run(config)
     return 0
+
+
+def _load(parsed: argparse.Namespace) -> RunConfig:
+    config = load_config(parsed.config, parsed.overrides)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    return config
 
 
 def _score(parsed: argparse.Namespace) -> int:

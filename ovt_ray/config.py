@@ -229,6 +229,16 @@ class RunConfig(Section):
             sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
         return {name: section.optimizer for name, section in sections.items()}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and yet gives something up, to be said at the start."""
+        return [
+            f"iterations.{number}.grpo.top_p: {turn.grpo.top_p:g} cuts off what rollouts are drawn from, but not the learner's "
+            "distribution: importance ratios are inexact; set it to 1 for exact ones"
+            for number, turn in enumerate(self.iterations)
+            if turn.grpo.top_p < 1
+        ]
+
     @model_validator(mode="after")
     def _learner_fits_stages(self) -> "RunConfig":
         if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):

@@ -113,6 +113,7 @@ def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Samp
     return Sampling(
         num_completions=section.num_completions,
         temperature=section.temperature,
+        top_p=section.top_p,
         max_tokens=max_tokens,
         seed=stable_seed(seed, "step", step),
     )

@@ -102,6 +102,9 @@ class GrpoConfig(Section):
     and bit-reproducible; 1 generates the next step's answers meanwhile; more keeps that many steps' answers in work."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollouts; the learner's log-probabilities are taken at it too."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Rollouts are drawn from the most probable tokens that together have this probability (nucleus sampling, arXiv 1904.09751). The
+    learner's distribution is not cut off, so below 1 its ratio to the rollouts is too small by up to this factor."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
     arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);

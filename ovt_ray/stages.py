@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -141,7 +142,7 @@ class Stages:
         max_tokens = self.config.max_completion_tokens
         num_updates = section.num_steps * section.updates_per_step
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
-        gate = sampling(section, max_tokens, seed, -1)
+        gate = replace(sampling(section, max_tokens, seed, -1), top_p=1.0)  # the learner's distribution is not cut off
         gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         with Track(self.folder.path, key, section.num_steps, first_step) as track:

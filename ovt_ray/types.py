@@ -87,6 +87,8 @@ class Sampling:
     temperature: float
     """0 is greedy."""
     max_tokens: int
+    top_p: float = 1.0
+    """Draw from the most probable tokens that together have this probability; `rollout_logprobs` are of that distribution."""
     seed: int
     """Seeds every completion together with the problem's id and the completion's index."""
 

@@ -131,6 +131,13 @@ def test_options_of_the_policy_loss_that_go_together_are_taken() -> None:
     assert (section.ratio, section.clip_dual, section.kl_in, section.rollout_cap) == ("sequence", 3, "reward", 3)
 
 
+def test_sampling_that_makes_ratios_inexact_is_allowed_with_a_warning() -> None:
+    assert load_config(TINY, []).warnings == []
+    (warning,) = load_config(TINY, ["iterations[1].grpo.top_p=0.99"]).warnings
+    assert "iterations.1.grpo.top_p: 0.99" in warning and "importance ratios are inexact" in warning
+    assert "less than or equal to 1" in refusal("iterations[0].grpo.top_p=1.1")
+
+
 def test_every_option_says_what_it_is_for() -> None:
     assert [name for name, description in options(RunConfig) if not description] == []
 
@@ -251,6 +258,7 @@ iterations.grpo.num_completions
 iterations.grpo.updates_per_step
 iterations.grpo.max_staleness
 iterations.grpo.temperature
+iterations.grpo.top_p
 iterations.grpo.advantage
 iterations.grpo.ratio
 iterations.grpo.clip_low

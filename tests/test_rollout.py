@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from actors.pool import RolloutPool
-from actors.worker import RolloutWorker
+from actors.worker import RolloutWorker, completion_text
 from learner.weights import checksums, on_the_wire
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
@@ -40,8 +40,8 @@ def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
     pool.close()
 
 
-def sampling(num_completions: int = 4, seed: int = 0, temperature: float = 1.0) -> Sampling:
-    return Sampling(num_completions=num_completions, temperature=temperature, max_tokens=24, seed=seed)
+def sampling(num_completions: int = 4, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0) -> Sampling:
+    return Sampling(num_completions=num_completions, temperature=temperature, top_p=top_p, max_tokens=24, seed=seed)
 
 
 def by_id(groups: Iterator[RolloutGroup]) -> dict[str, list[tuple[tuple[int, ...], tuple[float, ...]]]]:
@@ -92,6 +92,37 @@ def test_a_seed_gives_the_same_tokens_whatever_else_is_running(pool: RolloutPool
     alone = by_id(pool.generate(problems[5:6], sampling(seed=3)))
     assert together[problems[5].id] == alone[problems[5].id]
     assert together != by_id(pool.generate(problems, sampling(seed=4)))
+
+
+def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
+    four = by_id(pool.generate(problems[:3], sampling(num_completions=4, seed=3)))
+    two = by_id(pool.generate(problems[:3], sampling(num_completions=2, seed=3)))
+    assert two == {name: completions[:2] for name, completions in four.items()}
+
+
+def test_log_probabilities_are_those_of_the_distribution_that_top_p_leaves(pool: RolloutPool, problems: list[Problem]) -> None:
+    """So little probability leaves only the likeliest token, which is then certain."""
+    greedy = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+    narrow = by_id(pool.generate(problems, sampling(num_completions=1, top_p=1e-6)))
+    for name, [(tokens, logprobs)] in narrow.items():
+        assert tokens == greedy[name][0][0]
+        assert logprobs == (0.0,) * len(tokens)
+
+
+def test_text_leaves_out_special_tokens_and_a_character_that_was_cut(tiny_model: Path) -> None:
+    tokenizer = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).tokenizer
+    prompt, euro = tokenizer("Look")["input_ids"], tokenizer("\u20ac")["input_ids"]  # the euro sign is three bytes
+    letter, end, image = tokenizer("a")["input_ids"], [tokenizer.eos_token_id], tokenizer.convert_tokens_to_ids(["<|image_pad|>"])
+    assert (len(euro), len(letter)) == (3, 1)
+
+    def text(ids: list[int], has_ended: bool = False) -> str:
+        return completion_text(tokenizer, prompt, ids, has_ended=has_ended)
+
+    assert text(letter + euro + end, has_ended=True) == "a\u20ac"
+    assert text(letter + euro[:2]) == "a", "the length limit cut it"
+    assert text(euro[:2] + letter) == "\ufffda", "the model went on after half a character"
+    assert text(letter + image + letter) == "aa"
+    assert text(euro[1:]) == "" and text(end, has_ended=True) == "" and text([]) == ""
 
 
 def test_image_placeholders_are_never_sampled(pool: RolloutPool, problems: list[Problem], tiny_model: Path) -> None:

@@ -1,0 +1,168 @@
+"""What the rollout pool costs on top of a bare vLLM engine, and what completions that share a prompt save.
+
+    python -m benchmarks.rollout [THREADS]
+
+For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
+problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
+and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
+also answers as many problems as there were completions, one completion each (`separate`). An untrained model nearly always goes to
+the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
+Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
+one JSON object.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import ray
+import torch
+from ray.actor import ActorHandle
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
+
+from actors.pool import RolloutPool, engine_environment
+from benchmarks.bare_vllm import BareEngine, Timing
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.types import Problem, Sampling
+from ovt_ray.world import build_tiny_model, world_problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A model and how much it is asked."""
+
+    name: str
+    width: int
+    num_layers: int
+    num_problems: int
+    num_completions: int
+    max_tokens: int
+    num_rounds: int
+    """One more before them warms up."""
+
+
+SHAPES = (
+    Shape(name="tiny", width=128, num_layers=4, num_problems=32, num_completions=8, max_tokens=48, num_rounds=8),
+    Shape(name="200m", width=1024, num_layers=13, num_problems=4, num_completions=4, max_tokens=16, num_rounds=3),
+)
+WAYS = ("bare", "pool", "separate")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a table for each shape, and the figures as JSON."""
+    num_threads = int(arguments[0]) if arguments else 2
+    ray.init("local", num_cpus=2 * num_threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    figures: dict[str, float] = {"threads": num_threads}
+    for shape in SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            write_model(Path(folder) / "model", shape)
+            count = shape.num_problems * (1 + shape.num_completions) * (1 + shape.num_rounds)
+            problems = world_problems("train", count, 0, Path(folder) / "images")
+            figures |= report(shape, take_turns(shape, str(Path(folder) / "model"), problems, num_threads))
+    ray.shutdown()
+    print(json.dumps(figures))
+
+
+def write_model(folder: Path, shape: Shape) -> None:
+    """Write a Qwen2.5-VL of the embedded model's kind, of the shape's width and depth."""
+    build_tiny_model(folder, seed=0)
+    config = Qwen2_5_VLConfig.from_pretrained(folder)
+    if shape.width == config.text_config.hidden_size:
+        return
+    text = {"hidden_size": shape.width, "intermediate_size": 4 * shape.width, "num_hidden_layers": shape.num_layers}
+    heads = {"num_attention_heads": shape.width // 32, "num_key_value_heads": shape.width // 128}
+    config.text_config = Qwen2_5_VLTextConfig(**(config.text_config.to_dict() | text | heads | {"layer_types": None}))
+    config.vision_config = Qwen2_5_VLVisionConfig(**(config.vision_config.to_dict() | {"out_hidden_size": shape.width}))
+    torch.manual_seed(0)
+    Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
+
+
+def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[Timing]]:
+    """Return the timings of each way, round by round, without the first."""
+    config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
+    environment = engine_environment(num_threads)
+    bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
+    pool = RolloutPool(config, ModelConfig(path=model), model)
+    pool.wait_until_ready()
+    timings: dict[str, list[Timing]] = {way: [] for way in WAYS}
+    left = list(problems)
+    for number in range(shape.num_rounds + 1):
+        several = Sampling(num_completions=shape.num_completions, temperature=1.0, max_tokens=shape.max_tokens, seed=number)
+        one = Sampling(num_completions=1, temperature=1.0, max_tokens=shape.max_tokens, seed=number)
+        together = [left.pop() for _ in range(shape.num_problems)]
+        separate = [left.pop() for _ in range(shape.num_problems * shape.num_completions)]
+        for way in WAYS if number % 2 else reversed(WAYS):
+            match way:
+                case "bare":
+                    timings[way].append(ray.get(bare.generate.remote(together, several)))
+                case "pool":
+                    timings[way].append(time_pool(pool, together, several))
+                case "separate":
+                    timings[way].append(time_pool(pool, separate, one))
+        if timings["bare"][-1].num_tokens != timings["pool"][-1].num_tokens:
+            raise RuntimeError(f"{shape.name}: pool and bare engine gave different completions")
+        rates = ", ".join(f"{way} {timings[way][-1].tokens_per_s:,.0f}" for way in WAYS)
+        print(f"[{shape.name}] round {number}: {rates} tokens/s, load {os.getloadavg()[0]:.1f}", flush=True)
+    close(bare, pool)
+    return {way: rounds[1:] for way, rounds in timings.items()}
+
+
+def close(bare: ActorHandle, pool: RolloutPool) -> None:
+    """End both engines."""
+    pool.close()
+    ray.kill(bare)
+
+
+def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> Timing:
+    """Return how long the pool took; its processes are the driver's, the worker's and the engine's."""
+    processes = [psutil.Process(), *(member for pid in pool.process_ids() for member in _family(pid))]
+    cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
+    groups = list(pool.generate(problems, sampling))
+    return Timing(
+        seconds=time.monotonic() - began,
+        cpu_seconds=sum(map(_cpu_seconds, processes)) - cpu_began,
+        num_tokens=sum(len(completion.token_ids) for group in groups for completion in group.completions),
+    )
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2])
+
+
+def report(shape: Shape, timings: dict[str, list[Timing]]) -> dict[str, float]:
+    """Print a shape's table and return its figures."""
+    print(f"\n{shape.name}: {shape.num_problems} problems x {shape.num_completions}, at most {shape.max_tokens} tokens")
+    print(f"{'way':<10}{'seconds':>9}{'tokens/s':>10}{'cpu us/token':>14}")
+    for way, rounds in timings.items():
+        seconds, rate, cpu = (
+            median(values) for values in zip(*((t.seconds, t.tokens_per_s, t.cpu_us_per_token) for t in rounds), strict=True)
+        )
+        print(f"{way:<10}{seconds:>9.2f}{rate:>10,.0f}{cpu:>14.0f}")
+    print()
+
+    def ratio(over: str, under: str, figure: str) -> float:
+        pairs = zip(timings[over], timings[under], strict=True)
+        return round(median(getattr(a, figure) / getattr(b, figure) for a, b in pairs), 3)
+
+    return {
+        f"{shape.name}_pool_over_bare": ratio("pool", "bare", "tokens_per_s"),
+        f"{shape.name}_pool_over_bare_cpu": ratio("pool", "bare", "cpu_us_per_token"),
+        f"{shape.name}_shared_over_separate": ratio("pool", "separate", "tokens_per_s"),
+        f"{shape.name}_shared_over_separate_cpu": ratio("pool", "separate", "cpu_us_per_token"),
+        f"{shape.name}_tokens_per_s": round(median(t.tokens_per_s for t in timings["pool"]), 1),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
