@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_recipe import SHORT, assert_all_end, eventually, of_a_turn, one_turn
+from omegaconf import OmegaConf
+from test_recipe import SHORT, accuracies, assert_all_end, eventually, figures, of_a_turn
 
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -22,14 +23,22 @@ class Head:
     address: str
     process: psutil.Process
 
-    def submit(self, runs: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    def submit(self, runs: Path, name: str, *overrides: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         command = [str(RAY), "job", "submit", "--address", self.address, "--working-dir", ".", *options, "--"]
-        run = ["python", "-m", "ovt_ray", "run", one_turn(runs), f"runs_dir={runs}", f"name={name}", *SHORT, *of_a_turn(0)]
+        run = ["python", "-m", "ovt_ray", "run", one_turn(runs), f"runs_dir={runs}", f"name={name}", *SHORT, *of_a_turn(0), *overrides]
         return subprocess.run([*command, *run], cwd=ROOT, env=client(), capture_output=True, text=True, timeout=400)
 
     def job(self, verb: str, job: str) -> str:
         done = subprocess.run([str(RAY), "job", verb, "--address", self.address, job], env=client(), capture_output=True, text=True)
         return done.stdout + done.stderr
+
+
+def one_turn(folder: Path) -> str:
+    """Return the path of the demo's recipe without its second iteration."""
+    config = OmegaConf.load(ROOT / "configs/tiny.yaml")
+    config.iterations = config.iterations[:1]
+    OmegaConf.save(config, folder / "one_turn.yaml")
+    return str(folder / "one_turn.yaml")
 
 
 def client() -> dict[str, str]:
@@ -89,18 +98,36 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
-def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, tmp_path: Path) -> None:
-    done = head.submit(tmp_path, "job")
+@pytest.fixture(scope="module")
+def job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The run folder and the log of a submitted job of two workers and two ranks with ZeRO 3, whose RL has a learning rate of 0."""
+    runs = tmp_path_factory.mktemp("runs")
+    sizes = ["rollout.num_workers=2", "rollout.cpus_per_worker=1", "learner.num_ranks=2", "learner.cpus_per_rank=1", "learner.zero_stage=3"]
+    done = head.submit(runs, "job", *sizes, "reward.num_actors=2", "iterations[0].grpo.optimizer.learning_rate=0")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    assert (tmp_path / "job" / "result.json").exists()
-    assert "[iter1/grpo 3/3] reward" in done.stdout
-    assert "\x1b[2K" not in done.stdout, "a log is no terminal"
+    return runs / "job", done.stdout
+
+
+def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, job: tuple[Path, str]) -> None:
+    run, log = job
+    assert (run / "result.json").exists()
+    assert "[iter1/grpo 3/3] reward" in log
+    assert "\x1b[2K" not in log, "a log is no terminal"
     assert_all_end(services_of(head))
+
+
+def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_stay_where_they_are(job: tuple[Path, str]) -> None:
+    run, log = job
+    assert "log-probabilities agree within" in log
+    base, sft, grpo = accuracies(run)
+    assert sft[2:] == grpo[2:] and (base[1], sft[1], grpo[1]) == ("base", "sft", "grpo")
+    rl = [row for row in figures(run) if "kl_rollout" in row]
+    assert rl and all(row["kl_rollout"] < 1e-9 and row["clip_low"] == row["clip_high"] == 0 for row in rl)
 
 
 def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: Head, tmp_path: Path) -> None:
     before = set(Path("/dev/shm").iterdir())
-    head.submit(tmp_path, "stopped", "--no-wait", "--submission-id=stopped")
+    head.submit(tmp_path, "stopped", options=("--no-wait", "--submission-id=stopped"))
     deadline = time.monotonic() + 200
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     while not (metrics.exists() and "iter1/sft" in metrics.read_text()):
