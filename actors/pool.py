@@ -1,5 +1,6 @@
 """The rollout service: one Ray actor per vLLM engine, and the pool that feeds and heals them."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +15,17 @@ from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 
-MAX_REPLACEMENTS = 3
-"""Workers that may die in one call of `generate` before the pool gives up."""
+KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
+"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
+pages that the kernel has to clear each time, which takes longer than the copying."""
+MAX_LOSSES = 3
+"""Workers that may die while they have a problem before the pool gives up."""
 
 
 OnCompletion = Callable[[Problem, int, Completion], None]
 """Told of each completion, with its index in the group, as it ends."""
+OnGroup = Callable[[RolloutGroup], None]
+"""Told of each group when its last completion has ended."""
 
 
 def _unheard(problem: Problem, index: int, completion: Completion) -> None:
@@ -34,20 +40,38 @@ class _Seat:
     tokens_in_flight: int = 0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Request:
-    """A problem on its way through a worker, and what has come back of it."""
+    """A problem that waits for a worker, or is on its way through one, and what has come back of it."""
 
     problem: Problem
-    seat: _Seat
-    due_at: float
-    """On the clock of `time.monotonic`."""
+    sampling: Sampling
+    on_group: OnGroup
+    on_completion: OnCompletion
+    num_lost: int = 0
+    """Workers that died while they had it."""
+    due_at: float = math.inf
+    """On the clock of `time.monotonic`, once a worker has it."""
     ended: list[Ended] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that all completions may take."""
+        return self.sampling.num_completions * self.sampling.max_tokens
 
     def group(self) -> RolloutGroup:
         """Return the group of all that came back, in the order of the indices."""
         completions = tuple(one.completion for one in sorted(self.ended, key=lambda one: one.index))
         return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
+
+
+@dataclass(eq=False)
+class _Call:
+    """A call to a worker, which streams back what ends."""
+
+    seat: _Seat
+    requests: dict[str, _Request]
+    """Those that are not finished, by the id of their problem."""
 
 
 class RolloutPool:
@@ -60,10 +84,10 @@ class RolloutPool:
         self.model_path = model_path
         self._weights: Weights | None = None
         self._seats = [_Seat(self._launch()) for _ in range(config.num_workers)]
-        self._requests: dict[str, _Request] = {}
-        """By the id of the problem."""
-        self._streams: dict[ray.ObjectRefGenerator, _Seat] = {}
-        """What running calls to the workers bring; one ends when all problems of its call are answered."""
+        self._pending: deque[_Request] = deque()
+        """Requests that no worker has."""
+        self._calls: dict[ray.ObjectRefGenerator, _Call] = {}
+        """By what they bring; a call ends when all its requests are answered."""
 
     def wait_until_ready(self) -> None:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
@@ -72,95 +96,120 @@ class RolloutPool:
     def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
         """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
 
-        Ids of problems must differ. A worker that dies is replaced and its unfinished problems are generated again, all G
-        completions, of which `on_completion` then hears again. Raises RolloutError when an engine refuses a problem, a group
-        takes longer than the deadline, or workers keep dying.
+        For a caller who has the pool for itself. Errors are those of `poll`.
         """
-        pending = deque(problems)
-        num_replaced = 0
+        finished: deque[RolloutGroup] = deque()
         try:
-            while pending or self._requests:
-                self._dispatch(pending, sampling)
-                for stream in self._with_news():
-                    if (seat := self._streams.get(stream)) is None:
-                        continue  # its worker died a moment ago
-                    try:
-                        ended = ray.get(next(stream))
-                    except StopIteration:
-                        del self._streams[stream]
-                    except RayTaskError as error:
-                        raise RolloutError(str(error.cause)) from error
-                    except RayError as error:  # the worker died, whatever of
-                        num_replaced += 1
-                        pending.extend(self._take_back(seat))
-                        self._replace(seat, error, num_replaced)
-                    else:
-                        yield from self._finished(ended, sampling, on_completion)
+            self.submit(problems, sampling, finished.append, on_completion)
+            for _ in problems:
+                while not finished:
+                    self.poll()
+                yield finished.popleft()
         finally:
-            self._abandon()
+            self.abandon()
 
-    def _dispatch(self, pending: deque[Problem], sampling: Sampling) -> None:
-        """Hand out problems, each to the worker with the fewest tokens in flight, while any has room."""
-        tokens = _tokens(sampling)
-        room = max(tokens, self.config.max_num_seqs * sampling.max_tokens)
-        batches: dict[_Seat, list[Problem]] = {}
-        while pending:
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completion: OnCompletion = _unheard) -> None:
+        """Take in problems, whose ids must differ, and hand them out as there is room; `poll` tells of what comes back.
+
+        `on_completion` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
+        unfinished problems are generated again, all G completions, of which `on_completion` then hears again.
+        """
+        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completion=on_completion) for problem in problems]
+        self._pending.extend(requests)
+        self._dispatch()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being generated or waits to be."""
+        return not self._pending and not self._calls
+
+    def poll(self, timeout_s: float = math.inf) -> None:
+        """Wait for news of what was submitted, at most so long, and tell of it; returns at once if nothing was.
+
+        Raises RolloutError when an engine refuses a problem, a group takes longer than the deadline, or workers keep dying of a problem.
+        """
+        for stream in self._with_news(timeout_s):
+            if (call := self._calls.get(stream)) is None:
+                continue  # its worker died a moment ago
+            try:
+                ended = ray.get(next(stream))
+            except StopIteration:
+                del self._calls[stream]
+            except RayTaskError as error:
+                raise RolloutError(str(error.cause)) from error
+            except RayError as error:  # the worker died, whatever of
+                self._replace(call.seat, error)
+            else:
+                self._take_in(call, ended)
+        self._dispatch()
+
+    def abandon(self) -> None:
+        """Give up all that was submitted and is not finished."""
+        for stream in self._calls:
+            ray.cancel(stream)
+        self._calls.clear()
+        self._pending.clear()
+        for seat in self._seats:
+            seat.tokens_in_flight = 0
+
+    def _dispatch(self) -> None:
+        """Hand out requests, each to the worker with the fewest tokens in flight, while any has room."""
+        batches: dict[tuple[_Seat, Sampling], list[_Request]] = {}
+        while self._pending:
+            request = self._pending[0]
             seat = min(self._seats, key=lambda seat: seat.tokens_in_flight)
-            if seat.tokens_in_flight + tokens > room:
+            room = max(request.num_tokens, self.config.max_num_seqs * request.sampling.max_tokens)
+            if seat.tokens_in_flight + request.num_tokens > room:
                 break
-            problem = pending.popleft()
-            batches.setdefault(seat, []).append(problem)
-            self._requests[problem.id] = _Request(problem, seat, time.monotonic() + self.config.deadline_s)
-            seat.tokens_in_flight += tokens
-        for seat, batch in batches.items():
-            self._streams[seat.actor.generate.options(num_returns="streaming").remote(batch, sampling)] = seat
+            self._pending.popleft()
+            request.due_at = time.monotonic() + self.config.deadline_s
+            batches.setdefault((seat, request.sampling), []).append(request)
+            seat.tokens_in_flight += request.num_tokens
+        for (seat, sampling), requests in batches.items():
+            call = seat.actor.generate.options(num_returns="streaming").remote([request.problem for request in requests], sampling)
+            self._calls[call] = _Call(seat, {request.problem.id: request for request in requests})
 
-    def _with_news(self) -> "list[ray.ObjectRefGenerator]":
+    def _with_news(self, timeout_s: float) -> "list[ray.ObjectRefGenerator]":
         """Return the streams that have a next part, or have ended, waiting for the first."""
-        streams = list(self._streams)
-        oldest = min(self._requests.values(), key=lambda request: request.due_at)
-        left_s = oldest.due_at - time.monotonic()
-        if left_s > 0:
-            ray.wait(streams, num_returns=1, timeout=left_s, fetch_local=False)
+        if not self._calls:
+            return []
+        streams = list(self._calls)
+        in_work = [(request.due_at, request, call) for call in self._calls.values() for request in call.requests.values()]
+        due_at, oldest, its_call = min(in_work, key=lambda one: one[0], default=(math.inf, None, None))
+        wait_s = min(due_at - time.monotonic(), timeout_s)
+        if wait_s > 0:
+            ray.wait(streams, num_returns=1, timeout=None if wait_s == math.inf else wait_s, fetch_local=False)
         ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
-        if time.monotonic() > oldest.due_at and not any(self._streams[stream] is oldest.seat for stream in ready):
+        if oldest and time.monotonic() > due_at and not any(self._calls[stream] is its_call for stream in ready):
             raise RolloutError(
                 f"problem {oldest.problem.id}: only {len(oldest.ended)} of its completions ended within "
                 f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
             )
         return ready
 
-    def _finished(self, ended: Sequence[Ended], sampling: Sampling, on_completion: OnCompletion) -> Iterator[RolloutGroup]:
-        """Take in what a worker's stream brought; yield the groups that it completes."""
+    def _take_in(self, call: _Call, ended: Sequence[Ended]) -> None:
+        """Take in what a worker's stream brought, and tell of it."""
         for one in ended:
-            request = self._requests[one.problem_id]
+            request = call.requests[one.problem_id]
             request.ended.append(one)
-            on_completion(request.problem, one.index, one.completion)
-            if len(request.ended) == sampling.num_completions:
-                del self._requests[one.problem_id]
-                request.seat.tokens_in_flight -= _tokens(sampling)
-                yield request.group()
+            request.on_completion(request.problem, one.index, one.completion)
+            if len(request.ended) == request.sampling.num_completions:
+                del call.requests[one.problem_id]
+                call.seat.tokens_in_flight -= request.num_tokens
+                request.on_group(request.group())
 
-    def _take_back(self, seat: _Seat) -> list[Problem]:
-        """Return the problems of a worker that will not finish them."""
-        self._streams = {stream: owner for stream, owner in self._streams.items() if owner is not seat}
-        lost = [request.problem for request in self._requests.values() if request.seat is seat]
-        for problem in lost:
-            del self._requests[problem.id]
-        return lost
-
-    def _abandon(self) -> None:
-        for stream in self._streams:
-            ray.cancel(stream)
-        self._streams.clear()
-        self._requests.clear()
-        for seat in self._seats:
-            seat.tokens_in_flight = 0
-
-    def _replace(self, seat: _Seat, error: Exception, replacements: int) -> None:
-        """Put a new worker with the current weights into a dead one's seat."""
-        if replacements > MAX_REPLACEMENTS:
-            raise RolloutError(f"{replacements} rollout workers died in a row, the last one: {error}") from error
+    def _replace(self, seat: _Seat, error: Exception) -> None:
+        """Put a new worker with the current weights into a dead one's seat; what it had not finished is generated again, first."""
+        lost = [request for call in self._calls.values() if call.seat is seat for request in call.requests.values()]
+        self._calls = {stream: call for stream, call in self._calls.items() if call.seat is not seat}
+        for request in lost:
+            request.ended.clear()
+            request.num_lost += 1
+            if request.num_lost > MAX_LOSSES:
+                raise RolloutError(
+                    f"problem {request.problem.id}: {request.num_lost} rollout workers died while they had it, the last one: {error}"
+                ) from error
+        self._pending.extendleft(reversed(lost))
         seat.tokens_in_flight = 0
         ray.kill(seat.actor)
         seat.actor = self._launch()
@@ -170,16 +219,15 @@ class RolloutPool:
     def load_weights(self, weights: Weights) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._weights = weights
-        replacements = 0
+        due_at = time.monotonic() + self.config.deadline_s
         for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
             try:
-                ray.get(ref, timeout=self.config.deadline_s)
+                ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
-                replacements += 1
-                self._replace(seat, error, replacements)
+                self._replace(seat, error)
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, weights.payload, dict(weights.checksums))
+        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
@@ -203,11 +251,12 @@ class RolloutPool:
 
     def _launch(self) -> ActorHandle:
         """Return a new worker actor, its engine starting."""
+        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
             max_concurrency=1000,
-            runtime_env={"env_vars": engine_environment(self.config.cpus_per_worker)},
+            runtime_env={"env_vars": environment},
         )(RolloutWorker)
         return remote.remote(self.model_path, self.model, self.config)
 
@@ -218,11 +267,6 @@ class RolloutPool:
         for seat in self._seats:
             ray.kill(seat.actor)
         self._seats = []
-
-
-def _tokens(sampling: Sampling) -> int:
-    """Return the tokens that a problem's completions may take."""
-    return sampling.num_completions * sampling.max_tokens
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:

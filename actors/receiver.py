@@ -1,11 +1,12 @@
 """The receiving end of a weight update, inside vLLM's engine process.
 
 vLLM imports this module in each of its worker processes because the rollout worker names `WeightReceiver` as its worker
-extension; importing it registers the backend `safetensors_file` with vLLM's weight-transfer API. A version arrives as the
-path of a safetensors file in memory, and is pulled from there.
+extension; importing it registers the backend `shared_memory` with vLLM's weight-transfer API. A version arrives as the places
+of its tensors in files in memory, and is read from there.
 """
 
 import hashlib
+import mmap
 import multiprocessing
 import os
 import threading
@@ -14,13 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import safe_open
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-BACKEND = "safetensors_file"
+from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
+
+BACKEND = "shared_memory"
 
 
 @dataclass
@@ -32,19 +33,19 @@ class InitInfo(WeightTransferInitInfo):
 class UpdateInfo(WeightTransferUpdateInfo):
     """Where one version lies."""
 
-    path: str = ""
-    """A safetensors file that this process can open."""
+    tensors: list[tuple[str, str, tuple[int, ...], str, int]] = field(default_factory=list)
+    """Of each tensor its Hugging Face name, dtype, shape, and the path and offset where this process finds its bytes."""
     checksums: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each tensor's bytes, by its Hugging Face name."""
+    """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""
 
 
 def tensor_checksum(tensor: torch.Tensor) -> str:
     """Return the SHA-256 of a tensor's bytes, as the learner computes it before it publishes."""
-    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
 
 
-class SafetensorsFileEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads a complete set of weights from a safetensors file into the running model."""
+class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads a complete set of weights from memory of this node into the running model."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -55,23 +56,46 @@ class SafetensorsFileEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""
         self._expected = {name for name, _ in self.model.named_parameters()}  # tied ones once, as in a checkpoint
-        initialize_layerwise_reload(self.model)
+        reload = InPlaceReload if packs_in_place(self.vllm_config) else LayerwiseReload
+        self._reload = reload(self.model, self.model_config)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load all tensors of the file; raises RuntimeError if one is missing, unknown or damaged."""
+        """Load all tensors; raises RuntimeError if one is missing, unknown or damaged."""
         unread = set(update_info.checksums)
         written = self.model.load_weights(self._tensors(update_info, unread))
-        if lacking := sorted(unread) + sorted(self._expected - written):
+        lacking = sorted(unread) + sorted(self._expected - written) + self._reload.unfinished()
+        if lacking:
             raise RuntimeError(f"weight update leaves {len(lacking)} tensors as they were, for example {lacking[0]}")
 
     def _tensors(self, update_info: UpdateInfo, unread: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        with safe_open(update_info.path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
-                tensor = file.get_tensor(name)
-                if tensor_checksum(tensor) != update_info.checksums.get(name):
-                    raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
-                unread.discard(name)
-                yield name, tensor
+        files = self._map({path for *_, path, _ in update_info.tensors})
+        for name, dtype_name, shape, path, offset in update_info.tensors:
+            dtype = getattr(torch, dtype_name)
+            num_bytes = torch.Size(shape).numel() * dtype.itemsize
+            tensor = files[path][offset : offset + num_bytes].view(dtype).view(*shape)
+            if update_info.checksums and tensor_checksum(tensor) != update_info.checksums.get(name):
+                raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
+            unread.discard(name)
+            yield name, tensor
+
+    def _map(self, paths: set[str]) -> dict[str, torch.Tensor]:
+        """Return the bytes of each file, (num_bytes,) uint8, read only in effect: what would be written stays in this process.
+
+        Files that the update before used stay mapped: finding their pages anew takes as long as copying them.
+        """
+        mapped = {}
+        for path in paths:
+            file = os.open(path, os.O_RDONLY)
+            try:
+                status = os.fstat(file)
+                key = (path, status.st_dev, status.st_ino, status.st_size)
+                if (content := self._files.get(key)) is None:
+                    content = torch.frombuffer(mmap.mmap(file, 0, mmap.MAP_PRIVATE), dtype=torch.uint8)
+                mapped[key] = content
+            finally:
+                os.close(file)
+        self._files = mapped
+        return {key[0]: content for key, content in mapped.items()}
 
     def finish_weight_update(self) -> None:
         """Put the loaded weights into place.
@@ -79,14 +103,18 @@ class SafetensorsFileEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         On a CPU every layer computes with a packed copy of its weight. vLLM 0.32 packs anew only what was loaded under its own
         name; an output head tied to the embedding never is, and would go on with the weights of the engine's start.
         """
-        finalize_layerwise_reload(self.model, self.model_config)
+        self._reload.finish()
         if self.device.type == "cpu":
             for module in self.model.modules():
                 if isinstance(module, ParallelLMHead):
-                    module.quant_method.process_weights_after_loading(module)
+                    pack_anew(module)
 
     def shutdown(self) -> None:
-        """Do nothing: nothing is held between updates."""
+        """Let go of the files."""
+        self._files = {}
+
+    _files: dict[tuple[str, int, int, int], torch.Tensor] = {}
+    """Bytes of the files of the last update by path, device, inode and size; replaced, never changed."""
 
 
 class WeightReceiver:
@@ -105,6 +133,6 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SafetensorsFileEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
 if multiprocessing.parent_process() is not None:
     exit_with_parent()

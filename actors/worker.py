@@ -3,21 +3,22 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
+from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, Sampling
+from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
+    from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
     from vllm.logprobs import FlatLogprobs
+    from vllm.outputs import WeightVersionSpan
     from vllm.tokenizers import TokenizerLike
 
 
@@ -43,7 +44,7 @@ def completion_seed(seed: int, problem_id: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence[int]) -> "SamplingParams":
+def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "SamplingParams":
     """Return how vLLM draws the completions of a problem."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -57,7 +58,8 @@ def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence
         logprobs=0,
         flat_logprobs=True,  # lists of numbers: an object per token costs four times as much in answers of 2,000 tokens
         detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
-        logit_bias=dict.fromkeys(forbidden_ids, -100.0),
+        logit_bias=dict.fromkeys(prompts.placeholder_ids, -100.0),
+        stop_token_ids=[prompts.eos_id],  # which is not the engine's own end token in every family
         output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
     )
 
@@ -94,7 +96,6 @@ class RolloutWorker:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.prompts = Prompts(model_path, model)
-        self.version = 0
         self._num_requests = 0
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
 
@@ -135,7 +136,7 @@ class RolloutWorker:
             if problem.images:
                 # In a thread: decoding a large image would hold up the completions of all other problems.
                 prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
-            params = sampling_params(sampling, problem.id, self.prompts.placeholder_ids)
+            params = sampling_params(sampling, problem.id, self.prompts)
             prompt_ids: tuple[int, ...] = ()
             async for output in self.engine.generate(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
@@ -157,33 +158,47 @@ class RolloutWorker:
             rollout_logprobs=tuple(cast("FlatLogprobs", choice.logprobs).logprobs),
             text=completion_text(self.prompts.tokenizer, prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
             finish_reason="stop" if choice.finish_reason == "stop" else "length",
-            version=self.version,
+            versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
         )
 
-    async def load_weights(self, version: int, payload: np.ndarray, checksums: Mapping[str, str]) -> int:
+    async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        `payload` holds the bytes of a safetensors file, (num_bytes,) uint8. The caches of prompts and of image features are
-        emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every tensor; it is
-        then stuck in the middle of an update and must be replaced.
+        `buckets` are Ray object references; generation pauses when all are on this node. The caches of prompts and of image
+        features are emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every
+        tensor; it is then stuck in the middle of an update and must be replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        file = os.memfd_create(f"weights-{version}")
-        try:
-            _write_all(file, memoryview(payload.data))
-            await self.engine.pause_generation(mode="keep", clear_cache=True)
-            await self.engine.start_weight_update()
-            path = f"/proc/{os.getpid()}/fd/{file}"
-            await self.engine.update_weights(WeightTransferUpdateRequest(update_info={"path": path, "checksums": dict(checksums)}))
-            await self.engine.finish_weight_update(str(version))
-            await self.engine.reset_mm_cache()
-            await self.engine.reset_encoder_cache()
-            await self.engine.resume_generation()
-        finally:
-            os.close(file)
-        self.version = version
+        tensors = [tensor for bucket in await asyncio.gather(*buckets) for tensor in bucket]
+        with in_shared_memory([tensor.content for tensor in tensors]) as places:
+            update = {
+                "tensors": [
+                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset)
+                    for tensor, place in zip(tensors, places, strict=True)
+                ],
+                "checksums": dict(checksums),
+            }
+            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
         return version
+
+    async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await self.engine.start_weight_update()
+        await self.engine.update_weights(request)
+        await self.engine.finish_weight_update(str(version))
+        await self.engine.reset_mm_cache()
+        await self.engine.reset_encoder_cache()
+        await self.engine.resume_generation()
+
+    async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
+        task = asyncio.create_task(work)
+        while not task.done():
+            await asyncio.wait([task], timeout=1.0)
+            if self.engine.errored and not task.done():
+                os._exit(1)  # the pool replaces it
+        await task
 
     async def weight_checksums(self) -> dict[str, str]:
         """Return vLLM's own digest of each of the engine's parameters, by rank and name."""
@@ -207,9 +222,10 @@ async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) ->
     return parts
 
 
-def _write_all(file: int, content: memoryview) -> None:
-    while content:
-        content = content[os.write(file, content) :]
+def _version_span(span: "WeightVersionSpan") -> VersionSpan:
+    """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
+    version = 0 if span.version == "default" else int(span.version)
+    return VersionSpan(version=version, num_tokens=span.end - span.start)
 
 
 def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArgs":
@@ -233,7 +249,7 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         limit_mm_per_prompt={"image": 8, "video": 0},
         logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend="safetensors_file"),
+        weight_transfer_config=WeightTransferConfig(backend="shared_memory"),
         worker_extension_cls="actors.receiver.WeightReceiver",
         disable_log_stats=True,
         # An output is made of a completion's first token and when it has ended, of none between.

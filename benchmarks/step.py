@@ -22,6 +22,7 @@ from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo import sampling
 from ovt_ray.services import Services
+from ovt_ray.stream import GroupStream
 from ovt_ray.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -66,7 +67,9 @@ def begin(services: Services, config: RunConfig, model: str, *, num_updates: int
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
     """Take one GRPO step and return the seconds of each phase, and its groups. No group is flat: advantages are 1 and -1 in turns."""
     clock = [time.monotonic()]
-    pending = services.generate(problems, sampling(config.iterations[0].grpo, config.max_completion_tokens, config.seed, step))
+    draw = sampling(config.iterations[0].grpo, config.max_completion_tokens, config.seed, step)
+    with GroupStream(services, lambda _: (problems, draw), range(step, step + 1), max_staleness=0) as stream:
+        pending = stream.next_batch(step)
     clock.append(time.monotonic())
     groups = services.scores(pending)
     clock.append(time.monotonic())

@@ -1,4 +1,4 @@
-"""LoRA (arXiv 2106.09685) through peft: adapters in the model, the model without them, and the weights with them merged.
+"""LoRA (arXiv 2106.09685, section 4.1) through peft: adapters in the model, the model without them, and the weights with them merged.
 
 Nothing outside this file and what calls it knows of adapters: published weights and exported folders hold W + (alpha / rank) B A.
 """
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from learner.parts import part_of
-from ovt_ray.config import LoraConfig, Part
+from ovt_ray.config import LoraConfig
 from ovt_ray.errors import LearnerError
+from ovt_ray.section import Part
 
 ADAPTER = "default"
 
@@ -90,11 +91,11 @@ class PlainWeight:
         return (self.base, *(self.adapter or ()))
 
     def merged(self) -> Tensor:
-        """Return W + scale B A in host memory, summed in float32 and rounded once to the type of W; W stays as it is."""
+        """Return W + scale B A, summed in float32 and rounded once to the type of W; W itself, not a copy, where there is no adapter."""
         if self.adapter is None:
-            return self.base.detach().to("cpu", copy=True).contiguous()
+            return self.base.detach()
         up, down = (parameter.detach().float() for parameter in self.adapter)
-        return (self.base.detach().float() + self.scale * (up @ down)).to(self.base.dtype).cpu().contiguous()
+        return (self.base.detach().float() + self.scale * (up @ down)).to(self.base.dtype)
 
 
 def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:

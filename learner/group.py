@@ -2,24 +2,26 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import safetensors.torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
 
 from learner.rank import LearnerRank
 from learner.stage import Stage
+from learner.weights import checksums, on_the_wire
 from ovt_ray.config import LearnerConfig, ModelConfig
-from ovt_ray.errors import LearnerError
+from ovt_ray.errors import ConfigError, LearnerError
 from ovt_ray.types import TrainSample, UpdateStats, Weights
 
 PLACEMENT_DEADLINE_S = 60.0
+CHECKSUM_EVERY = 10
+"""The first of so many versions is checked byte by byte: SHA-256 of a gigabyte takes half a second on each side, a copy a tenth."""
 
 
 class RankActor(LearnerRank):
@@ -31,14 +33,22 @@ class RankActor(LearnerRank):
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
-    def publish(self) -> tuple[list[Any], dict[str, str]]:
-        """Return a reference to the bytes of a safetensors file with the policy's weights, and their checksums; nothing above rank 0."""
-        weights, checksums = self.weights()
-        if not weights:
-            return [], {}
-        file = np.frombuffer(safetensors.torch.save(weights, metadata={"format": "pt"}), dtype=np.uint8)
-        # In a list, because Ray would resolve a bare reference in passing.
-        return [ray.put(file)], checksums
+    def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+        """Return what `put_buckets` does of the policy's weights; nothing above rank 0."""
+        return put_buckets(self.weights(), with_checksums)
+
+
+def put_buckets(buckets: Iterable[dict[str, Tensor]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+    """Return a reference to each bucket in the object store, and the tensors' checksums if asked for; empty buckets are left out.
+
+    On a CPU the store's copy is the only one: it is made from the parameters themselves.
+    """
+    references, sums = [], {}
+    for bucket in buckets:
+        if tensors := on_the_wire(bucket):
+            references.append(ray.put(tensors))
+            sums.update(checksums(tensors) if with_checksums else {})
+    return references, sums
 
 
 class LearnerGroup:
@@ -89,10 +99,15 @@ class LearnerGroup:
         return self._all("validation_loss", ray.put(list(samples)))[0]
 
     def publish(self) -> Weights:
-        """Return the next version of the weights, named as in a Hugging Face folder; rank 0's process holds the bytes."""
-        [payload], checksums = self._all("publish")[0]
+        """Return the next version of the weights; the object store of rank 0's node holds the bytes."""
         self._version += 1
-        return Weights(version=self._version, payload=payload, checksums=checksums)
+        buckets, sums = self._all("publish", self._version % CHECKSUM_EVERY == 1)[0]
+        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+
+    @property
+    def version(self) -> int:
+        """The version that was published last; 0 before the first."""
+        return self._version
 
     def save(self, folder: Path, step: int) -> None:
         """Write a checkpoint of `step`. It appears in one piece; the one before stays until then and is removed after."""
@@ -139,8 +154,8 @@ class LearnerGroup:
             return ray.get(list(refs))
         except RayTaskError as error:
             self.close()
-            if isinstance(error.cause, LearnerError):
-                raise LearnerError(f"{verb}: {error.cause}") from error
+            if isinstance(error.cause, (ConfigError, LearnerError)):
+                raise type(error.cause)(f"{verb}: {error.cause}") from error
             raise LearnerError(f"{verb}: a learner rank failed: {error}") from error
         except RayError as error:
             self.close()

@@ -4,7 +4,8 @@ N runs over all completion tokens of a micro-batch, sequence after sequence. The
 known for the whole batch (all ranks, all micro-batches) before any pass, and sums: no split of the batch changes the gradient.
 
 Three policies meet at a token. The *rollout* engine sampled it. The *proximal* policy is the learner's as it stood when the step
-began, and the clip range is around it (decoupled PPO, arXiv 2110.00641; AReaL, arXiv 2505.24298). The *policy* is being trained.
+began, and the clip range is around it (decoupled PPO, arXiv 2110.00641, section 2; AReaL, arXiv 2505.24298, eq. 5). The *policy* is
+being trained.
 policy / proximal is the ratio of PPO. proximal / rollout is what two implementations of one model, or stale weights, differ by:
 no clip range is meant for it, and `rollout_weights` corrects it. In the first update of a step the proximal policy is the policy
 itself, so no second pass is needed: the ratio is 1 with the gradient of the log-probability.
@@ -18,7 +19,7 @@ from statistics import fmean, pstdev
 import torch
 from torch import Tensor
 
-from ovt_ray.config import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
+from ovt_ray.stage_config import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size before exp: e^20 is far outside every clip range, e^89 would overflow float32."""
@@ -76,11 +77,13 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
     """Return the advantages of the completions of all groups of a step, from their rewards; 0 in a flat group.
 
     With R the rewards of one group of G completions, and deviations those of the population:
-    `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2; without its epsilon, as flat groups are 0 anyway.
-    `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2.
-    `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740.
-    `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262, section 3.
+    `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2.
+    `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2. Its loss is also divided by a constant, not by a number of
+                    tokens: of `loss_weights`, `token` is the nearest.
+    `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740, section 2.3.
+    `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262v9, eq. 6 and 7.
                     Each completion counts once there, however long it is; the mean over all groups is 0 already.
+    None adds an epsilon to a deviation, since flat groups are 0 anyway. They count in the deviation over all groups.
     """
     centred = [[reward - fmean(group) for reward in group] for group in groups]
     whole = pstdev([value for group in centred for value in group]) if groups else 0.0
@@ -102,7 +105,7 @@ def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Norm
     The sum over all loss tokens of all samples is 1.
     `token`     1 / all tokens, so that a long answer counts more than a short one.
     `sequence`  1 / (tokens of the sequence * sequences): GRPO, arXiv 2402.03300, eq. 3; GSPO, arXiv 2507.18071, eq. 5.
-    `group`     1 / (tokens of the group * groups): DAPO, arXiv 2503.14476, eq. 8.
+    `group`     1 / (tokens of the group * groups): DAPO, arXiv 2503.14476, eq. 8; CISPO, arXiv 2506.13585, eq. 4.
     """
     choices: dict[Normalisation, list[int | str]] = {
         "token": [0] * len(num_tokens),
@@ -122,7 +125,8 @@ def mixed_loss_weights(
 ) -> list[float]:
     """Return what each sample's tokens count in a loss of two terms, (B,): L_RL + c L_SFT, c being `sft_coef`.
 
-    It is the sum of InstructGPT, arXiv 2203.02155, eq. 2, with the cross entropy of verified traces in place of that of pretraining text.
+    It is the sum of InstructGPT, arXiv 2203.02155, section 3.5, eq. 2, with the cross entropy of verified traces in place of that of
+    pretraining text.
     L_RL is normalised by `kind` among the other samples, L_SFT by token among the traces: neither changes with the size of the other.
     """
     terms: tuple[tuple[bool, Normalisation, float], ...] = ((False, kind, 1.0), (True, "token", sft_coef))
@@ -156,7 +160,7 @@ def policy_loss(
 
     All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
     KL term. In the reward, the KL of a token is taken from the advantage of that token and of those before it, as in REINFORCE++,
-    arXiv 2501.03262, section 3, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
+    arXiv 2501.03262v9, eq. 4, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
     leaves the expected gradient as it is, and so one pass of the reference is enough. In the loss it is added, uncorrected.
     """
     proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
@@ -225,12 +229,12 @@ def rollout_weights(log_gap: Tensor, sequences: Sequences, kind: RolloutCorrecti
     """Return what the surrogate is multiplied by for the gap log(proximal / rollout) of each token, (N,), without a gradient.
 
     With rho = proximal / rollout and C the cap:
-    `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008, section 2; Yao et al., "Your efficient RL
-                 framework secretly brings you off-policy RL training", 2025). Its bias is of the tokens above C only.
-    `sequence`   P, the product of rho over the sequence, where P <= C, else 0: masked importance sampling (Liu et al., "When speed
-                 kills stability", 2025).
-    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0 (the same): a mask of long
-                 sequences, too, which a product would always cut. A useful C is close to 1.
+    `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008; Yao et al., "Your efficient RL framework
+                 secretly brings you off-policy RL training", 2025). Biased by the cut, and by weighing a token without its prefix.
+    `sequence`   P, the product of rho over the sequence, where P <= C, else 0: Seq-MIS (Liu, Li et al., "When speed kills
+                 stability", 2025, part 3).
+    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same), a mask
+                 that judges long sequences like short ones, where a product leaves its range with length. A useful C is close to 1.
     `none`       1.
     What is masked still counts in `loss_weights`, which are known before any pass.
     """
@@ -250,8 +254,10 @@ def kl_estimate(kind: KlEstimator, sampled_logprobs: Tensor, other_logprobs: Ten
 
     Schulman, "Approximating KL divergence" (2020), with r = q / p:
     `k1`  -log r: unbiased, of either sign.
-    `k2`  (log r)^2 / 2: biased, low variance; its expected gradient is that of KL(p || q).
+    `k2`  (log r)^2 / 2: biased, low variance.
     `k3`  r - 1 - log r: unbiased, never negative (GRPO, arXiv 2402.03300, eq. 4). The log-ratio is clamped before exp.
+    Their expected gradients are another matter (REINFORCE++, arXiv 2501.03262v9, appendix B.1): as a loss, that of `k1` is 0, that of
+    `k2` is KL(p || q)'s and that of `k3` is KL(q || p)'s; in a reward, only `k1` leads to KL(p || q)'s.
     """
     log_ratio = other_logprobs - sampled_logprobs
     if kind == "k1":

@@ -1,5 +1,6 @@
 """The policy: loading it, and the forward pass that gives completion tokens their log-probabilities."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from learner import attention
 from learner.batching import MicroBatch
 from learner.head import LogprobHead
 from ovt_ray.config import Dtype, Layout
+from ovt_ray.errors import ConfigError
+
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+"""Arguments by which families are told the kind of each token: 1 is an image's."""
 
 
 def load_model(path: str, dtype: Dtype, layout: Layout, zero3_config: dict[str, Any] | None) -> nn.Module:
@@ -70,14 +75,25 @@ class TokenScorer(nn.Module):
     def __init__(self, model: nn.Module, forbidden_ids: frozenset[int], temperature: float) -> None:
         super().__init__()
         self.model = model
-        self.head = LogprobHead(model.lm_head.weight, forbidden_ids, temperature)
+        head = model.get_output_embeddings()
+        if head.bias is not None:
+            raise ConfigError(
+                f"model.path: the output layer of {type(model).__name__} has a bias, which the learner lacks; use another model"
+            )
+        self.head = LogprobHead(head.weight, forbidden_ids, temperature)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies of the completion tokens, (N,) float32, nats; no gradient through the entropies.
 
         Both are of the distribution that the rollout engine samples from: at the stage's temperature, without forbidden ids.
         """
-        attention = {"attention_mask": batch.attention_mask} if batch.spans is None else {"spans": batch.spans}
+        attention = self._padded_attention(batch) if batch.spans is None else {"spans": batch.spans}
         positions = batch.position_ids if len(batch.position_ids) > 1 else batch.position_ids[0]
         output = self.model.model(input_ids=batch.input_ids, position_ids=positions, use_cache=False, **batch.images, **attention)
         return self.head(output.last_hidden_state.flatten(0, 1)[batch.logit_index], batch.target_ids)
+
+    def _padded_attention(self, batch: MicroBatch) -> dict[str, Tensor | None]:
+        """Return what the model makes its own mask from: where tokens are, and for some families which are an image's."""
+        accepted = inspect.signature(type(self.model.model).forward).parameters
+        is_image = (batch.input_ids == self.model.config.image_token_id).long()
+        return {"attention_mask": batch.attention_mask, **{name: is_image for name in TOKEN_TYPES if name in accepted}}

@@ -7,8 +7,8 @@ from typing import get_args
 
 from torch import nn
 
-from ovt_ray.config import Part
 from ovt_ray.errors import LearnerError
+from ovt_ray.section import Part
 
 PLACES: dict[Part, re.Pattern[str]] = {
     # Qwen-VL models keep the projector inside the vision tower, the others beside it.

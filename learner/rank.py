@@ -3,7 +3,7 @@
 import datetime
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
 from math import fsum
@@ -23,9 +23,10 @@ from learner.model import TokenPositions, TokenScorer, checkpoint_gradients, loa
 from learner.packing import micro_batches, rank_shares
 from learner.parts import freeze
 from learner.rendering import PromptCache
+from learner.requirements import check_model
 from learner.schedule import learning_rate
 from learner.stage import Stage
-from learner.weights import checksums, gather_weights, write_model_folder
+from learner.weights import gather_weights, weight_buckets, write_model_folder
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
@@ -65,6 +66,7 @@ class LearnerRank:
         """Load the stage's first model and build a fresh optimizer; what an earlier stage held is freed."""
         import deepspeed
 
+        check_model(stage.model_path, self._config.layout)
         self._free()
         self._stage = stage
         self._num_updates = 0
@@ -148,10 +150,12 @@ class LearnerRank:
         distributed.all_reduce(own)
         return float(own) / sum(self._num_loss_tokens(samples))
 
-    def weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the policy's weights and their checksums by Hugging Face name on rank 0, nothing on the others."""
-        weights = gather_weights(self._engine.module.model, keep=self._rank == 0)
-        return weights, checksums(weights)
+    def weights(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the policy's weights by Hugging Face name, bucket by bucket, on rank 0, empty buckets on the others.
+
+        A bucket's tensors hold until the next one is asked for; every rank has to take all.
+        """
+        return weight_buckets(self._engine.module.model, keep=self._rank == 0)
 
     def save(self, folder: Path, step: int) -> None:
         """Write everything the stage needs to go on after `step`; the checkpoint before is removed when this one is complete."""

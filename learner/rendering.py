@@ -1,19 +1,17 @@
 """Prompts rendered once and kept: the completions of a problem share theirs, and so do the updates of one step."""
 
-import io
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from learner.batching import PromptBlock, RenderedPrompt
 from learner.packing import Block
 from ovt_ray.errors import LearnerError
-from ovt_ray.prompts import PromptInputs, Prompts
-from ovt_ray.types import AnswerKind, Problem, TrainSample
+from ovt_ray.prompts import PromptInputs, Prompts, blank_problem
+from ovt_ray.types import Problem, TrainSample
 
 CACHE_BYTES = 256 * 2**20
 """Rendered prompts kept between updates; the least recently used go first."""
@@ -34,7 +32,7 @@ class PromptCache:
         self._positions = positions
         self._kept: OrderedDict[Problem, RenderedPrompt] = OrderedDict()
         self._num_bytes = 0
-        self.blank = self._place(prompts.inputs(_blank_problem()))
+        self.blank = self._place(prompts.inputs(blank_problem()))
         """A prompt with one small image, for passes in which no sample has one."""
 
     def block(self, index: int, sample: TrainSample) -> PromptBlock:
@@ -71,9 +69,3 @@ class PromptCache:
 
 def _num_bytes(prompt: RenderedPrompt) -> int:
     return sum(tensor.nbytes for tensor in prompt.images.values()) + prompt.position_ids.nbytes + 8 * len(prompt.ids)
-
-
-def _blank_problem() -> Problem:
-    file = io.BytesIO()
-    Image.new("RGB", (28, 28)).save(file, format="PNG")
-    return Problem(id="blank", question="", images=(file.getvalue(),), answer="", kind=AnswerKind.TEXT)

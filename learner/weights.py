@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from learner.adapters import PlainWeight, plain_weights
 from learner.parts import num_elements
+from ovt_ray.types import WeightTensor
 
 GATHER_ELEMENTS = 200_000_000
 """Elements of ZeRO-3 parameters made whole at a time."""
@@ -21,18 +22,36 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.ind
 def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """Return all parameters, whole, adapters merged, in host memory, by their Hugging Face names; empty unless `keep`.
 
-    Every rank has to call it. The model stays as it is. Tied parameters come once. Names are those that `save_pretrained` writes.
+    Every rank has to call it. The model stays as it is. Tied parameters come once.
+    """
+    gathered = {}
+    for bucket in weight_buckets(model, keep):
+        gathered.update({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in bucket.items()})
+    return gathered
+
+
+def weight_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
+    """Yield all parameters, whole, adapters merged, bucket by bucket, by the names that `save_pretrained` writes; empty unless `keep`.
+
+    Where no adapter is merged the tensors are the parameters themselves, not copies: they hold until the next bucket is asked for.
+    Every rank has to take every bucket.
     """
     import deepspeed
-    from transformers.core_model_loading import revert_weight_conversion
 
-    gathered = {}
     for bucket in _buckets(plain_weights(model)):
         sharded = [parameter for weight in bucket for parameter in weight.parameters if hasattr(parameter, "ds_id")]
         with deepspeed.zero.GatheredParameters(sharded):
-            if keep:
-                gathered.update({weight.name: weight.merged() for weight in bucket})
-    return revert_weight_conversion(model, gathered) if keep else {}
+            yield _as_in_folder(model, {weight.name: weight.merged() for weight in bucket}) if keep else {}
+
+
+def _as_in_folder(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by the names of the folder that the model was loaded from."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    if hasattr(model, "_weight_conversions"):
+        # What was not needed to read the folder must not be undone; transformers 5.19 forgets to leave it out under ZeRO-3.
+        model._weight_conversions = [conversion for conversion in model._weight_conversions if conversion.was_used()]
+    return revert_weight_conversion(model, weights)
 
 
 def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:
@@ -49,9 +68,22 @@ def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:
         yield bucket
 
 
-def checksums(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Return the SHA-256 of each tensor's bytes."""
-    return {name: hashlib.sha256(tensor.view(-1).view(torch.uint8).numpy()).hexdigest() for name, tensor in weights.items()}
+def on_the_wire(bucket: dict[str, Tensor]) -> list[WeightTensor]:
+    """Return the tensors as they are published; what lies in host memory in one piece is not copied."""
+    return [
+        WeightTensor(
+            name=name,
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            content=tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy(),
+        )
+        for name, tensor in bucket.items()
+    ]
+
+
+def checksums(tensors: Sequence[WeightTensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's bytes by its name."""
+    return {tensor.name: hashlib.sha256(tensor.content).hexdigest() for tensor in tensors}
 
 
 def write_model_folder(weights: dict[str, Tensor], base: str, folder: Path) -> None:

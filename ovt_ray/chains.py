@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from ovt_ray.config import DistilConfig
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.order import stable_seed
 from ovt_ray.progress import Progress
 from ovt_ray.services import Services
+from ovt_ray.stage_config import DistilConfig
 from ovt_ray.types import Outcome, Problem, Sampling, Score
 
 ROWS_AT_ONCE = 16

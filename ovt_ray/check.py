@@ -12,10 +12,12 @@ from ovt_ray.types import Problem
 
 
 def check_run(config: RunConfig) -> None:
-    """Load the reward, read the data, render one problem, count what each stage trains, build DeepSpeed's config, compare the cluster.
+    """Load the reward, read the data, render one problem, look at the model, count what each stage trains, compare the cluster.
 
-    Prints each. Raises ConfigError, DataError, LearnerError or RewardError for the first thing that is wrong.
+    Prints each, and DeepSpeed's config. Raises ConfigError, DataError, LearnerError or RewardError for the first thing that is wrong.
     """
+    from learner.requirements import check_model
+    from ovt_ray.prompts import model_path
     from reward.check import check_rewards
 
     check_rewards(config.reward)
@@ -24,6 +26,7 @@ def check_run(config: RunConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
+    check_model(model_path(config.model), config.learner.layout)
     _check_parts(config)
     _check_deepspeed(config)
     _check_cluster(config)

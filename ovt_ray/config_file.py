@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ovt_ray.config import RunConfig, Section
+from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
+from ovt_ray.section import Section
 
 
 def load_config(path: Path, overrides: list[str]) -> RunConfig:

@@ -1,22 +1,26 @@
 """Group relative policy optimisation (GRPO, arXiv 2402.03300): the loop. Its maths is in learner/grpo.py and samples.py.
 
 A step answers fresh problems G times each, verifies the answers, learns from the groups that are not all alike and hands
-the new weights to the rollout workers. Every step begins strictly on-policy. If the config says so, each update also learns from
-some of the iteration's traces.
+the new weights to the rollout workers. With `max_staleness` 0 every step begins strictly on-policy; with more, the problems of later
+steps are being answered while the learner learns, and new weights are loaded under them. If the config says so, each update also
+learns from some of the iteration's traces.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from statistics import fmean
 
 from learner.group import LearnerGroup
-from ovt_ray.config import GrpoConfig
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
-from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
+from ovt_ray.samples import group_stats, part_means, split_evenly, staleness, to_train_samples
 from ovt_ray.services import Services
+from ovt_ray.stage_config import GrpoConfig
+from ovt_ray.stream import GroupStream
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample, UpdateStats
 
@@ -36,32 +40,55 @@ def train_grpo(
     checkpoint_every: int,
     first_step: int,
     seed: int,
+    rollout_is_exact: bool,
 ) -> None:
     """Improve the learner's model, which the rollout workers already serve, from `first_step` on; `traces` are for `section.sft_coef`.
 
+    If the rollout is exact, its log-probabilities of answers by the newest weights are the learner's too, and not computed again.
+
     Raises StageError when no group of several steps in a row had anything to teach.
     """
+
+    def batch_of(step: int) -> tuple[Sequence[Problem], Sampling]:
+        return batch_at(problems, step, section.problems_per_step, seed), sampling(section, max_tokens, seed, step)
+
     num_flat = 0
-    for step in range(first_step, section.num_steps):
-        clock = [time.monotonic()]
-        batch = batch_at(problems, step, section.problems_per_step, seed)
-        pending = services.generate(batch, sampling(section, max_tokens, seed, step))
-        clock.append(time.monotonic())
-        groups = services.scores(pending)
-        clock.append(time.monotonic())
-        samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
-        parts = split_evenly(samples, section.updates_per_step)
-        updates = _learn(services.learner, parts, [traces_of(section, traces, step, number, seed) for number in range(len(parts))])
-        clock.append(time.monotonic())
-        if updates:
-            services.rollout.load_weights(services.learner.publish())
-        clock.append(time.monotonic())
-        track.step(step, _figures(groups, updates, clock))
-        num_flat = 0 if updates else num_flat + 1
-        if num_flat == section.max_flat_steps:
-            raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
-        if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
-            services.learner.save(checkpoints, step + 1)
+    steps = range(first_step, section.num_steps)
+    with GroupStream(services, batch_of, steps, section.max_staleness) as stream, _background() as background:
+        for step in steps:
+            clock = [time.monotonic()]
+            pending = stream.next_batch(step)
+            clock.append(time.monotonic())
+            groups = services.scores(pending)
+            behind = staleness(groups, services.learner.version)
+            assert max(behind) <= section.max_staleness, f"step {step} would learn from answers begun {max(behind)} versions ago"
+            clock.append(time.monotonic())
+            samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
+            parts = split_evenly(samples, section.updates_per_step)
+            beside = [traces_of(section, traces, step, number, seed) for number in range(len(parts))]
+            learning = background.submit(_learn, services.learner, parts, beside, rollout_is_exact and not any(behind))
+            stream.work_until(learning)
+            updates = learning.result()
+            clock.append(time.monotonic())
+            if updates:
+                services.rollout.load_weights(services.learner.publish())
+            clock.append(time.monotonic())
+            track.step(step, _figures(groups, behind, updates, clock))
+            num_flat = 0 if updates else num_flat + 1
+            if num_flat == section.max_flat_steps:
+                raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
+            if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
+                services.learner.save(checkpoints, step + 1)
+
+
+@contextmanager
+def _background() -> Iterator[ThreadPoolExecutor]:
+    """Give a thread beside this one. What it waits for when an error ends the loop ends with the services, so nobody waits for it."""
+    background = ThreadPoolExecutor(1)
+    try:
+        yield background
+    finally:
+        background.shutdown(wait=False)
 
 
 def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, update: int, seed: int) -> list[TrainSample]:
@@ -71,10 +98,12 @@ def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, upd
     return batch_at(traces, step * section.updates_per_step + update, section.sft_batch_size, stable_seed(seed, "traces"))
 
 
-def _learn(learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]]) -> list[UpdateStats]:
+def _learn(
+    learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]], rollout_is_proximal: bool
+) -> list[UpdateStats]:
     """Take one update on each part with its traces. Parts after the first need the log-probabilities of the policy before the first."""
     later = [sample for part in parts[1:] for sample in part]
-    proximal = iter(learner.logprobs(later) if later else [])
+    proximal = iter([sample.rollout_logprobs for sample in later] if rollout_is_proximal or not later else learner.logprobs(later))
     prepared = [*parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in parts[1:])]
     return [learner.update([*part, *own_traces]) for part, own_traces in zip(prepared, traces, strict=True)]
 
@@ -90,7 +119,9 @@ def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Samp
     )
 
 
-def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], clock: Sequence[float]) -> dict[str, float]:
+def _figures(
+    groups: Sequence[ScoredGroup], behind: Sequence[int], updates: Sequence[UpdateStats], clock: Sequence[float]
+) -> dict[str, float]:
     """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
     figures = asdict(group_stats(groups)) | part_means(groups)
     for name in AVERAGED if updates else ():
@@ -103,7 +134,9 @@ def _figures(groups: Sequence[ScoredGroup], updates: Sequence[UpdateStats], cloc
         "seconds_update": update_s,
         "seconds_sync": sync_s,
         "num_tokens": num_tokens,
-        "tokens_per_s": num_tokens / generate_s,
+        "tokens_per_s": num_tokens / (clock[-1] - clock[0]),
+        "staleness": fmean(behind),
+        "staleness_max": max(behind),
     }
 
 

@@ -16,6 +16,9 @@ from ovt_ray.errors import ParityError
 from ovt_ray.services import Services
 from ovt_ray.types import Problem, Sampling, TrainSample
 
+EXACT_GAP = 1e-5
+"""Below it rollout and learner differ by the rounding of float32 alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityGap:
@@ -25,6 +28,11 @@ class ParityGap:
     """Of the answer on which it is largest, over its tokens."""
     worst: float
     """Of all tokens."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether log-probabilities of the rollout engine can stand for the learner's own of the same weights."""
+        return self.mean <= EXACT_GAP
 
 
 def check_parity(services: Services, problems: Sequence[Problem], sampling: Sampling, max_gap: float) -> ParityGap:

@@ -6,21 +6,19 @@ A prompt is never truncated: a problem that is too long is refused where its len
 
 import io
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovt_ray.config import ModelConfig
 from ovt_ray.errors import ConfigError, DataError
-from ovt_ray.types import ImageSource, Problem
+from ovt_ray.types import AnswerKind, ImageSource, Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-PLACEHOLDER_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-"""Tokens that stand for image features. They may come from images only."""
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """What processors return of the text; everything else is of the images."""
 
@@ -63,14 +61,32 @@ class Prompts:
 
     @cached_property
     def placeholder_ids(self) -> tuple[int, ...]:
-        """Ids that a completion must not hold: engines cannot sample them and the learner gives them probability 0."""
-        vocabulary = self.tokenizer.get_vocab()
-        return tuple(vocabulary[token] for token in PLACEHOLDER_TOKENS if token in vocabulary)
+        """Ids that a completion must not hold: engines cannot sample them and the learner gives them probability 0.
 
-    @property
+        They are what stands for features of images, videos and sounds, and what marks where an image begins and ends: each control
+        token that a prompt has with an image and does not have without.
+        """
+        blank = blank_problem()
+        with_image, without = (set(self.inputs(problem).prompt_ids) for problem in (blank, replace(blank, images=())))
+        named = self.tokenizer.convert_tokens_to_ids(self.processor.all_special_multimodal_tokens)
+        features = {id for id in (*self.processor.image_token_ids, *named) if id is not None}
+        return tuple(sorted(features | (with_image - without) & set(self._control_tokens.values())))
+
+    @cached_property
     def eos_id(self) -> int:
-        """Id of the end-of-turn token, which closes every response."""
-        return self.tokenizer.eos_token_id
+        """Id of the end-of-turn token, which closes every response.
+
+        It is what the chat template writes after an answer; the tokenizer's own end token is another one in some families.
+        """
+        turns = [{"role": role, "content": [{"type": "text", "text": "?"}]} for role in ("user", "assistant")]
+        text = self.processor.apply_chat_template(turns, tokenize=False)
+        after = self.tokenizer(text.rpartition("?")[2], add_special_tokens=False)["input_ids"]
+        return next((id for id in after if id in self._control_tokens.values()), self.tokenizer.eos_token_id)
+
+    @cached_property
+    def _control_tokens(self) -> dict[str, int]:
+        """Ids of the special tokens, by their text; `all_special_tokens` lacks those that a family's tokenizer gives no role."""
+        return {token.content: id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     def text(self, problem: Problem) -> str:
         """Return the prompt as text, ready for the answer."""
@@ -83,7 +99,7 @@ class Prompts:
             *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False)),
         ]
         body = "\n".join([*lines, self.config.instruction] if self.config.instruction else lines)
-        if token := next((token for token in self.tokenizer.all_special_tokens if token in body), None):
+        if token := next((token for token in self._control_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
         content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -102,7 +118,8 @@ class Prompts:
     def inputs(self, problem: Problem) -> PromptInputs:
         """Return the prompt as the learner takes it."""
         images = self.images(problem) or None
-        rendered = self.processor(text=[self.text(problem)], images=images, return_tensors="pt")
+        # The template has written what opens a text; a tokenizer that adds it would do so twice.
+        rendered = self.processor(text=[self.text(problem)], images=images, add_special_tokens=False, return_tensors="pt")
         return PromptInputs(
             prompt_ids=tuple(rendered["input_ids"][0].tolist()),
             images={name: value for name, value in rendered.items() if name not in TEXT_INPUTS} if images else {},
@@ -112,6 +129,15 @@ class Prompts:
         """Return the ids of a response and its end-of-turn token; text that looks like a special token stays text."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return (*ids, self.eos_id)
+
+
+def blank_problem() -> Problem:
+    """Return one small black image and no text."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(file, format="PNG")
+    return Problem(id="blank", question="", images=(file.getvalue(),), answer="", kind=AnswerKind.TEXT)
 
 
 def load_image(source: ImageSource, max_pixels: int, problem_id: str) -> "Image":

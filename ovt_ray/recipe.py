@@ -6,8 +6,10 @@ A stage is a function of its inputs and its section of the config. It writes to 
 again once the ledger says it is finished; an unfinished one goes on from its last checkpoint.
 """
 
+from learner.requirements import check_model
 from ovt_ray.config import RunConfig
 from ovt_ray.ledger import RunFolder
+from ovt_ray.prompts import model_path
 from ovt_ray.report import write_report
 from ovt_ray.results import StageResult, stage_table
 from ovt_ray.stages import Stages
@@ -24,6 +26,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
             print(f"left out: {message}", flush=True)
         check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
+        check_model(model_path(config.model), config.learner.layout)
         with Stages(config, folder, tasks) as stages:
             base = stages.base()
             for number, iteration in enumerate(config.iterations, start=1):

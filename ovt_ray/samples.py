@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import TypeVar
 
 from learner.grpo import group_advantages
-from ovt_ray.config import Advantage
+from ovt_ray.stage_config import Advantage
 from ovt_ray.types import Completion, Failure, Outcome, Score, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")
@@ -60,6 +60,11 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
     )
 
 
+def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
+    """Return of each completion how many versions its oldest tokens are behind `version`."""
+    return [version - completion.oldest_version for group in groups for completion in group.group.completions]
+
+
 def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
     scores = [score for group in groups for score in group.scores if score.outcome is not Outcome.UNSCORABLE]
@@ -78,8 +83,8 @@ def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mas
 
     With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
     """
-    teaching = [group for group in groups if _teaches(group)]
-    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in teaching], advantage)
+    scored_groups = [group for group in groups if _scorable(group)]
+    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in scored_groups], advantage)
     return [
         TrainSample(
             problem=scored.group.problem,
@@ -88,9 +93,9 @@ def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mas
             rollout_logprobs=completion.rollout_logprobs,
             advantage=value,
         )
-        for scored, values in zip(teaching, advantages, strict=True)
+        for scored, values in zip(scored_groups, advantages, strict=True)
         for (completion, _), value in zip(_scorable(scored), values, strict=True)
-        if not (mask_truncated and completion.finish_reason == "length")
+        if _teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
     ]
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -55,10 +55,24 @@ class Services:
     def __exit__(self, *error: object) -> None:
         self._started.close()
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> list[PendingGroup]:
-        """Return the groups in the order of the problems; each completion has been on its way to the reward since it ended."""
-        pending = {pending.group.problem.id: pending for pending in self._finished(problems, sampling)}
-        return [pending[problem.id] for problem in problems]
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
+        """Take in problems to answer; `on_group` hears of each group as it finishes, while `rollout.poll` is being called.
+
+        Each completion is on its way to the reward as soon as it ends.
+        """
+        scoring: dict[tuple[str, int], Scoring] = {}
+
+        def score(problem: Problem, index: int, completion: Completion) -> None:
+            answer = Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
+            if (outdated := scoring.pop((problem.id, index), None)) is not None:
+                self.reward.discard(outdated)  # the worker died, and the group is generated again
+            scoring[problem.id, index] = self.reward.submit(problem, [answer])
+
+        def finish(group: RolloutGroup) -> None:
+            indices = range(sampling.num_completions)
+            on_group(PendingGroup(group=group, scoring=tuple(scoring.pop((group.problem.id, index)) for index in indices)))
+
+        self.rollout.submit(problems, sampling, finish, score)
 
     def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         """Return the groups with their scores, waiting for those that are not scored yet."""
@@ -67,25 +81,15 @@ class Services:
     def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
         """Yield each problem's group once it is finished and scored, in any order."""
         waiting: deque[PendingGroup] = deque()
-        for pending in self._finished(problems, sampling):
-            waiting.append(pending)
-            while waiting and self.reward.are_ready(waiting[0].scoring):
-                yield self._scored(waiting.popleft())
+        try:
+            self.submit(problems, sampling, waiting.append)
+            while not self.rollout.is_idle:
+                self.rollout.poll()
+                while waiting and self.reward.are_ready(waiting[0].scoring):
+                    yield self._scored(waiting.popleft())
+        finally:
+            self.rollout.abandon()
         yield from map(self._scored, waiting)
-
-    def _finished(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[PendingGroup]:
-        """Yield groups as they finish, in any order."""
-        scoring: dict[tuple[str, int], Scoring] = {}
-
-        def submit(problem: Problem, index: int, completion: Completion) -> None:
-            answer = Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
-            if (outdated := scoring.pop((problem.id, index), None)) is not None:
-                self.reward.discard(outdated)  # the worker died, and the group is generated again
-            scoring[problem.id, index] = self.reward.submit(problem, [answer])
-
-        for group in self.rollout.generate(problems, sampling, submit):
-            indices = range(sampling.num_completions)
-            yield PendingGroup(group=group, scoring=tuple(scoring.pop((group.problem.id, index)) for index in indices))
 
     def _scored(self, pending: PendingGroup) -> ScoredGroup:
         return ScoredGroup(group=pending.group, scores=tuple(score for one in pending.scoring for score in self.reward.collect(one)))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learner.group import LearnerGroup
-from ovt_ray.config import SftConfig
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.stage_config import SftConfig
 from ovt_ray.track import Track
 from ovt_ray.types import TrainSample
 

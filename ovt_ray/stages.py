@@ -10,7 +10,7 @@ from typing import Self
 
 from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
-from ovt_ray.config import DistilConfig, GrpoConfig, RunConfig, SftConfig
+from ovt_ray.config import RunConfig
 from ovt_ray.distil import read_traces, select, write_traces
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
@@ -24,6 +24,7 @@ from ovt_ray.results import measured, stage_key, write_results
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, train_sft
+from ovt_ray.stage_config import DistilConfig, GrpoConfig, SftConfig
 from ovt_ray.tasks import Tasks
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace, TrainSample
@@ -156,6 +157,7 @@ class Stages:
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
                 seed=seed,
+                rollout_is_exact=gap.is_exact and section.top_p == 1,
             )
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ovt_ray.config import DataConfig, IterationConfig
+from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.problem_rows import LoadedProblems
+from ovt_ray.stage_config import IterationConfig
 from ovt_ray.types import Problem
 
 

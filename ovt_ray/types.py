@@ -94,6 +94,15 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSpan:
+    """Consecutive tokens that one version of the weights sampled."""
+
+    version: int
+    """0 for the weights that the engine started with."""
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """One answer of the policy. Per-token fields have equal lengths (T)."""
 
@@ -104,12 +113,19 @@ class Completion:
     text: str
     """Decoded without special tokens."""
     finish_reason: Literal["stop", "length"]
-    version: int
-    """Version of the weights that sampled the tokens."""
+    versions: tuple[VersionSpan, ...]
+    """Which weights sampled which tokens, in order: more than one span where weights were loaded in the middle."""
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.rollout_logprobs):
             raise ValueError(f"{len(self.token_ids)} tokens but {len(self.rollout_logprobs)} log-probabilities")
+        if len(self.token_ids) != sum(span.num_tokens for span in self.versions):
+            raise ValueError(f"{len(self.token_ids)} tokens but {self.versions}")
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the oldest weights that sampled any of the tokens."""
+        return min(span.version for span in self.versions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,12 +237,25 @@ class UpdateStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightTensor:
+    """One tensor of a published version."""
+
+    name: str
+    """As in a Hugging Face folder."""
+    dtype: str
+    """Its name in torch."""
+    shape: tuple[int, ...]
+    content: Any
+    """Its bytes in row-major order, a `numpy.uint8` array of shape (num_bytes,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """A version of the policy and where to pull it."""
 
     version: int
     """Grows by one with each publication."""
-    payload: Any
-    """Ray object reference to the bytes of a safetensors file, a `numpy.uint8` array of shape (num_bytes,)."""
+    buckets: tuple[Any, ...]
+    """Ray object references, each to a list of `WeightTensor`; a tensor is in exactly one."""
     checksums: Mapping[str, str]
-    """SHA-256 of each tensor's bytes, by its Hugging Face name."""
+    """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""

@@ -3,11 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ovt_ray.types import TrainSample
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +43,39 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     build_tiny_model(folder, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def extensions_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for torch's compiled extensions. At the very end this process leaves its group of one: DeepSpeed cannot join another."""
+    yield tmp_path_factory.mktemp("extensions")
+    import torch
+
+    if torch.distributed.is_initialized():  # not where only tests without a rank were chosen
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def compiled_operators(extensions_folder: Path) -> Iterator[Path]:
+    """Where torch compiles extensions. After a module's tests the environment is as before."""
+    before = dict(os.environ)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder)
+    yield extensions_folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def samples(tiny_model: Path) -> list["TrainSample"]:
+    """Three completions of each of five problems, with one, two or no images."""
+    from tests.plain import drawn_samples
+
+    return drawn_samples(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def plain_run(tiny_model: Path, samples: list["TrainSample"]) -> tuple[dict[str, "Tensor"], list[tuple[float, float]]]:
+    """Weights after two plain steps, and each step's loss and gradient norm."""
+    from tests.plain import plain_steps
+
+    return plain_steps(tiny_model, samples)

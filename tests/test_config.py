@@ -5,9 +5,10 @@ from typing import get_args
 
 import pytest
 
-from ovt_ray.config import RunConfig, Section
+from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.errors import ConfigError
+from ovt_ray.section import Section
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -112,6 +113,7 @@ def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
         (["kl_estimator=k2"], "kl_coef 0 keeps no reference model, so kl_estimator has no effect"),
         (["kl_in=reward"], "kl_coef 0 keeps no reference model, so kl_in has no effect"),
         (["kl_coef=0.1", "kl_estimator=k1"], "'k1' has an expected gradient of 0 in the loss"),
+        (["kl_coef=0.1", "kl_in=reward"], "kl_in 'reward' with kl_estimator 'k3' follows the gradient of no KL"),
         (["updates_per_step=2", "ratio=clipped_weight", "clip_dual=3"], "clip_dual has no effect"),
         (["rollout_correction=none", "rollout_cap=3"], "rollout_correction 'none' has no cap"),
         (["sft_batch_size=8"], "sft_coef 0 mixes no traces in, so sft_batch_size has no effect"),
@@ -254,6 +256,7 @@ iterations.grpo.num_steps
 iterations.grpo.problems_per_step
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
+iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.top_p
 iterations.grpo.advantage

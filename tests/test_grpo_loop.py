@@ -1,17 +1,31 @@
 """The GRPO loop: what it hands to the learner, when it hands over weights, and when it gives up."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import GrpoConfig, Optimizer
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
+from ovt_ray.services import PendingGroup
+from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.track import Track
-from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, ScoredGroup, TrainSample, UpdateStats
+from ovt_ray.types import (
+    AnswerKind,
+    Completion,
+    Outcome,
+    Problem,
+    RolloutGroup,
+    Sampling,
+    Score,
+    ScoredGroup,
+    TrainSample,
+    UpdateStats,
+    VersionSpan,
+)
 
 PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=AnswerKind.NUMBER) for i in range(8)]
 
@@ -20,16 +34,19 @@ PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=Answer
 class Learner:
     updates: list[int] = field(default_factory=list)
     """Of each update, how many rollouts it was handed."""
+    problems: list[list[str]] = field(default_factory=list)
+    """Of each update, the problems of its samples."""
     traces: list[list[int]] = field(default_factory=list)
     """Of each update, the traces it was handed."""
     proximal: list[set[tuple[float, ...] | None]] = field(default_factory=list)
     """Of each update, the proximal log-probabilities it was handed: (n,) where they were taken after n updates."""
     saved: list[int] = field(default_factory=list)
-    published: int = 0
+    version: int = 0
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         rollouts = [sample for sample in samples if sample.rollout_logprobs is not None]
         self.updates.append(len(rollouts))
+        self.problems.append([sample.problem.id for sample in samples])
         self.traces.append([sample.completion_ids[0] for sample in samples if sample.rollout_logprobs is None])
         self.proximal.append({sample.proximal_logprobs for sample in rollouts})
         names = [item.name for item in fields(UpdateStats)]
@@ -39,8 +56,8 @@ class Learner:
         return [(float(len(self.updates)),) for _ in samples]
 
     def publish(self) -> int:
-        self.published += 1
-        return self.published
+        self.version += 1
+        return self.version
 
     def save(self, folder: Path, step: int) -> None:
         self.saved.append(step)
@@ -48,10 +65,23 @@ class Learner:
 
 @dataclass
 class Rollout:
+    """Finishes one group at a time, the last of what was submitted first, each with the weights of when it was submitted."""
+
     loaded: list[int] = field(default_factory=list)
+    in_work: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.in_work
 
     def load_weights(self, version: int) -> None:
         self.loaded.append(version)
+
+    def poll(self, timeout_s: float = 0) -> None:
+        self.in_work.pop()()
+
+    def abandon(self) -> None:
+        self.in_work.clear()
 
 
 @dataclass
@@ -63,21 +93,24 @@ class Services:
     rollout: Rollout = field(default_factory=Rollout)
     seeds: list[int] = field(default_factory=list)
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> list[RolloutGroup]:
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
         self.seeds.append(sampling.seed)
-        one = Completion(token_ids=(1,), rollout_logprobs=(-1.0,), text="", finish_reason="stop", version=0)
-        return [RolloutGroup(problem=problem, prompt_ids=(9,), completions=(one, one)) for problem in problems]
+        begun = VersionSpan(version=self.learner.version, num_tokens=1)
+        one = Completion(token_ids=(1,), rollout_logprobs=(-1.0,), text="", finish_reason="stop", versions=(begun,))
+        for problem in problems:
+            group = RolloutGroup(problem=problem, prompt_ids=(9,), completions=(one, one))
+            self.rollout.in_work.append(partial(on_group, PendingGroup(group=group, scoring=())))
 
-    def scores(self, pending: Sequence[RolloutGroup]) -> list[ScoredGroup]:
+    def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         right = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
         wrong = Score(value=0.0, outcome=Outcome.WRONG, extracted="2")
-        return [ScoredGroup(group=group, scores=(right if self.mixed else wrong, wrong)) for group in pending]
+        return [ScoredGroup(group=one.group, scores=(right if self.mixed else wrong, wrong)) for one in pending]
 
 
 TRACES = [TrainSample(problem=PROBLEMS[0], completion_ids=(100 + number,)) for number in range(10)]
 
 
-def run(services: Services, folder: Path, *, first_step: int = 0, **changes: float) -> None:
+def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: float) -> None:
     section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
         update=changes
     )
@@ -93,6 +126,7 @@ def run(services: Services, folder: Path, *, first_step: int = 0, **changes: flo
             checkpoint_every=2,
             first_step=first_step,
             seed=5,
+            rollout_is_exact=rollout_is_exact,
         )
 
 
@@ -115,6 +149,15 @@ def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None
     # the first update of a step is on-policy; the second is handed what the policy said before the first
     assert services.learner.proximal == [{None}, {(0.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
     assert services.rollout.loaded == [1, 2, 3, 4]
+
+
+def test_an_exact_rollout_says_itself_what_the_policy_said_before_the_first_update_if_its_answers_are_fresh(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2, rollout_is_exact=True)
+    assert services.learner.proximal == [{None}, {(-1.0,)}] * 4
+    services = Services(mixed=True)
+    run(services, tmp_path, updates_per_step=2, rollout_is_exact=True, max_staleness=1)
+    assert services.learner.proximal == [{None}, {(-1.0,)}, {None}, {(2.0,)}, {None}, {(4.0,)}, {None}, {(6.0,)}]
 
 
 def test_traces_are_mixed_into_every_update_only_if_asked(tmp_path: Path) -> None:
@@ -145,3 +188,23 @@ def test_nothing_but_flat_groups_ends_the_run_with_the_reason_and_no_update(tmp_
         run(services, tmp_path, max_flat_steps=3)
     assert services.learner.updates == [] and services.rollout.loaded == []
     assert len(read_metrics(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2, 9])
+def test_answers_are_begun_at_most_so_many_versions_before_they_are_learnt_from(tmp_path: Path, max_staleness: int) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, max_staleness=max_staleness, num_steps=6)
+    assert services.learner.updates == [8] * 6 and services.rollout.loaded == [1, 2, 3, 4, 5, 6]
+    assert len(set(services.seeds)) == 6, "every step is answered once"
+    rows = read_metrics(tmp_path)
+    # the first steps' answers are all begun at once
+    assert [row.values["staleness_max"] for row in rows] == [min(step, max_staleness) for step in range(6)]
+    assert [row.values["staleness"] for row in rows] == [row.values["staleness_max"] for row in rows]
+
+
+def test_the_order_of_a_step_is_that_of_its_problems_however_its_answers_end(tmp_path: Path) -> None:
+    services = [Services(mixed=True), Services(mixed=True)]
+    for one, max_staleness in zip(services, (0, 3), strict=True):
+        run(one, tmp_path / str(max_staleness), max_staleness=max_staleness)
+    assert services[0].learner.problems == services[1].learner.problems
+    assert len(services[0].learner.problems[0]) == 8

@@ -3,11 +3,10 @@
 The plain step below shares no code with the learner: it runs transformers' own forward pass on one sequence at a time.
 """
 
-import io
+import hashlib
 import itertools
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -19,179 +18,30 @@ import pytest
 import ray
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from learner.group import LearnerGroup, place
-from learner.rank import LearnerRank
 from learner.schedule import learning_rate
-from learner.stage import Stage
-from ovt_ray.config import GrpoConfig, LearnerConfig, ModelConfig, Optimizer
+from ovt_ray.config import ModelConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats
-
-OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)
-GRPO = GrpoConfig(
-    num_steps=4, updates_per_step=2, temperature=0.7, clip_low=0.2, clip_high=0.28, kl_coef=0.05, rollout_cap=1.5, optimizer=OPTIMIZER
+from ovt_ray.stage_config import GrpoConfig, Optimizer
+from ovt_ray.types import TrainSample, UpdateStats
+from tests.plain import (
+    GRPO,
+    NUM_UPDATES,
+    OPTIMIZER,
+    PlainModel,
+    assert_same_run,
+    current_weights,
+    equal,
+    grpo_stage,
+    learner_config,
+    published_weights,
+    sft_stage,
+    single_rank,
 )
-NUM_UPDATES = 2
-KEY_BIASES = ("k_proj.bias", "qkv.bias")
-"""Softmax does not see a bias of the keys: its gradient is rounding noise, which Adam blows up to whole steps."""
 
-
-def picture(size: tuple[int, int], colour: str) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, format="PNG")
-    return file.getvalue()
-
-
-def problem(name: str, *images: bytes) -> Problem:
-    return Problem(id=name, question=f"What is {name}?", images=images, answer="1", kind=AnswerKind.NUMBER)
-
-
-PROBLEMS = [
-    problem("one image", picture((84, 56), "red")),
-    problem("a larger image", picture((112, 84), "blue")),
-    problem("two images", picture((56, 56), "green"), picture((84, 56), "white")),
-    problem("no image"),
-    problem("none either"),
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_operators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where torch compiles extensions. After the tests this process has left its group of one, and its environment is as before."""
-    before = dict(os.environ)
-    folder = tmp_path_factory.mktemp("extensions")
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
-    yield folder
-    if torch.distributed.is_initialized():  # not where only tests without a rank were chosen
-        torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-class PlainModel:
-    """transformers' model, stepped by torch alone, one sequence at a time."""
-
-    def __init__(self, path: Path) -> None:
-        from transformers import AutoModelForImageTextToText
-
-        self.model = AutoModelForImageTextToText.from_pretrained(path)
-        self.prompts = Prompts(str(path), ModelConfig(path=str(path)))
-
-    def logprobs(self, sample: TrainSample, temperature: float) -> Tensor:
-        """(T,) of the completion's tokens."""
-        inputs = self.prompts.inputs(sample.problem)
-        forbidden = list(self.prompts.placeholder_ids)
-        completion = [self.prompts.eos_id if id in forbidden else id for id in sample.completion_ids]
-        ids = torch.tensor([[*inputs.prompt_ids, *completion]])
-        is_image = ids == self.model.config.image_token_id
-        logits = self.model(input_ids=ids, **inputs.images, mm_token_type_ids=is_image.int()).logits[0, len(inputs.prompt_ids) - 1 : -1]
-        keep = torch.ones(logits.shape[-1], dtype=torch.bool)
-        keep[forbidden] = False
-        weights = torch.where(keep, torch.exp(logits / temperature), 0.0)
-        return torch.log(weights[range(len(completion)), completion] / weights.sum(-1))
-
-    def allowed(self, sample: TrainSample) -> Tensor:
-        return torch.tensor([id not in self.prompts.placeholder_ids for id in sample.completion_ids])
-
-    def step(self, samples: list[TrainSample], reference: "PlainModel", adam: torch.optim.AdamW) -> tuple[float, float]:
-        """Take one GRPO step; return the loss and the gradient's norm."""
-        num_tokens = sum(int(self.allowed(sample).sum()) for sample in samples)
-        total = torch.zeros(())
-        for sample in samples:
-            policy = self.logprobs(sample, GRPO.temperature)
-            with torch.no_grad():
-                other = reference.logprobs(sample, GRPO.temperature)
-            proximal, rollout = torch.tensor(sample.proximal_logprobs).exp(), torch.tensor(sample.rollout_logprobs).exp()
-            ratio = policy.exp() / proximal
-            bounded = ratio.clip(1 - GRPO.clip_low, 1 + GRPO.clip_high)
-            gain = torch.min(ratio * sample.advantage, bounded * sample.advantage) * (proximal / rollout).clip(max=GRPO.rollout_cap)
-            kl = (other - policy).exp() - (other - policy) - 1
-            total = total + ((GRPO.kl_coef * kl - gain) * self.allowed(sample)).sum()
-        adam.zero_grad()
-        loss = total / num_tokens
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.max_grad_norm)
-        adam.step()
-        return loss.item(), norm.item()
-
-
-@pytest.fixture(scope="module")
-def samples(tiny_model: Path) -> list[TrainSample]:
-    """Three completions of each problem, whose three policies differ, one with an image placeholder in its answer."""
-    plain, generator = PlainModel(tiny_model), np.random.default_rng(0)
-    placeholder = min(plain.prompts.placeholder_ids)
-    made = []
-    for number in range(15):
-        ids = [int(id) for id in generator.integers(20, 200, size=generator.integers(3, 12))]
-        if number == 4:
-            ids[1] = placeholder
-        sample = TrainSample(problem=PROBLEMS[number // 3], completion_ids=tuple(ids), advantage=float(generator.normal()))
-        with torch.no_grad():
-            exact = plain.logprobs(sample, GRPO.temperature).numpy()
-        rollout, proximal = (tuple((exact + generator.normal(0, 0.3, len(ids))).tolist()) for _ in range(2))
-        made.append(replace(sample, rollout_logprobs=rollout, proximal_logprobs=proximal))
-    return made
-
-
-@pytest.fixture(scope="module")
-def plain_run(tiny_model: Path, samples: list[TrainSample]) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:
-    """Weights after two plain steps, and each step's loss and gradient norm."""
-    policy, reference = PlainModel(tiny_model), PlainModel(tiny_model)
-    adam = torch.optim.AdamW(
-        policy.model.parameters(), lr=OPTIMIZER.learning_rate, weight_decay=OPTIMIZER.weight_decay, betas=OPTIMIZER.betas
-    )
-    figures = [policy.step(samples, reference, adam) for _ in range(NUM_UPDATES)]
-    return dict(policy.model.named_parameters()), figures
-
-
-def learner_config(zero_stage: int, **changes: Any) -> LearnerConfig:
-    return LearnerConfig.model_validate({"zero_stage": zero_stage, "micro_batch_tokens": 100, "deadline_s": 120, **changes})
-
-
-def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER, policy_loss: GrpoConfig = GRPO) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=8, policy_loss=policy_loss)
-
-
-def sft_stage(model: Path, optimizer: Optimizer, num_updates: int) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=num_updates, policy_loss=None)
-
-
-def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:
-    """A group of one, in this process."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        address = ("127.0.0.1", free.getsockname()[1])
-    rank = LearnerRank(config, ModelConfig(path=str(model)), seed=0)
-    rank.join(0, 1, address)
-    return rank
-
-
-def current_weights(rank: LearnerRank) -> dict[str, Tensor]:
-    return rank.weights()[0]
-
-
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def assert_same_run(
-    weights: dict[str, Tensor], stats: list[UpdateStats], plain_run: tuple[dict[str, Tensor], list[tuple[float, float]]]
-) -> None:
-    expected, figures = plain_run
-    for update, (loss, norm) in zip(stats, figures, strict=True):
-        assert (update.loss, update.grad_norm) == pytest.approx((loss, norm), rel=1e-5)
-    folder_names = {name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): name for name in expected}
-    assert weights.keys() == folder_names.keys()
-    for name, tensor in weights.items():
-        if not name.endswith(KEY_BIASES):
-            gap = (tensor - expected[folder_names[name]].data).abs()
-            # Adam divides the few gradients near 0 by their own rounding noise; a step is 2e-4
-            assert gap.mean() < 2e-7 and gap.max() < 2e-5, f"{name}: mean {gap.mean():.1e}, largest {gap.max():.1e}"
+pytestmark = pytest.mark.usefixtures("compiled_operators")
 
 
 def test_joining_a_group_compiles_nothing(tiny_model: Path, compiled_operators: Path) -> None:
@@ -239,7 +89,14 @@ def test_two_updates_are_those_of_plain_torch(
 
 SEQUENCES_OF_GROUPS = GrpoConfig.model_validate(
     GRPO.model_dump(exclude_unset=True)
-    | {"normalisation": "group", "ratio": "sequence", "rollout_correction": "geometric", "rollout_cap": 1.1, "kl_in": "reward"}
+    | {
+        "normalisation": "group",
+        "ratio": "sequence",
+        "rollout_correction": "geometric",
+        "rollout_cap": 1.1,
+        "kl_in": "reward",
+        "kl_estimator": "k1",
+    }
     | {"clip_low": 0.05, "clip_high": 0.05}
 )
 """All that looks beyond a single token."""
@@ -374,13 +231,13 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     stats = [group.update(samples) for _ in range(NUM_UPDATES)]
     group.save(tmp_path / "checkpoints", NUM_UPDATES)
     weights = group.publish()
-    published = safetensors.torch.load(ray.get(weights.payload).tobytes())
+    published = published_weights(weights)
     assert_same_run(published, stats, plain_run)
 
     group.export(tmp_path / "model")
     assert equal(published, safetensors.torch.load_file(tmp_path / "model" / "model.safetensors"))
     assert {path.name for path in (tmp_path / "model").iterdir()} == {path.name for path in tiny_model.iterdir()}
-    assert equal(published, {name: tensor for name, tensor in published.items() if name in weights.checksums})
+    assert weights.checksums == {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in published.items()}
 
     single = single_rank(tiny_model, learner_config(0))
     single.begin(grpo_stage(tiny_model))
@@ -395,12 +252,12 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
     alone = group.update(samples[:1])  # a rank without samples
     after = group.publish()
-    assert after.version == weights.version + 1 and after.checksums != weights.checksums
+    assert after.version == weights.version + 1 and not equal(published_weights(after), published)
     group.begin(grpo_stage(tiny_model))
     assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
-    assert group.publish().checksums == weights.checksums
+    assert equal(published_weights(group.publish()), published)
     assert group.update(samples[:1]) == alone
-    assert group.publish().checksums == after.checksums
+    assert equal(published_weights(group.publish()), published_weights(after))
 
 
 def test_two_ranks_mix_traces_in_and_measure_their_loss_as_one_does(

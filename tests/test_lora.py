@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import peft
 import pytest
-import ray
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -15,21 +14,23 @@ from torch import Tensor
 from learner.adapters import without_adapters
 from learner.group import LearnerGroup
 from learner.rank import LearnerRank
-from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig, Optimizer
+from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig
+from ovt_ray.stage_config import Optimizer
 from ovt_ray.types import TrainSample, UpdateStats
-from tests.test_learner import (
+from tests.plain import (
     GRPO,
     OPTIMIZER,
     PlainModel,
-    compiled_operators,  # noqa: F401
     current_weights,
     equal,
     grpo_stage,
     learner_config,
-    samples,  # noqa: F401
+    published_weights,
     sft_stage,
     single_rank,
 )
+
+pytestmark = pytest.mark.usefixtures("compiled_operators")
 
 LORA = LoraConfig(rank=4, alpha=12)
 FAST = OPTIMIZER.model_copy(update={"learning_rate": 1e-2})
@@ -56,7 +57,7 @@ def is_adapted(name: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def peft_run(tiny_model: Path, samples: list[TrainSample]) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:  # noqa: F811
+def peft_run(tiny_model: Path, samples: list[TrainSample]) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:
     """Merged weights after two plain steps of peft's own model from the learner's first adapters, and each step's loss and norm."""
     policy, reference = PlainModel(tiny_model), PlainModel(tiny_model)
     layers = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR)})"
@@ -88,7 +89,7 @@ def assert_same_adapters(weights: dict[str, Tensor], stats: list[UpdateStats], p
 @pytest.mark.parametrize(("zero_stage", "changes"), [(0, {}), (2, {}), (3, {"gradient_checkpointing": True})])
 def test_two_updates_are_those_of_a_plain_peft_loop_and_only_adapted_layers_move(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
     peft_run: Any,
     zero_stage: int,
     changes: dict[str, Any],
@@ -102,7 +103,7 @@ def test_two_updates_are_those_of_a_plain_peft_loop_and_only_adapted_layers_move
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_without_adapters_it_is_the_first_model_and_with_them_merged_the_exported_one(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
     tmp_path: Path,
     zero_stage: int,
 ) -> None:
@@ -126,7 +127,7 @@ def test_without_adapters_it_is_the_first_model_and_with_them_merged_the_exporte
 @pytest.mark.parametrize("zero_stage", [0, 3])
 def test_in_bfloat16_the_sum_of_weight_and_adapter_is_rounded_once(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
     zero_stage: int,
 ) -> None:
     import deepspeed
@@ -148,7 +149,7 @@ def test_in_bfloat16_the_sum_of_weight_and_adapter_is_rounded_once(
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_a_restored_run_ends_bitwise_like_an_unbroken_one(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
     tmp_path: Path,
     zero_stage: int,
 ) -> None:
@@ -172,7 +173,7 @@ def test_a_restored_run_ends_bitwise_like_an_unbroken_one(
 
 def test_adapters_begin_as_nothing_and_sft_trains_them_in_every_part(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
 ) -> None:
     lora = LORA.model_dump() | {"parts": ("vision_tower", "projector", "language_model")}
     rank = single_rank(tiny_model, learner_config(0, lora=lora))
@@ -190,20 +191,20 @@ def test_adapters_begin_as_nothing_and_sft_trains_them_in_every_part(
 def test_two_ranks_that_share_the_weights_merge_as_one_does(
     ray_session: None,
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
     peft_run: Any,
 ) -> None:
     group = LearnerGroup(lora_config(3, num_ranks=2), ModelConfig(path=str(tiny_model)), seed=0)
     group.begin(grpo_stage(tiny_model, FAST))
     stats = [group.update(samples) for _ in range(2)]
-    published = safetensors.torch.load(ray.get(group.publish().payload).tobytes())
+    published = published_weights(group.publish())
     group.close()
     assert_same_adapters(published, stats, peft_run, file_weights(tiny_model))
 
 
 def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference_has_used_it_too(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
 ) -> None:
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
@@ -218,7 +219,7 @@ def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference
 
 def test_gradient_checkpointing_computes_every_layer_again(
     tiny_model: Path,
-    samples: list[TrainSample],  # noqa: F811
+    samples: list[TrainSample],
 ) -> None:
     passes = {}
     for gradient_checkpointing in (False, True):

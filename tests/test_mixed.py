@@ -1,6 +1,6 @@
 """Contract: traces mixed into a GRPO update add `sft_coef` times their mean cross entropy, and no more; measuring a loss changes nothing.
 
-The plain steps below share no code with the learner, as in test_learner.py.
+The plain steps below share no code with the learner, as in plain.py.
 """
 
 from dataclasses import asdict, replace
@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from test_learner import (
+
+from ovt_ray.errors import LearnerError
+from ovt_ray.stage_config import GrpoConfig
+from ovt_ray.types import TrainSample
+from tests.plain import (
     OPTIMIZER,
     PROBLEMS,
     PlainModel,
     assert_same_run,
-    compiled_operators,  # noqa: F401 (a fixture)
     current_weights,
     equal,
     grpo_stage,
@@ -25,9 +28,7 @@ from test_learner import (
     single_rank,
 )
 
-from ovt_ray.config import GrpoConfig
-from ovt_ray.errors import LearnerError
-from ovt_ray.types import TrainSample
+pytestmark = pytest.mark.usefixtures("compiled_operators")
 
 MIXED = GrpoConfig(
     num_steps=4, updates_per_step=2, clip_low=0.2, clip_high=0.28, kl_coef=0.05, rollout_cap=1.5, sft_coef=0.3, optimizer=OPTIMIZER

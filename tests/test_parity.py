@@ -7,7 +7,7 @@ import pytest
 
 from ovt_ray.errors import ParityError
 from ovt_ray.parity import check_parity
-from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, TrainSample
+from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, TrainSample, VersionSpan
 
 PROBLEM = Problem(id="p7", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
 SAMPLING = Sampling(num_completions=2, temperature=1.0, max_tokens=4, seed=0)
@@ -17,7 +17,14 @@ class Rollout:
     def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[RolloutGroup]:
         for problem in problems:
             completions = tuple(
-                Completion(token_ids=(1, 2), rollout_logprobs=(-1.0, -2.0), text="", finish_reason="stop", version=1) for _ in range(2)
+                Completion(
+                    token_ids=(1, 2),
+                    rollout_logprobs=(-1.0, -2.0),
+                    text="",
+                    finish_reason="stop",
+                    versions=(VersionSpan(version=0, num_tokens=2),),
+                )
+                for _ in range(2)
             )
             yield RolloutGroup(problem=problem, prompt_ids=(9,), completions=completions)
 

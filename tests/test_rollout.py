@@ -8,17 +8,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import ray
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from actors.pool import RolloutPool
-from actors.receiver import tensor_checksum
 from actors.worker import RolloutWorker, completion_text
+from learner.weights import checksums, on_the_wire
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
@@ -50,8 +49,9 @@ def by_id(groups: Iterator[RolloutGroup]) -> dict[str, list[tuple[tuple[int, ...
 
 
 def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
-    payload = np.frombuffer(save(tensors), dtype=np.uint8)
-    return Weights(version=version, payload=ray.put(payload), checksums={name: tensor_checksum(tensor) for name, tensor in tensors.items()})
+    published = on_the_wire(tensors)
+    half = len(published) // 2
+    return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
 
 
 def jittered(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
@@ -175,22 +175,28 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
 
 
 @pytest.mark.parametrize(
-    ("is_damaged", "refusal"),
-    [(True, "not what the learner published"), (False, "leaves 1 tensors as they were")],
-    ids=["damaged", "lacking"],
+    ("tensor", "is_damaged", "refusal"),
+    [
+        ("visual.merger.ln_q.weight", True, "not what the learner published"),
+        ("visual.merger.ln_q.weight", False, "leaves 1 tensors as they were.*ln_q"),
+        ("layers.1.self_attn.k_proj.weight", False, "leaves 1 tensors as they were.*layers.1.self_attn.qkv_proj"),
+    ],
+    ids=["damaged", "lacking", "lacking a part of a matrix"],
 )
-def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None, tiny_model: Path, is_damaged: bool, refusal: str) -> None:
+def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(
+    ray_session: None, tiny_model: Path, tensor: str, is_damaged: bool, refusal: str
+) -> None:
     tensors = load_file(tiny_model / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("visual.merger.ln_q.weight"))
+    name = next(name for name in tensors if name.endswith(tensor))
     if not is_damaged:
         del tensors[name]
     weights = as_weights(1, tensors)
-    checksums = {**weights.checksums, name: "0"} if is_damaged else dict(weights.checksums)
+    expected = {**weights.checksums, name: "0"} if is_damaged else dict(weights.checksums)
     worker = ray.remote(runtime_env={"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}})(
         RolloutWorker
     ).remote(str(tiny_model), ModelConfig(path=str(tiny_model)), CONFIG)
     with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
-        ray.get(worker.load_weights.remote(1, weights.payload, checksums))
+        ray.get(worker.load_weights.remote(1, list(weights.buckets), expected))
     ray.get(worker.close.remote())
     ray.kill(worker)
 
@@ -205,6 +211,22 @@ def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems
     killer.join()
     assert disturbed == undisturbed
     assert worker.pid not in pool.process_ids()
+
+
+def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version(pool: RolloutPool, tiny_model: Path) -> None:
+    workers = pool.process_ids()
+    engine = next(child for child in psutil.Process(workers[0]).children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+    before = pool.weight_checksums()
+    engine.suspend()  # it takes the call and never answers
+    killer = threading.Timer(1.0, engine.kill)
+    killer.start()
+    moved = jittered(load_file(tiny_model / "model.safetensors"), "")
+    pool.load_weights(as_weights(5, moved))
+    killer.join()
+    assert workers[0] not in pool.process_ids() and workers[1] in pool.process_ids()
+    assert pool.weight_checksums()[0] == pool.weight_checksums()[1] != before[0]
+    pool.load_weights(as_weights(6, load_file(tiny_model / "model.safetensors")))
+    assert pool.weight_checksums() == before
 
 
 def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(pool: RolloutPool, problems: list[Problem]) -> None:

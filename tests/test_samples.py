@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ovt_ray.samples import group_stats, part_means, split_evenly, to_train_samples
-from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup
+from ovt_ray.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup, VersionSpan
 
 PROBLEM = Problem(id="p", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
 VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Outcome.UNSCORABLE: 0.0}
@@ -13,7 +13,13 @@ VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Ou
 
 def scored(*outcomes: Outcome) -> ScoredGroup:
     completions = tuple(
-        Completion(token_ids=(5,) * (i + 1), rollout_logprobs=(-0.5,) * (i + 1), text="", finish_reason="stop", version=0)
+        Completion(
+            token_ids=(5,) * (i + 1),
+            rollout_logprobs=(-0.5,) * (i + 1),
+            text="",
+            finish_reason="stop",
+            versions=(VersionSpan(version=0, num_tokens=i + 1),),
+        )
         for i in range(len(outcomes))
     )
     scores = tuple(Score(value=VALUES[outcome], outcome=outcome, extracted=None) for outcome in outcomes)
@@ -49,6 +55,13 @@ def test_an_unscorable_answer_is_left_out_of_its_group() -> None:
 def test_flat_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_differ() -> None:
     groups = [scored(Outcome.CORRECT, Outcome.CORRECT), scored(Outcome.CORRECT, Outcome.UNSCORABLE)]
     assert to_train_samples(groups, "grpo", mask_truncated=False) == []
+
+
+def test_flat_groups_count_in_the_deviation_over_all_groups() -> None:
+    groups = [scored(Outcome.CORRECT, Outcome.WRONG), scored(Outcome.WRONG, Outcome.WRONG), scored(Outcome.UNSCORABLE, Outcome.UNSCORABLE)]
+    # centred rewards are 1/2, -1/2, 0, 0: their deviation is sqrt(1/8)
+    found = [sample.advantage for sample in to_train_samples(groups, "reinforce_pp", mask_truncated=False)]
+    assert found == pytest.approx([2**0.5, -(2**0.5)])
 
 
 def test_the_statistics_count_what_was_seen() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ovt_ray.config import Optimizer, SftConfig
 from ovt_ray.errors import StageError
 from ovt_ray.metrics import read_metrics
 from ovt_ray.sft import hold_out, num_sft_steps, train_sft
+from ovt_ray.stage_config import Optimizer, SftConfig
 from ovt_ray.track import Track
 from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats
 

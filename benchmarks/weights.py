@@ -1,0 +1,316 @@
+"""What a hand-over of weights takes: from the end of an update to every engine serving the new version, against one memcpy.
+
+    python -m benchmarks.weights [NUM_READERS ...]
+
+A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; what does not fit into
+its memory is left out, with a word. The learner publishes by the code of `learner/group.py` and has no optimizer, which would take
+5 GB and no part: no update comes before, as it would change the values and not the bytes. The engines load by
+`RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
+before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
+
+Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
+The last line is one JSON object.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import ray
+import torch
+from safetensors.torch import load_file
+
+from actors.pool import KEPT_HEAP, RolloutPool, engine_environment
+from benchmarks import hosts
+from benchmarks.wide_model import build_wide_model
+from learner.group import CHECKSUM_EVERY, put_buckets
+from learner.model import load_model
+from learner.weights import weight_buckets
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.types import Weights
+
+NUM_READERS = (1, 2, 4)
+NUM_WARM_UP = 4
+"""Rounds in which the object store's pages are touched for the first time."""
+NUM_ROUNDS = 9
+NUM_ROUNDS_BETWEEN_HOSTS = 5
+STORE_VERSIONS = 4
+"""Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
+ENGINE_BYTES_PER_BYTE = 1.5
+ENGINE_BYTES = 2**30
+"""Memory of an engine without its weights."""
+BETWEEN_HOSTS = "between-hosts"
+"""First argument of the run on the first of two hosts."""
+PACKING = "packing"
+"""First argument of the run that packs matrices and does nothing else."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a line a round, tables, and the figures as JSON."""
+    if arguments[:1] == [BETWEEN_HOSTS]:
+        between_hosts(Path(arguments[1]), int(arguments[2]))
+        return
+    if arguments[:1] == [PACKING]:
+        print(packing_s(Path(arguments[1])))
+        return
+    with tempfile.TemporaryDirectory(prefix="ovt-") as folder:
+        say("writing the model")
+        model = Path(folder) / "model"
+        num_bytes = build_wide_model(model)
+        figures: dict[str, Any] = {"weight_gb": round(num_bytes / 1e9, 3), "num_cores": os.cpu_count()}
+        figures["readers"] = readers = {}
+        for num_readers in [int(argument) for argument in arguments] or NUM_READERS:
+            if reason := lack_of_memory(num_bytes, num_readers):
+                say(f"{num_readers} readers left out: {reason}")
+                continue
+            readers[str(num_readers)] = measure_node(model, num_bytes, num_readers)
+        if reason := hosts.why_not():
+            say(f"two hosts left out: {reason}")
+        else:
+            figures["two_hosts"] = measure_hosts(Path(folder), num_bytes)
+    report(figures)
+    print(json.dumps(figures))
+
+
+def lack_of_memory(num_bytes: int, num_readers: int) -> str:
+    """Return why so many engines do not fit beside the learner and the object store; empty if they do."""
+    store = STORE_VERSIONS * num_bytes
+    engines = num_readers * (ENGINE_BYTES_PER_BYTE * num_bytes + ENGINE_BYTES)
+    needed, free = num_bytes + store + engines, psutil.virtual_memory().available
+    return "" if needed <= free else f"they may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+
+
+def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, float]:
+    """Return the figures of one learner and so many engines on this machine."""
+    say(f"{num_readers} readers: starting")
+    num_cores = os.cpu_count() or 1
+    threads = max(1, num_cores // num_readers)
+    environment = {**os.environ, **engine_environment(threads), **KEPT_HEAP, "VLLM_LOGGING_LEVEL": "ERROR"}
+    command = [sys.executable, "-m", "benchmarks.weights", PACKING, str(model)]
+    packing = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
+    with started_ray(num_cpus=num_cores + num_readers + 1, object_store_memory=STORE_VERSIONS * num_bytes):
+        pool, learner = services(model, num_readers, threads)
+        before = memory_by_process()
+        figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS)
+        figures["packing_alone_s"] = round(float(packing), 4)
+        with PeakMemory() as peak:
+            for _ in range(3):
+                pool.load_weights(learner.publish())
+        for name, extra in peak.over(before).items():
+            figures[f"extra_{name}_over_weights"] = round(extra / num_bytes, 3)
+        pool.close()
+    return figures
+
+
+@contextmanager
+def started_ray(**options: object) -> Iterator[None]:
+    """Run a Ray cluster of its own, or join the one named by RAY_ADDRESS."""
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class Learner:
+    """A learner that only publishes."""
+
+    def __init__(self, model: Path) -> None:
+        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model))
+        ray.get(self._actor.__ray_ready__.remote())
+        self._version = 0
+
+    def publish(self) -> Weights:
+        """Return the next version, as `LearnerGroup.publish` does."""
+        self._version += 1
+        buckets, sums = ray.get(self._actor.publish.remote(self._version % CHECKSUM_EVERY == 1))
+        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+
+
+class Publisher:
+    """Holds the model in the learner's process."""
+
+    def __init__(self, model_path: str) -> None:
+        self._model = load_model(model_path, "bfloat16", "padded", None)
+
+    def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+        """Return the references and checksums of all buckets."""
+        return put_buckets(weight_buckets(self._model, keep=True), with_checksums)
+
+
+def services(model: Path, num_readers: int, threads: int) -> tuple[RolloutPool, Learner]:
+    """Return engines and a learner that are ready; the engines are placed first."""
+    rollout = RolloutConfig(
+        num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
+    )
+    pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
+    pool.wait_until_ready()
+    learner = Learner(model)
+    return pool, learner
+
+
+def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_rounds: int) -> dict[str, float]:
+    """Return medians over the rounds after the warm-up, and of rounds that are checked byte by byte."""
+    copy = memcpy_of(num_bytes)
+    rows: list[dict[str, float]] = []
+    checked: list[float] = []
+    while len(rows) < NUM_WARM_UP + num_rounds:
+        memcpy_s = seconds(copy)
+        began = time.monotonic()
+        weights = learner.publish()
+        published = time.monotonic()
+        pool.load_weights(weights)
+        ended = time.monotonic()
+        say(f"  version {weights.version}: publish {published - began:.3f} s, load {ended - published:.3f} s, memcpy {memcpy_s:.3f} s")
+        if weights.checksums:
+            checked.append(ended - began)
+            continue
+        rows.append({"publish_s": published - began, "load_s": ended - published, "total_s": ended - began, "memcpy_s": memcpy_s})
+        rows[-1]["over_memcpy"] = rows[-1]["total_s"] / memcpy_s
+    figures = {name: round(median(row[name] for row in rows[NUM_WARM_UP:]), 4) for name in rows[0]}
+    figures["best_over_memcpy"] = round(min(row["over_memcpy"] for row in rows[NUM_WARM_UP:]), 3)
+    figures["first_s"] = round(checked[0], 3)
+    if len(checked) > 1:
+        figures["checked_s"] = round(checked[-1], 3)
+    return figures
+
+
+def memcpy_of(num_bytes: int) -> Callable[[], None]:
+    """Return a function that copies so many bytes on one thread, in blocks far larger than any cache, between touched memory."""
+    torch.set_num_threads(1)
+    source = torch.ones(2**28, dtype=torch.uint8)
+    target = torch.ones(2**28, dtype=torch.uint8)
+
+    def copy() -> None:
+        num_left = num_bytes
+        while num_left:
+            size = min(num_left, source.numel())
+            target[:size].copy_(source[:size])
+            num_left -= size
+
+    return copy
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return how long an action takes."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def memory_by_process() -> dict[str, int]:
+    """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
+    kinds = {"ray::Publisher": "learner", "ray::RolloutWorker": "workers", "EngineCore": "engines"}
+    sums = dict.fromkeys([*kinds.values(), "store"], 0)
+    for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
+        with suppress(psutil.Error, OSError):
+            title = " ".join(process.cmdline())
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+            parts = {line.split()[0].rstrip(":"): int(line.split()[1]) * 1024 for line in lines[1:]}
+            sums["store"] += parts["Pss_Shmem"]
+            for part, kind in kinds.items():
+                if part in title:
+                    sums[kind] += parts["Pss_Anon"]
+    return sums
+
+
+def packing_s(model: Path) -> float:
+    """Return how long it takes to pack the model's matrices, as an engine of this process's threads does, and nothing else."""
+    from vllm._custom_ops import create_onednn_mm
+
+    matrices = [tensor.clone() for tensor in load_file(model / "model.safetensors").values() if tensor.ndim == 2]
+    packed: dict[int, object] = {}
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+
+        def pack(number: int) -> None:
+            packed[number] = None
+            packed[number] = create_onednn_mm(matrices[number].t())
+
+        return median(seconds(lambda: list(threads.map(pack, range(len(matrices))))) for _ in range(NUM_ROUNDS))
+
+
+class PeakMemory:
+    """Samples the memory of all processes until the context ends."""
+
+    def __enter__(self) -> "PeakMemory":
+        self._peaks: list[dict[str, int]] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._ended.wait(0.02):
+            self._peaks.append(memory_by_process())
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def over(self, before: dict[str, int]) -> dict[str, int]:
+        """Return by how much each peak, and that of the sum (`total`), is above the memory before."""
+        extra = {name: max(sample[name] for sample in self._peaks) - before[name] for name in before}
+        return extra | {"total": max(sum(sample.values()) for sample in self._peaks) - sum(before.values())}
+
+
+def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
+    """Return the figures of a learner on one host and an engine on another."""
+    say("two hosts: starting")
+    one, two = hosts.HOSTS
+    # The engine asks for two CPUs and is placed first; so each host has room for one of the two.
+    with hosts.network(), hosts.ray_nodes({one: 1, two: 2}, STORE_VERSIONS * num_bytes, folder) as address:
+        command = hosts.inside(one, [sys.executable, "-m", "benchmarks.weights", BETWEEN_HOSTS, str(folder / "model"), str(num_bytes)])
+        with subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout is not None
+            for line in run.stdout:
+                last = line
+                print(line, end="", flush=True)
+        if run.returncode:
+            raise RuntimeError(f"the run between two hosts failed; their logs were in {folder}")
+    return json.loads(last)
+
+
+def between_hosts(model: Path, num_bytes: int) -> None:
+    """Print the figures of the hand-over to an engine on the second host; this runs on the first."""
+    with started_ray():
+        pool, learner = services(model, num_readers=1, threads=2)
+        link = hosts.link_bytes_per_s()
+        say(f"  the link carries {link / 1e9:.2f} GB/s")
+        figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS_BETWEEN_HOSTS)
+        pool.close()
+    figures |= {"link_gb_per_s": round(link / 1e9, 3), "over_link": round(figures["total_s"] / (num_bytes / link), 3)}
+    print(json.dumps(figures))
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Print the table."""
+    rows = {**figures["readers"], **({"two hosts": figures["two_hosts"]} if "two_hosts" in figures else {})}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    print(
+        f"\n{figures['weight_gb']} GB, medians of {NUM_ROUNDS} rounds on one host, {NUM_ROUNDS_BETWEEN_HOSTS} between two\n{'readers':<32}"
+        + "".join(f"{name:>12}" for name in rows)
+    )
+    for name in names:
+        print(f"{name:<32}" + "".join(f"{row.get(name, '-'):>12}" for row in rows.values()))
+    print()
+
+
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    main(sys.argv[1:])

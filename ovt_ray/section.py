@@ -1,0 +1,14 @@
+"""Base of the configuration's sections, and the types that several of them have."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Part = Literal["vision_tower", "projector", "language_model"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and no key that is not declared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
