@@ -44,7 +44,7 @@ def completion_seed(seed: int, problem_id: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence[int], eos_id: int) -> "SamplingParams":
+def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "SamplingParams":
     """Return how vLLM draws the completions of a problem."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -58,8 +58,8 @@ def sampling_params(sampling: Sampling, problem_id: str, forbidden_ids: Sequence
         logprobs=0,
         flat_logprobs=True,  # lists of numbers: an object per token costs four times as much in answers of 2,000 tokens
         detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
-        logit_bias=dict.fromkeys(forbidden_ids, -100.0),
-        stop_token_ids=[eos_id],  # which is not the engine's own end token in every family
+        logit_bias=dict.fromkeys(prompts.placeholder_ids, -100.0),
+        stop_token_ids=[prompts.eos_id],  # which is not the engine's own end token in every family
         output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
     )
 
@@ -136,7 +136,7 @@ class RolloutWorker:
             if problem.images:
                 # In a thread: decoding a large image would hold up the completions of all other problems.
                 prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
-            params = sampling_params(sampling, problem.id, self.prompts.placeholder_ids, self.prompts.eos_id)
+            params = sampling_params(sampling, problem.id, self.prompts)
             prompt_ids: tuple[int, ...] = ()
             async for output in self.engine.generate(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
@@ -212,12 +212,6 @@ class RolloutWorker:
         await asyncio.to_thread(self.engine.shutdown)
 
 
-def _version_span(span: "WeightVersionSpan") -> VersionSpan:
-    """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
-    version = 0 if span.version == "default" else int(span.version)
-    return VersionSpan(version=version, num_tokens=span.end - span.start)
-
-
 async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) -> "list[Ended | Exception]":
     """Return what ends within GATHER_S of the next end, at once where nothing else can."""
     parts = [await ended.get()]
@@ -226,6 +220,12 @@ async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) ->
             while len(parts) < num_left:
                 parts.append(await ended.get())
     return parts
+
+
+def _version_span(span: "WeightVersionSpan") -> VersionSpan:
+    """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
+    version = 0 if span.version == "default" else int(span.version)
+    return VersionSpan(version=version, num_tokens=span.end - span.start)
 
 
 def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArgs":

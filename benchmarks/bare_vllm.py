@@ -48,7 +48,7 @@ class BareEngine:
             {"prompt_token_ids": self.prompts.engine_ids(problem), "multi_modal_data": {"image": self.prompts.images(problem)}}
             for problem in problems
         ]
-        params = [sampling_params(sampling, problem.id, self.prompts.placeholder_ids, self.prompts.eos_id) for problem in problems]
+        params = [sampling_params(sampling, problem.id, self.prompts) for problem in problems]
         began, cpu_began = time.monotonic(), time.process_time()
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
         return Timing(

@@ -157,7 +157,7 @@ class Stages:
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
                 seed=seed,
-                rollout_is_exact=gap.is_exact,
+                rollout_is_exact=gap.is_exact and section.top_p == 1,
             )
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
