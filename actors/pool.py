@@ -18,6 +18,8 @@ from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 """Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
 pages that the kernel has to clear each time, which takes longer than the copying."""
+GRACE_S = 1.0
+"""Longest wait for news of a problem whose deadline has passed."""
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
 
@@ -114,6 +116,7 @@ class RolloutPool:
         `on_completion` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
         unfinished problems are generated again, all G completions, of which `on_completion` then hears again.
         """
+        assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
         requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completion=on_completion) for problem in problems]
         self._pending.extend(requests)
         self._dispatch()
@@ -134,6 +137,7 @@ class RolloutPool:
             try:
                 ended = ray.get(next(stream))
             except StopIteration:
+                assert not call.requests, f"a worker ended its call without an answer to {list(call.requests)}"
                 del self._calls[stream]
             except RayTaskError as error:
                 raise RolloutError(str(error.cause)) from error
@@ -176,9 +180,8 @@ class RolloutPool:
         streams = list(self._calls)
         in_work = [(request.due_at, request, call) for call in self._calls.values() for request in call.requests.values()]
         due_at, oldest, its_call = min(in_work, key=lambda one: one[0], default=(math.inf, None, None))
-        wait_s = min(due_at - time.monotonic(), timeout_s)
-        if wait_s > 0:
-            ray.wait(streams, num_returns=1, timeout=None if wait_s == math.inf else wait_s, fetch_local=False)
+        wait_s = min(max(GRACE_S, due_at - time.monotonic()), timeout_s)  # what ended while nobody listened is heard first
+        ray.wait(streams, num_returns=1, timeout=None if wait_s == math.inf else wait_s, fetch_local=False)
         ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
         if oldest and time.monotonic() > due_at and not any(self._calls[stream] is its_call for stream in ready):
             raise RolloutError(
@@ -219,12 +222,16 @@ class RolloutPool:
     def load_weights(self, weights: Weights) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._weights = weights
-        due_at = time.monotonic() + self.config.deadline_s
+        began = time.monotonic()
+        due_at = began + self.config.deadline_s
         for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
             try:
                 ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
                 self._replace(seat, error)
+        for call in self._calls.values():
+            for request in call.requests.values():  # generation stood still
+                request.due_at += time.monotonic() - began
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
         return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))

@@ -81,9 +81,10 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _map(self, paths: set[str]) -> dict[str, torch.Tensor]:
         """Return the bytes of each file, (num_bytes,) uint8, read only in effect: what would be written stays in this process.
 
-        Files that the update before used stay mapped: finding their pages anew takes as long as copying them.
+        The object store stays mapped from update to update: finding its pages anew takes as long as copying them. What a worker copied
+        for this update alone does not, as that would hold its memory.
         """
-        mapped = {}
+        mapped, kept = {}, {}
         for path in paths:
             file = os.open(path, os.O_RDONLY)
             try:
@@ -91,11 +92,13 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                 key = (path, status.st_dev, status.st_ino, status.st_size)
                 if (content := self._files.get(key)) is None:
                     content = torch.frombuffer(mmap.mmap(file, 0, mmap.MAP_PRIVATE), dtype=torch.uint8)
-                mapped[key] = content
+                mapped[path] = content
+                if not os.readlink(path).startswith("/memfd:"):
+                    kept[key] = content
             finally:
                 os.close(file)
-        self._files = mapped
-        return {key[0]: content for key, content in mapped.items()}
+        self._files = kept
+        return mapped
 
     def finish_weight_update(self) -> None:
         """Put the loaded weights into place.

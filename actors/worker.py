@@ -97,6 +97,8 @@ class RolloutWorker:
 
         self.prompts = Prompts(model_path, model)
         self._num_requests = 0
+        self._takes_requests = asyncio.Event()
+        self._takes_requests.set()
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
 
     async def ready(self) -> int:
@@ -137,6 +139,7 @@ class RolloutWorker:
                 # In a thread: decoding a large image would hold up the completions of all other problems.
                 prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
             params = sampling_params(sampling, problem.id, self.prompts)
+            await self._takes_requests.wait()
             prompt_ids: tuple[int, ...] = ()
             async for output in self.engine.generate(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
@@ -183,6 +186,7 @@ class RolloutWorker:
         return version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        self._takes_requests.clear()  # an image that came between the resets of vLLM's two caches would be known to one of them only
         await self.engine.pause_generation(mode="keep", clear_cache=True)
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
@@ -190,6 +194,7 @@ class RolloutWorker:
         await self.engine.reset_mm_cache()
         await self.engine.reset_encoder_cache()
         await self.engine.resume_generation()
+        self._takes_requests.set()
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""

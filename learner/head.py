@@ -22,6 +22,12 @@ class LogprobHead(nn.Module):
         self.forbidden_ids = sorted(forbidden_ids)
         self.chunk_logits = chunk_logits
 
+    def _save_to_state_dict(self, *unused: Any) -> None:
+        """Save nothing: the weight is the model's, which saves it, or leaves it out where it is frozen."""
+
+    def _load_from_state_dict(self, *unused: Any) -> None:
+        """Load nothing, for the same reason."""
+
     def forward(self, hidden: Tensor, target_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of the targets and entropies of their distributions, each (N,) float32, nats, from (N, H).
 

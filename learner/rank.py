@@ -32,6 +32,9 @@ from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import TrainSample, UpdateStats
 
+VALIDATION_SAMPLES = 256
+"""Held-out samples rendered at a time: all of them with their images might not fit in memory."""
+
 
 class LearnerRank:
     """A rank of the learner group. Every method but `__init__` is called on all ranks at once, with the same arguments."""
@@ -146,7 +149,9 @@ class LearnerRank:
 
     def validation_loss(self, samples: Sequence[TrainSample]) -> float:
         """Return the mean cross entropy of the loss tokens of all ranks' samples, nats, the same on every rank; nothing is updated."""
-        own = torch.tensor(-fsum(value for row in self.logprobs(samples) for value in row), dtype=torch.float64, device=self._device)
+        parts = [samples[start : start + VALIDATION_SAMPLES] for start in range(0, len(samples), VALIDATION_SAMPLES)]
+        sums = [fsum(value for row in self.logprobs(part) for value in row) for part in parts]
+        own = torch.tensor(-fsum(sums), dtype=torch.float64, device=self._device)
         distributed.all_reduce(own)
         return float(own) / sum(self._num_loss_tokens(samples))
 
@@ -213,7 +218,8 @@ class LearnerRank:
 
     def _passes(self, samples: Sequence[TrainSample]) -> list[list[PromptBlock]]:
         """Return the blocks of each of this rank's forward passes; as many as on every other rank, the last ones empty if need be."""
-        share = rank_shares(_known_tokens(samples), self._world_size)[self._rank]
+        known_tokens = _known_tokens(samples, shares_prompts=self._config.layout == "shared_prompts")
+        share = rank_shares(known_tokens, self._world_size)[self._rank]
         blocks = [self._prompts.block(index, samples[index]) for index in share]
         passes = micro_batches(blocks, self._config.layout, self._config.micro_batch_tokens)
         num_passes = torch.tensor(max(1, len(passes)), device=self._device)
@@ -273,12 +279,12 @@ def _indices(blocks: Sequence[PromptBlock]) -> list[int]:
     return [index for block in blocks for index in block.indices]
 
 
-def _known_tokens(samples: Sequence[TrainSample]) -> list[int]:
-    """Return each sample's tokens; those of a prompt count once, with its first sample, and not where it is not rendered yet (SFT)."""
+def _known_tokens(samples: Sequence[TrainSample], *, shares_prompts: bool) -> list[int]:
+    """Return each sample's tokens. A shared prompt counts with its first sample; one that is not rendered yet (SFT) does not count."""
     seen: set[str] = set()
     numbers = []
     for sample in samples:
-        is_first = sample.problem.id not in seen
+        is_fed = not shares_prompts or sample.problem.id not in seen
         seen.add(sample.problem.id)
-        numbers.append(len(sample.completion_ids) + (len(sample.prompt_ids or ()) if is_first else 0))
+        numbers.append(len(sample.completion_ids) + (len(sample.prompt_ids or ()) if is_fed else 0))
     return numbers

@@ -47,6 +47,10 @@ def _unlike_in_any_layout(config: Any, text: Any) -> Iterator[str]:
     for name in SCALES_OF_LOGITS:
         if _value(text, name) not in (None, 1):
             yield f"its config.json has {name} {_value(text, name)}, which the learner's head does not apply to logits; use another model"
+    if _value(text, "attn_logit_softcapping"):
+        yield "its attention scores are capped (attn_logit_softcapping), which torch's attention does not do; use another model"
+    if _value(text, "cross_attention_layers"):
+        yield "it attends to images across, not among its tokens (cross_attention_layers); use another model"
     if _value(text, "attention_dropout"):
         yield f"its attention_dropout is {text.attention_dropout}, so no two passes agree; set it to 0 in text_config of its config.json"
 
@@ -60,10 +64,6 @@ def _unlike_in_packs(text: Any, takes_token_types: bool) -> Iterator[str]:
         yield f"attends to a window of {text.sliding_window} tokens (sliding_window)"
     if takes_token_types or _value(text, "use_bidirectional_attention"):
         yield "lets the tokens of an image attend to one another"
-    if _value(text, "attn_logit_softcapping"):
-        yield "caps attention scores (attn_logit_softcapping)"
-    if _value(text, "cross_attention_layers"):
-        yield "attends to images across, not among its tokens (cross_attention_layers)"
 
 
 def _value(config: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from ovt_ray.services import PendingGroup, Services
 from ovt_ray.types import Problem, Sampling
 
 POLL_S = 0.05
-"""Longest that the end of a piece of work goes unnoticed."""
+"""How long the end of a piece of work goes unnoticed, as a rule: a worker that has to be replaced takes longer."""
 
 BatchOf = Callable[[int], tuple[Sequence[Problem], Sampling]]
 """The problems of a step, whose ids differ, and how they are answered."""

@@ -113,6 +113,7 @@ def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
         (["kl_estimator=k2"], "kl_coef 0 keeps no reference model, so kl_estimator has no effect"),
         (["kl_in=reward"], "kl_coef 0 keeps no reference model, so kl_in has no effect"),
         (["kl_coef=0.1", "kl_estimator=k1"], "'k1' has an expected gradient of 0 in the loss"),
+        (["max_staleness=1", "rollout_correction=none"], "max_staleness 1 learns from answers of older weights"),
         (["kl_coef=0.1", "kl_in=reward"], "kl_in 'reward' with kl_estimator 'k3' follows the gradient of no KL"),
         (["updates_per_step=2", "ratio=clipped_weight", "clip_dual=3"], "clip_dual has no effect"),
         (["rollout_correction=none", "rollout_cap=3"], "rollout_correction 'none' has no cap"),

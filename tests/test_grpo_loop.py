@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -32,6 +33,8 @@ PROBLEMS = [Problem(id=f"p{i}", question="?", images=(), answer="1", kind=Answer
 
 @dataclass
 class Learner:
+    waits_for: Event | None = None
+    """An update takes until this is set."""
     updates: list[int] = field(default_factory=list)
     """Of each update, how many rollouts it was handed."""
     problems: list[list[str]] = field(default_factory=list)
@@ -44,6 +47,7 @@ class Learner:
     version: int = 0
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
+        assert self.waits_for is None or self.waits_for.wait(10), "nothing was generated during the update"
         rollouts = [sample for sample in samples if sample.rollout_logprobs is not None]
         self.updates.append(len(rollouts))
         self.problems.append([sample.problem.id for sample in samples])
@@ -208,3 +212,17 @@ def test_the_order_of_a_step_is_that_of_its_problems_however_its_answers_end(tmp
         run(one, tmp_path / str(max_staleness), max_staleness=max_staleness)
     assert services[0].learner.problems == services[1].learner.problems
     assert len(services[0].learner.problems[0]) == 8
+
+
+def test_answers_of_later_steps_are_taken_in_while_the_learner_learns(tmp_path: Path) -> None:
+    during_update = Event()
+    services = Services(mixed=True, learner=Learner(waits_for=during_update))
+
+    def polled(timeout_s: float | None = None) -> None:
+        if timeout_s is not None:  # only who waits for something else beside says how long
+            during_update.set()
+        services.rollout.in_work.pop(0)()
+
+    services.rollout.poll = polled  # type: ignore[method-assign,assignment]
+    run(services, tmp_path, max_staleness=1)
+    assert services.learner.updates == [8, 8, 8, 8]

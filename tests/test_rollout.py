@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -60,6 +61,12 @@ def jittered(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Ten
     return {
         name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) if part in name else tensor for name, tensor in tensors.items()
     }
+
+
+def transformers_model(like: Path, tensors: dict[str, torch.Tensor], folder: Path) -> torch.nn.Module:
+    shutil.copytree(like, folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
 
 
 def transformers_logprobs(model: torch.nn.Module, prompts: Prompts, group: RolloutGroup, completion: Completion) -> list[float]:
@@ -149,9 +156,7 @@ def test_the_engine_computes_with_the_weights_it_was_sent(
     groups = list(pool.generate(problems, sampling()))
     pool.load_weights(as_weights(2, tensors))
     prompts = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model)))
-    shutil.copytree(tiny_model, tmp_path / "moved")
-    save_file(moved, tmp_path / "moved" / "model.safetensors", metadata={"format": "pt"})
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "moved", dtype=torch.float32)
+    model = transformers_model(tiny_model, moved, tmp_path / "moved")
     for group in groups:
         for completion in group.completions:
             expected = transformers_logprobs(model, prompts, group, completion)
@@ -193,6 +198,34 @@ def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None
             ray.get(worker.load_weights.remote(1, list(weights.buckets), expected))
     ray.get(worker.close.remote())
     ray.kill(worker)
+
+
+def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path, tmp_path: Path
+) -> None:
+    first = load_file(tiny_model / "model.safetensors")
+    second = jittered(first, "weight")
+    pool.load_weights(as_weights(31, first))
+    groups: list[RolloutGroup] = []
+    draw = replace(sampling(num_completions=2, seed=3), max_tokens=150)
+    pool.submit(problems[:4], draw, groups.append)
+    time.sleep(0.3)
+    pool.load_weights(as_weights(32, second))
+    while not pool.is_idle:
+        pool.poll()
+    pool.load_weights(as_weights(33, first))
+    assert {group.problem.id for group in groups} == {problem.id for problem in problems[:4]}
+    completions = [(group, completion) for group in groups for completion in group.completions]
+    mixed = [(group, completion) for group, completion in completions if len(completion.versions) == 2]
+    assert mixed, [completion.versions for _, completion in completions]
+    models = [transformers_model(tiny_model, tensors, tmp_path / str(number)) for number, tensors in enumerate((first, second))]
+    prompts = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model)))
+    for group, completion in mixed[:2]:
+        assert [span.version for span in completion.versions] == [31, 32] and completion.oldest_version == 31
+        at = completion.versions[0].num_tokens
+        before, after = (transformers_logprobs(model, prompts, group, completion) for model in models)
+        assert completion.rollout_logprobs == pytest.approx([*before[:at], *after[at:]], abs=2e-5)
+        assert max(abs(one - other) for one, other in zip(before, after, strict=True)) > 0.01
 
 
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
