@@ -167,8 +167,8 @@ class GrpoConfig(Section):
             raise ValueError("rollout_correction 'none' has no cap: leave rollout_cap out, or choose 'token', 'sequence' or 'geometric'")
         if self.max_staleness > 0 and self.rollout_correction == "none":
             raise ValueError(
-                f"max_staleness {self.max_staleness} learns from answers of older weights, which 'none' of rollout_correction leaves as they "
-                "are: set it to 'token', 'sequence' or 'geometric', or max_staleness to 0"
+                f"max_staleness {self.max_staleness} learns from answers of older weights, uncorrected under rollout_correction 'none': "
+                "set it to 'token', 'sequence' or 'geometric', or max_staleness to 0"
             )
         if self.sft_coef == 0 and "sft_batch_size" in given:
             raise ValueError("sft_coef 0 mixes no traces in, so sft_batch_size has no effect: raise sft_coef, or leave sft_batch_size out")
