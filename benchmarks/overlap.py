@@ -35,7 +35,9 @@ def main() -> None:
         model = Path(folder) / "model"
         build_tiny_model(model, config.seed)
         with Services(config, str(model)) as services:
-            rows = {staleness: step_rows(services, config, model, Path(folder), staleness) for staleness in (0, 1, 0, 1)}
+            rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
+            for max_staleness in (0, 1, 0, 1):
+                rows[max_staleness] += step_rows(services, config, model, Path(folder), max_staleness)
     report(rows[0], rows[1])
 
 

@@ -174,7 +174,7 @@ def trl_job(config: RunConfig, model: str, problems: Sequence[Problem]) -> dict[
         "threads": max(
             config.rollout.num_workers * config.rollout.cpus_per_worker, config.learner.num_ranks * config.learner.cpus_per_rank
         ),
-        "freeze_vision": "vision_tower" in optimizer.freeze,
+        "freeze_vision": set(optimizer.freeze) == {"vision_tower", "projector"},
         "rows": [{"prompt": prompts.messages(problem), "images": list(problem.images)} for problem in problems],
         "settings": settings,
     }
