@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -30,7 +31,10 @@ def start(runs: Path, name: str) -> subprocess.Popen[str]:
     options = [f"runs_dir={runs}", f"name={name}", *SHORT, *of_a_turn(0), *of_a_turn(1)]
     command = [sys.executable, "-m", "ovt_ray", "run", "configs/tiny.yaml", *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # A shell gives what it starts in the background an ignored SIGINT, which would be the run's too.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, preexec_fn=heed, **streams)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
