@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
+from ovt_ray.errors import LearnerError
+
 PACKED_ATTENTION = "ovt_ray_packed"
+OTHER_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""What layers of other families hand their attention function: a window, capped scores, sinks, a bias."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +51,17 @@ def packed_attention(
     *,
     spans: Sequence[Span],
     scaling: float,
-    **unused: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Return what each token attends to, (1, T, heads, D), from queries (1, heads, T, D), keys and values (1, key heads, T, D).
 
-    Its signature is that of transformers' attention functions.
+    Its signature is that of transformers' attention functions. Raises LearnerError for a layer that asks for another attention.
     """
+    if asked := [name for name in OTHER_ATTENTION if others.get(name) is not None]:
+        raise LearnerError(
+            f"{type(module).__name__} asks for attention with {asked[0]}, which a pack does not have: set learner.layout=padded for a "
+            "sliding window, use another model for all else"
+        )
     lengths = [span.num_tokens for span in spans]
     queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
     blocks = [_block_attention(*part, scaling) for part in zip(queries, keys, values, spans, strict=True)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from learner.attention import Span, packed_attention
+from ovt_ray.errors import LearnerError
 
 SPANS = {
     "one sequence": [Span(num_prompt=4, num_completion=(3,))],
@@ -62,3 +63,10 @@ def test_a_pack_attends_as_under_one_dense_mask(spans: list[Span], key_heads: in
     towards = torch.randn(dense.shape, dtype=torch.float64, generator=generator)
     for found, expected in zip(*(torch.autograd.grad((out * towards).sum(), inputs) for out in (packed, dense)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("other", ["sliding_window", "softcap", "s_aux"])
+def test_a_layer_that_asks_for_another_attention_is_refused(other: str) -> None:
+    tensor = torch.zeros(1, 1, 7, 8)
+    with pytest.raises(LearnerError, match=f"Linear asks for attention with {other}"):
+        packed_attention(torch.nn.Linear(1, 1), tensor, tensor, tensor, None, spans=SPANS["one sequence"], scaling=0.3, **{other: 5})
