@@ -13,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from actors.worker import Ended, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
+from ovt_ray.spans import Span
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
@@ -239,6 +240,10 @@ class RolloutPool:
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
         return self._gather([seat.actor.weight_checksums.remote() for seat in self._seats], "compute checksums")
+
+    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
+        """Return a reference, worker by worker, to what each did since it was last asked."""
+        return [seat.actor.take_spans.remote() for seat in self._seats]
 
     def process_ids(self) -> list[int]:
         """Return each worker's process id."""

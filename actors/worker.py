@@ -12,6 +12,7 @@ from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
+from ovt_ray.spans import Span, SpanLog
 from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class RolloutWorker:
 
         self.prompts = Prompts(model_path, model)
         self._num_requests = 0
+        self._num_calls = 0
+        self._spans = SpanLog()
         self._takes_requests = asyncio.Event()
         self._takes_requests.set()
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
@@ -115,6 +118,7 @@ class RolloutWorker:
         ended: asyncio.Queue[Ended | Exception] = asyncio.Queue()
         answering = [asyncio.create_task(self._answer(problem, sampling, ended)) for problem in problems]
         num_left = len(problems) * sampling.num_completions
+        self._count_calls(1)
         try:
             while num_left:
                 parts = await _gathered(ended, num_left)
@@ -123,8 +127,18 @@ class RolloutWorker:
                 num_left -= len(parts)
                 yield cast(list[Ended], parts)
         finally:
+            self._count_calls(-1)
             for task in answering:
                 task.cancel()
+
+    def _count_calls(self, change: int) -> None:
+        self._num_calls += change
+        if self._takes_requests.is_set():
+            self._spans.switch("generate" if self._num_calls else None)
+
+    async def take_spans(self) -> tuple[Span, ...]:
+        """Return when the worker generated, at least one problem being in work, and when it stood still to load weights."""
+        return self._spans.take()
 
     async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
         """Put each of a problem's completions into the queue when it ends, or what went wrong."""
@@ -186,6 +200,7 @@ class RolloutWorker:
         return version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        self._spans.switch("load")
         self._takes_requests.clear()  # an image that came between the resets of vLLM's two caches would be known to one of them only
         await self.engine.pause_generation(mode="keep", clear_cache=True)
         await self.engine.start_weight_update()
@@ -195,6 +210,7 @@ class RolloutWorker:
         await self.engine.reset_encoder_cache()
         await self.engine.resume_generation()
         self._takes_requests.set()
+        self._count_calls(0)
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""

@@ -6,8 +6,7 @@ steps are being answered while the learner learns, and new weights are loaded un
 learns from some of the iteration's traces.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -56,24 +55,24 @@ def train_grpo(
     steps = range(first_step, section.num_steps)
     with GroupStream(services, batch_of, steps, section.max_staleness) as stream, _background() as background:
         for step in steps:
-            clock = [time.monotonic()]
+            track.begin("generate")
             pending = stream.next_batch(step)
-            clock.append(time.monotonic())
+            track.begin("score")
             groups = services.scores(pending)
             behind = staleness(groups, services.learner.version)
             assert max(behind) <= section.max_staleness, f"step {step} would learn from answers begun {max(behind)} versions ago"
-            clock.append(time.monotonic())
+            track.begin("update")
             samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
             parts = split_evenly(samples, section.updates_per_step)
             beside = [traces_of(section, traces, step, number, seed) for number in range(len(parts))]
             learning = background.submit(_learn, services.learner, parts, beside, rollout_is_exact and not any(behind))
             stream.work_until(learning)
-            updates = learning.result()
-            clock.append(time.monotonic())
-            if updates:
-                services.rollout.load_weights(services.learner.publish())
-            clock.append(time.monotonic())
-            track.step(step, _figures(groups, behind, updates, clock))
+            if updates := learning.result():
+                track.begin("publish")
+                weights = services.learner.publish()
+                track.begin("load")
+                services.rollout.load_weights(weights)
+            track.step(step, _figures(groups, behind, updates, track.end_phases()))
             num_flat = 0 if updates else num_flat + 1
             if num_flat == section.max_flat_steps:
                 raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
@@ -120,21 +119,18 @@ def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Samp
 
 
 def _figures(
-    groups: Sequence[ScoredGroup], behind: Sequence[int], updates: Sequence[UpdateStats], clock: Sequence[float]
+    groups: Sequence[ScoredGroup], behind: Sequence[int], updates: Sequence[UpdateStats], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
+    """Return a step's figures; those of several updates are averaged. `seconds` are those of the step's phases."""
     figures = asdict(group_stats(groups)) | part_means(groups)
     for name in AVERAGED if updates else ():
         figures[name] = fmean(asdict(update)[name] for update in updates)
-    generate_s, score_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
     num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
+    figures |= {f"seconds_{phase}": length for phase, length in seconds.items()}
     return figures | {
-        "seconds_generate": generate_s,
-        "seconds_score": score_s,
-        "seconds_update": update_s,
-        "seconds_sync": sync_s,
+        "seconds_sync": sum(seconds[phase] for phase in ("publish", "load") if phase in seconds),
         "num_tokens": num_tokens,
-        "tokens_per_s": num_tokens / (clock[-1] - clock[0]),
+        "tokens_per_s": num_tokens / sum(seconds.values()),
         "staleness": fmean(behind),
         "staleness_max": max(behind),
     }

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
+from ovt_ray.spans import ActorSpans, Span
 from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Score, ScoredGroup
 from reward.pool import CPUS_PER_ACTOR, RewardPool
 from reward.protocol import Answer
 
+SPANS_S = 1.0
+"""Longest wait for what the actors did: they answer in milliseconds, but for one that is being replaced."""
 Scoring: TypeAlias = "ray.ObjectRef[tuple[Score, ...]]"
 """What the reward pool gives for one completion."""
 
@@ -91,8 +94,28 @@ class Services:
             self.rollout.abandon()
         yield from map(self._scored, waiting)
 
+    def take_spans(self) -> list[ActorSpans]:
+        """Return what each actor did since it was last asked, in the same order each time; nothing of one that does not answer."""
+        kinds = {
+            "rollout worker": self.rollout.take_spans(),
+            "reward actor": self.reward.take_spans(),
+            "learner rank": self.learner.take_spans(),
+        }
+        asked = [ref for refs in kinds.values() for ref in refs]
+        ray.wait(asked, num_returns=len(asked), timeout=SPANS_S)
+        return [
+            ActorSpans(kind=kind, number=number, spans=_spans_of(ref)) for kind, refs in kinds.items() for number, ref in enumerate(refs)
+        ]
+
     def _scored(self, pending: PendingGroup) -> ScoredGroup:
         return ScoredGroup(group=pending.group, scores=tuple(score for one in pending.scoring for score in self.reward.collect(one)))
+
+
+def _spans_of(asked: "ray.ObjectRef[tuple[Span, ...]]") -> tuple[Span, ...]:
+    try:
+        return ray.get(asked, timeout=0)
+    except (GetTimeoutError, RayError):  # it died, and its spans with it, or is being replaced: whoever needs it will say so
+        return ()
 
 
 def cpus_needed(config: RunConfig) -> float:

@@ -145,7 +145,7 @@ class Stages:
         gate = replace(sampling(section, max_tokens, seed, -1), top_p=1.0)  # the learner's distribution is not cut off
         gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
-        with Track(self.folder.path, key, section.num_steps, first_step) as track:
+        with Track(self.folder.path, key, section.num_steps, first_step, self.services.take_spans) as track:
             train_grpo(
                 section,
                 problems,
@@ -186,7 +186,7 @@ class Stages:
         samples, held_out = hold_out(self._train_samples(traces), section.validation_share, seed)
         num_steps = num_sft_steps(section, len(samples))
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
-        with Track(self.folder.path, key, num_steps, first_step) as track:
+        with Track(self.folder.path, key, num_steps, first_step, self.services.take_spans) as track:
             train_sft(
                 section,
                 samples,
