@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import ray
 from ray.actor import ActorHandle
@@ -14,7 +15,7 @@ from actors.worker import Ended, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.spans import Span
-from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.types import Problem, RolloutGroup, Sampling, Weights
 
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 """Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
@@ -25,13 +26,13 @@ MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
 
 
-OnCompletion = Callable[[Problem, int, Completion], None]
-"""Told of each completion, with its index in the group, as it ends."""
+OnCompletions = Callable[[Problem, Sequence[Ended]], None]
+"""Told of the completions of a problem as they end, those that end close together at once."""
 OnGroup = Callable[[RolloutGroup], None]
 """Told of each group when its last completion has ended."""
 
 
-def _unheard(problem: Problem, index: int, completion: Completion) -> None:
+def _unheard(problem: Problem, ended: Sequence[Ended]) -> None:
     """For callers who wait for whole groups."""
 
 
@@ -50,7 +51,7 @@ class _Request:
     problem: Problem
     sampling: Sampling
     on_group: OnGroup
-    on_completion: OnCompletion
+    on_completions: OnCompletions
     num_lost: int = 0
     """Workers that died while they had it."""
     due_at: float = math.inf
@@ -64,7 +65,7 @@ class _Request:
 
     def group(self) -> RolloutGroup:
         """Return the group of all that came back, in the order of the indices."""
-        completions = tuple(one.completion for one in sorted(self.ended, key=lambda one: one.index))
+        completions = tuple(one.completion for one in sorted(self.ended, key=_place))
         return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
 
 
@@ -96,14 +97,14 @@ class RolloutPool:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
         self._gather([seat.actor.ready.remote() for seat in self._seats], "start")
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
-        """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
+    def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completions: OnCompletions = _unheard) -> Iterator[RolloutGroup]:
+        """Yield each problem's group as it finishes, in any order, each exactly once; `on_completions` hears of its parts before.
 
         For a caller who has the pool for itself. Errors are those of `poll`.
         """
         finished: deque[RolloutGroup] = deque()
         try:
-            self.submit(problems, sampling, finished.append, on_completion)
+            self.submit(problems, sampling, finished.append, on_completions)
             for _ in problems:
                 while not finished:
                     self.poll()
@@ -111,14 +112,14 @@ class RolloutPool:
         finally:
             self.abandon()
 
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completion: OnCompletion = _unheard) -> None:
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completions: OnCompletions = _unheard) -> None:
         """Take in problems, whose ids must differ, and hand them out as there is room; `poll` tells of what comes back.
 
-        `on_completion` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
-        unfinished problems are generated again, all G completions, of which `on_completion` then hears again.
+        `on_completions` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
+        unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
-        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completion=on_completion) for problem in problems]
+        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
         self._pending.extend(requests)
         self._dispatch()
 
@@ -193,12 +194,13 @@ class RolloutPool:
 
     def _take_in(self, call: _Call, ended: Sequence[Ended]) -> None:
         """Take in what a worker's stream brought, and tell of it."""
-        for one in ended:
-            request = call.requests[one.problem_id]
-            request.ended.append(one)
-            request.on_completion(request.problem, one.index, one.completion)
+        for problem_id, parts in groupby(sorted(ended, key=_place), key=lambda one: one.problem_id):
+            request = call.requests[problem_id]
+            together = list(parts)
+            request.ended += together
+            request.on_completions(request.problem, together)
             if len(request.ended) == request.sampling.num_completions:
-                del call.requests[one.problem_id]
+                del call.requests[problem_id]
                 call.seat.tokens_in_flight -= request.num_tokens
                 request.on_group(request.group())
 
@@ -279,6 +281,10 @@ class RolloutPool:
         for seat in self._seats:
             ray.kill(seat.actor)
         self._seats = []
+
+
+def _place(one: Ended) -> tuple[str, int]:
+    return one.problem_id, one.index
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:

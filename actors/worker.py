@@ -99,6 +99,8 @@ class RolloutWorker:
         self.prompts = Prompts(model_path, model)
         self._num_requests = 0
         self._num_calls = 0
+        """Calls of `generate` that are being answered."""
+        self._is_loading = False
         self._spans = SpanLog()
         self._takes_requests = asyncio.Event()
         self._takes_requests.set()
@@ -133,8 +135,10 @@ class RolloutWorker:
 
     def _count_calls(self, change: int) -> None:
         self._num_calls += change
-        if self._takes_requests.is_set():
-            self._spans.switch("generate" if self._num_calls else None)
+        self._note()
+
+    def _note(self) -> None:
+        self._spans.switch("load" if self._is_loading else "generate" if self._num_calls else None)
 
     async def take_spans(self) -> tuple[Span, ...]:
         """Return when the worker generated, at least one problem being in work, and when it stood still to load weights."""
@@ -200,7 +204,8 @@ class RolloutWorker:
         return version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
-        self._spans.switch("load")
+        self._is_loading = True
+        self._note()
         self._takes_requests.clear()  # an image that came between the resets of vLLM's two caches would be known to one of them only
         await self.engine.pause_generation(mode="keep", clear_cache=True)
         await self.engine.start_weight_update()
@@ -210,7 +215,8 @@ class RolloutWorker:
         await self.engine.reset_encoder_cache()
         await self.engine.resume_generation()
         self._takes_requests.set()
-        self._count_calls(0)
+        self._is_loading = False
+        self._note()
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
