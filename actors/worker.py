@@ -61,7 +61,8 @@ def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "S
         detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
         logit_bias=dict.fromkeys(prompts.placeholder_ids, -100.0),
         stop_token_ids=[prompts.eos_id],  # which is not the engine's own end token in every family
-        output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
+        # FINAL_ONLY would hold a completion back until the group's last has ended, CUMULATIVE heeds no stream interval (vLLM 0.32).
+        output_kind=RequestOutputKind.DELTA,
     )
 
 
@@ -88,6 +89,23 @@ def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token
     detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
     detokenizer.update(list(token_ids), stop_terminated=has_ended)
     return detokenizer.get_next_output_text(finished=True, delta=False)
+
+
+def joined_completion(
+    parts: "Sequence[CompletionOutput]", problem_id: str, prompt_ids: Sequence[int], tokenizer: "TokenizerLike"
+) -> Completion:
+    """Return the completion that came in parts, the last of which says how it ended."""
+    last = parts[-1]
+    if last.finish_reason not in ("stop", "length"):
+        raise RolloutError(f"problem {problem_id}: the engine ended a completion with {last.finish_reason!r}")
+    token_ids = tuple(token_id for part in parts for token_id in part.token_ids)
+    return Completion(
+        token_ids=token_ids,
+        rollout_logprobs=tuple(logprob for part in parts for logprob in cast("FlatLogprobs", part.logprobs).logprobs),
+        text=completion_text(tokenizer, prompt_ids, token_ids, has_ended=last.finish_reason == "stop"),
+        finish_reason="stop" if last.finish_reason == "stop" else "length",
+        versions=tuple(_version_span(span) for span in last.weight_versions or ()),
+    )
 
 
 class RolloutWorker:
@@ -159,28 +177,18 @@ class RolloutWorker:
             params = sampling_params(sampling, problem.id, self.prompts)
             await self._takes_requests.wait()
             prompt_ids: tuple[int, ...] = ()
+            parts: dict[int, list[CompletionOutput]] = {}  # by the completion's index: its first token, and the rest when it has ended
             async for output in self.engine.generate(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
-                for choice in output.outputs:
-                    if choice.finished():
-                        completion = self._completion(choice, problem.id, prompt_ids)
-                        ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
+                for part in output.outputs:
+                    parts.setdefault(part.index, []).append(part)
+                    if part.finished():
+                        completion = joined_completion(parts.pop(part.index), problem.id, prompt_ids, self.prompts.tokenizer)
+                        ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=part.index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
         except Exception as error:
             ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
-
-    def _completion(self, choice: "CompletionOutput", problem_id: str, prompt_ids: Sequence[int]) -> Completion:
-        if choice.finish_reason not in ("stop", "length"):
-            raise RolloutError(f"problem {problem_id}: the engine ended a completion with {choice.finish_reason!r}")
-        token_ids = tuple(choice.token_ids)
-        return Completion(
-            token_ids=token_ids,
-            rollout_logprobs=tuple(cast("FlatLogprobs", choice.logprobs).logprobs),
-            text=completion_text(self.prompts.tokenizer, prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
-            finish_reason="stop" if choice.finish_reason == "stop" else "length",
-            versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
-        )
 
     async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
         """Return the version that the engine now serves; running generations go on under it.
