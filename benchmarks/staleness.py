@@ -59,6 +59,7 @@ def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
     """Return what comes of one seed's SFT model with each staleness; services are started once."""
     config = load_config(Path("configs/tiny.yaml"), [f"seed={seed}", f"name=sft{seed}", f"runs_dir={runs}"])
     turn = config.iterations[0]
+    assert turn.distil and turn.sft, "configs/tiny.yaml begins with traces"
     tasks = load_tasks(config.data, config.seed, runs / "images")
     with RunFolder(config) as folder, Stages(config, folder, tasks) as first:
         base = first.base()
