@@ -92,6 +92,10 @@ class Services:
         """Return the groups with their scores, waiting for those that are not scored yet."""
         return [self._scored(group) for group in pending]
 
+    def are_scored(self, pending: PendingGroup) -> bool:
+        """Return whether `scores` would not wait for the group."""
+        return self.reward.are_ready([one.scores for one in pending.scoring])
+
     def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
         """Yield each problem's group once it is finished and scored, in any order."""
         waiting: deque[PendingGroup] = deque()
@@ -99,7 +103,7 @@ class Services:
             self.submit(problems, sampling, waiting.append)
             while not self.rollout.is_idle:
                 self.rollout.poll()
-                while waiting and self.reward.are_ready([one.scores for one in waiting[0].scoring]):
+                while waiting and self.are_scored(waiting[0]):
                     yield self._scored(waiting.popleft())
         finally:
             self.rollout.abandon()
