@@ -257,6 +257,7 @@ iterations.grpo.num_steps
 iterations.grpo.problems_per_step
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
+iterations.grpo.dynamic_sampling
 iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.top_p
@@ -276,6 +277,7 @@ iterations.grpo.sft_coef
 iterations.grpo.sft_batch_size
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
+iterations.grpo.keep_rollouts
 iterations.grpo.optimizer
 iterations.grpo.optimizer.learning_rate
 iterations.grpo.optimizer.warmup
