@@ -37,7 +37,7 @@ def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) ->
     Returns whether all that can be compared is the same.
     """
     run_dir = run_dir.resolve()
-    config, iteration = stored_config(run_dir / "config.json"), _iteration_of(stage_name)
+    iteration, config = _iteration_of(stage_name), stored_config(run_dir / "config.json")
     model = run_dir / f"iter{iteration}" / "sft" / "model"
     if not model.is_dir() or iteration > len(config.iterations):
         raise DataError(

@@ -135,6 +135,13 @@ def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
     assert (unbroken / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_kept_step_is_learnt_from_again_alone_and_gives_the_recorded_figures(unbroken: Path) -> None:
+    command = [sys.executable, "-m", "ovt_ray", "replay", str(unbroken), "iter1/grpo", "0", "--only", "learn"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 of 14 figures are the recorded ones" in done.stdout and "rollout workers" not in done.stdout
+
+
 def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
     """Interrupted once, killed twice. Also: the same seed gives the same numbers twice."""
     run = runs / "stopped"

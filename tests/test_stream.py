@@ -67,7 +67,7 @@ def lives(stage: GrpoStage, random: Random, seed: int, flat_share: float, kills:
     raise AssertionError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     num_problems=st.sampled_from([3, 4, 7, 10, 200]),
@@ -75,7 +75,7 @@ def lives(stage: GrpoStage, random: Random, seed: int, flat_share: float, kills:
     dynamic_sampling=st.booleans(),
     flat_share=st.sampled_from([0.0, 0.3, 0.6]),
     checkpoint_every=st.integers(1, 3),
-    kills=st.lists(st.integers(0, 40), max_size=4),
+    kills=st.lists(st.integers(8, 40), max_size=3),
 )
 def test_what_is_learnt_from_is_young_enough_and_comes_once_and_nothing_is_lost(
     seed: int, num_problems: int, max_staleness: int, dynamic_sampling: bool, flat_share: float, checkpoint_every: int, kills: list[int]
