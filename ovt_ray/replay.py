@@ -21,12 +21,12 @@ from ovt_ray.grpo_stage import GrpoStage, grpo_stage
 from ovt_ray.lesson import learn, lesson_of, update_figures
 from ovt_ray.metrics import read_metrics
 from ovt_ray.progress import phase
-from ovt_ray.prompts import Prompts
+from ovt_ray.prompts import Prompts, model_path
 from ovt_ray.rollouts import Rollouts, read_rollouts
 from ovt_ray.services import cluster
 from ovt_ray.sft import trace_samples
 from ovt_ray.tasks import load_tasks
-from ovt_ray.types import Completion, RolloutGroup, ScoredGroup
+from ovt_ray.types import Completion, RolloutGroup, ScoredGroup, TrainSample
 
 Half = Literal["learn", "generate"]
 
@@ -59,13 +59,13 @@ def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) ->
     return same or step > 0
 
 
-def _learn_again(config: RunConfig, stage: GrpoStage, model: Path, step: int, kept: Rollouts, recorded: Mapping[str, float]) -> bool:
+def _learn_again(config: RunConfig, stage: GrpoStage, model: str, step: int, kept: Rollouts, recorded: Mapping[str, float]) -> bool:
     """Take the step's updates on a learner alone; return whether their figures are those recorded."""
     lesson = lesson_of(stage, step, kept.groups, rollout_is_proximal=kept.rollout_is_proximal)
     learner = LearnerGroup(config.learner, config.model, config.seed)
     try:
         with phase("loading the learner"):
-            learner.begin(stage.for_learner(str(model)))
+            learner.begin(stage.for_learner(model))
         began = time.monotonic()
         updates = learn(learner, lesson)
         seconds = time.monotonic() - began
@@ -83,10 +83,10 @@ def _learn_again(config: RunConfig, stage: GrpoStage, model: Path, step: int, ke
     return not differing
 
 
-def _generate_again(config: RunConfig, stage: GrpoStage, model: Path, step: int, kept: Rollouts, recorded: Mapping[str, float]) -> bool:
+def _generate_again(config: RunConfig, stage: GrpoStage, model: str, step: int, kept: Rollouts, recorded: Mapping[str, float]) -> bool:
     """Draw the step's completions on the rollout workers alone; return whether they are the kept ones."""
     with phase("starting the rollout workers"):
-        pool = RolloutPool(config.rollout, config.model, str(model))
+        pool = RolloutPool(config.rollout, config.model, model)
     try:
         with phase("waiting for their engines"):
             pool.wait_until_ready()
@@ -127,9 +127,26 @@ def _iteration_of(stage_name: str) -> int:
     return int(found[1])
 
 
-def _stage_of(config: RunConfig, iteration: int, run_dir: Path, model: Path) -> GrpoStage:
-    tasks = load_tasks(config.data, config.seed, run_dir / "images")
-    traces = []
+def _first_model(config: RunConfig, iteration: int, run_dir: Path) -> str:
+    """Return the folder or hub name of the model that an iteration's RL stage begins from."""
+    if config.iterations[iteration - 1].sft:
+        key = f"iter{iteration}/sft"
+    elif iteration > 1:
+        key = f"iter{iteration - 1}/grpo"
+    elif config.base:
+        key = "iter0/base"
+    else:
+        return model_path(config.model)
+    folder = run_dir / key / "model"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, and the stage begins from it: give a stage that the run has begun")
+    return str(folder)
+
+
+def _stage_of(config: RunConfig, iteration: int, run_dir: Path, model: str) -> GrpoStage:
+    """Return the stage as the run had it."""
+    traces: list[TrainSample] = []
     if config.iterations[iteration - 1].grpo.sft_coef:
-        traces = trace_samples(read_traces(run_dir / f"iter{iteration}" / "distil" / "traces.jsonl"), Prompts(str(model), config.model))
-    return grpo_stage(config, iteration, tasks, traces, run_dir)
+        with_traces = max(number for number, turn in enumerate(config.iterations[:iteration], start=1) if turn.distil)
+        traces = trace_samples(read_traces(run_dir / f"iter{with_traces}" / "distil" / "traces.jsonl"), Prompts(model, config.model))
+    return grpo_stage(config, iteration, load_tasks(config.data, config.seed, run_dir / "images"), traces, run_dir)

@@ -134,13 +134,14 @@ class Stages:
         began = self._start(key, [traces])
         return self._train_sft(iteration, "sft", section, base, read_traces(traces), began)
 
-    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path) -> str:
-        """Return the model that reinforcement learning makes of an iteration's SFT model, its traces mixed in if the section says so."""
+    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path | None) -> str:
+        """Return the model that reinforcement learning makes of another, the last traces mixed in if the section says so."""
         key = stage_key(iteration, "grpo")
         if outputs := self._done(key):
             return str(outputs[0])
-        began = self._start(key, [Path(model), *([traces] if section.sft_coef else [])])
-        samples = trace_samples(read_traces(traces), self.prompts) if section.sft_coef else []
+        mixed_in = traces if section.sft_coef else None
+        began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
+        samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
         gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
