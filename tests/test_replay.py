@@ -7,10 +7,11 @@ from random import Random
 import pytest
 
 from ovt_ray.cli import main
+from ovt_ray.config_file import load_config
 from ovt_ray.errors import DataError
-from ovt_ray.lesson import Lesson
-from ovt_ray.replay import count_same
-from ovt_ray.rollouts import read_rollouts, rollouts_path, write_rollouts
+from ovt_ray.lesson import AVERAGED, Lesson
+from ovt_ray.replay import KeptStep, count_same, learn_again
+from ovt_ray.rollouts import Rollouts, read_rollouts, rollouts_path, write_rollouts
 from ovt_ray.types import ScoredGroup
 from tests.stream_world import SCORES, Asked, World, stage_in
 
@@ -19,6 +20,12 @@ def kept_groups(folder: Path) -> dict[int, ScoredGroup]:
     stage, world = stage_in(folder, 9), World(Random(0), 1, 3)
     answers = {position: world.answer(Asked(stage.problems[position], stage.sampling(0), print, 1)) for position in (2, 5)}
     return {position: ScoredGroup(group=group, scores=SCORES[position == 2]) for position, group in answers.items()}
+
+
+def kept_step(folder: Path, step: int, figures: dict[str, float]) -> KeptStep:
+    config = load_config(Path(__file__).parents[1] / "configs" / "tiny.yaml", [])
+    rollouts = Rollouts(groups=tuple(kept_groups(folder).values()), rollout_is_proximal=True)
+    return KeptStep(config=config, stage=stage_in(folder, 9), model="", step=step, rollouts=rollouts, figures=figures)
 
 
 def test_rollouts_come_back_to_the_last_bit(tmp_path: Path) -> None:
@@ -49,6 +56,18 @@ def test_completions_are_counted_as_the_same_token_for_token(tmp_path: Path) -> 
     changed = replace(other, token_ids=(*other.token_ids[:-1], other.token_ids[-1] + 1))
     again = [replace(second.group, completions=(one, changed)), first.group]
     assert count_same([first, second], again) == (3, 4)
+
+
+def test_figures_that_are_not_the_recorded_ones_are_marked_at_step_0_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learner, figures = World(Random(0), 1, 1), dict.fromkeys(AVERAGED, 1.0)
+    assert learn_again(kept_step(tmp_path, 0, figures), learner)  # type: ignore[arg-type]
+    assert f"{len(AVERAGED)} of {len(AVERAGED)} figures are the recorded ones" in capsys.readouterr().out
+    assert not learn_again(kept_step(tmp_path, 0, figures | {"loss": 1.0000000000000002}), learner)  # type: ignore[arg-type]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("differs")] == ["loss"]
+    learn_again(kept_step(tmp_path, 1, figures | {"loss": 2.0}), learner)  # type: ignore[arg-type]
+    assert "differs" not in capsys.readouterr().out
+    assert learn_again(kept_step(tmp_path, 0, {}), learner), "a step that broke the learner has no figures to compare with"  # type: ignore[arg-type]
+    assert learner.learnt == [[kept_step(tmp_path, 0, {}).stage.problems[2].id] * 2] * 4, "the flat group teaches nothing"
 
 
 @pytest.mark.parametrize(
