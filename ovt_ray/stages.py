@@ -145,7 +145,8 @@ class Stages:
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
         gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
-        gap = check_parity(self.services, stage.problems.items[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
+        first = {problem.id: problem for problem in (stage.problems[position] for position in range(NUM_PARITY_PROBLEMS))}
+        gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         with Track(self.folder.path, key, section.num_steps, state.step) as track:
             train_grpo(stage, self.services, track, state, rollout_is_exact=gap.is_exact and section.top_p == 1)
