@@ -5,7 +5,7 @@ flat, so at `max_staleness` 0 its groups are those of the first N problems from 
 whatever order they end in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -121,7 +121,7 @@ class GroupStream:
             if batch.is_finished:
                 break
             if batch.is_generated:
-                self._take_scores(batch, waits=True)
+                self._take_scores(batch, {min(batch.generated), *self._scored(batch)})
             else:
                 self._listen(batch)
         del self._batches[step]
@@ -139,7 +139,7 @@ class GroupStream:
     def state(self, step: int, num_flat: int) -> StreamState:
         """Return what is needed to go on with a step none of whose groups was taken yet."""
         for batch in self._batches.values():
-            self._take_scores(batch, waits=False)
+            self._take_scores(batch, self._scored(batch))
         return StreamState(
             step=step,
             position=self._position,
@@ -193,21 +193,25 @@ class GroupStream:
         self._take_known_scores()
 
     def _take_known_scores(self) -> None:
+        """Take in scores that may call for other problems; where none can, a step's scores are soon enough when it is asked for."""
         for batch in self._batches.values() if self._max_flat_run else ():
-            self._take_scores(batch, waits=False)
+            self._take_scores(batch, self._scored(batch))
 
     def _replaces_later(self) -> bool:
         return bool(self._max_flat_run) and any(batch.generated for batch in self._batches.values())
 
-    def _take_scores(self, batch: _Batch, *, waits: bool) -> None:
-        """Take in the scores of generated groups, all of them or those that are known; a flat group is replaced if the config says so."""
-        for position, pending in sorted(batch.generated.items(), key=lambda item: item[0]):
-            if waits or self._services.are_scored(pending):
-                del batch.generated[position]
-                (group,) = self._services.scores([pending])
-                batch.finish(position, group)
-                if position in batch.flat and len(batch.flat_run()) < self._max_flat_run:
-                    self._ask(batch, 1)
+    def _scored(self, batch: _Batch) -> list[int]:
+        return [position for position, pending in batch.generated.items() if self._services.are_scored(pending)]
+
+    def _take_scores(self, batch: _Batch, positions: Iterable[int]) -> None:
+        """Take in the scores of generated groups, waiting for them if need be; flat groups are replaced if the config says so."""
+        num_flat = 0
+        for position in sorted(positions):
+            (group,) = self._services.scores([batch.generated.pop(position)])
+            batch.finish(position, group)
+            num_flat += position in batch.flat
+        if num_flat and len(batch.flat_run()) < self._max_flat_run:
+            self._ask(batch, num_flat)
 
     def _renew_stale(self, batch: _Batch) -> None:
         """Begin groups again that are too old to be learnt from; flat ones are not learnt from."""
