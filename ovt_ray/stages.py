@@ -12,6 +12,7 @@ from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
 from ovt_ray.distil import read_traces, select, write_traces
+from ovt_ray.distillation.endpoint import chains_by_endpoint
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.grpo import sampling, train_grpo
@@ -174,6 +175,8 @@ class Stages:
             return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
         if section.source == "dataset":
             return chains_by_dataset(self.services, problems)
+        if section.source == "endpoint":
+            return chains_by_endpoint(self.services, problems, section, self.config.model.max_pixels, seed)
         from ovt_ray.world import ProceduralCaptioner, ProceduralReasoner
 
         return chains_by_caption(self.services, ProceduralCaptioner(seed), ProceduralReasoner(seed), problems, section)

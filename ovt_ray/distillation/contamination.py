@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from ovt_ray.distillation.pictures import Look, look, look_alike, picture, pixel_digest, size
-from ovt_ray.distillation.texts import SimilarTexts, grams, words
+from ovt_ray.distillation.texts import SimilarTexts, grams, sample, words
 from ovt_ray.types import ImageSource, Problem
 
 MIN_SIMILARITY = 0.8
@@ -61,7 +61,7 @@ class EvaluationSet:
     @cached_property
     def _questions(self) -> SimilarTexts:
         texts = [grams(question_text(problem)) for problem in self._problems]
-        index = SimilarTexts(texts, MIN_SIMILARITY)
+        index = SimilarTexts(sample(texts), MIN_SIMILARITY)
         for text in texts:
             index.add(text)
         return index

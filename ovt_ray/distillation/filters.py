@@ -63,7 +63,7 @@ def explain(candidate: Candidate, context: Context) -> tuple[str, str] | None:
 def cut_reflection(response: str, keywords: Sequence[str]) -> str:
     """Return the response with its thinking cut at the first reflection and its final answer kept."""
     thinking, closing, rest = response.partition("</think>")
-    found = _reflections(tuple(keywords)).search(thinking)
+    found = _reflection(thinking, tuple(keywords))
     if not found or not closing:
         return response
     return f"{thinking[: found.start()].rstrip()} {closing}{rest}"
@@ -112,7 +112,7 @@ def _broken_format(candidate: Candidate, context: Context) -> str | None:
 def _reflecting(candidate: Candidate, context: Context) -> str | None:
     if context.rules.reflection != "drop":
         return None
-    found = _reflections(context.rules.reflection_keywords).search(candidate.response.partition("</think>")[0])
+    found = _reflection(candidate.response.partition("</think>")[0], context.rules.reflection_keywords)
     return f"it doubts itself: {found[0]!r}" if found else None
 
 
@@ -159,6 +159,11 @@ FILTERS: dict[str, Filter] = {
     "contamination": _contaminated,
 }
 """In the order in which they are asked, cheap ones first."""
+
+
+def _reflection(thinking: str, keywords: tuple[str, ...]) -> re.Match[str] | None:
+    """Return the first reflection. Most chains hold no keyword at all, which `in` tells much sooner than a pattern."""
+    return _reflections(keywords).search(thinking) if any(keyword in thinking for keyword in keywords) else None
 
 
 @lru_cache(maxsize=16)
