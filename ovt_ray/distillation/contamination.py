@@ -74,16 +74,22 @@ class _Pictures:
         self._problems = problems
         self._digests: dict[tuple[int, int], dict[str, str]] = {}
         self._looks: dict[ImageSource, Look] = {}
+        self._compared: dict[ImageSource, str | None] = {}
 
     def same(self, source: ImageSource, problem_id: str) -> str | None:
         """Return the id of an evaluation problem with the same pixels. Only a picture as large as one of theirs is decoded."""
-        shape = size(source, problem_id)
-        if shape not in self._by_size:
-            return None
+        if source not in self._compared:  # many problems may show one picture
+            shape = size(source, problem_id)
+            known = self._digests_of(shape) if shape in self._by_size else {}
+            self._compared[source] = known.get(pixel_digest(picture(source, problem_id)) or "") if known else None
+        return self._compared[source]
+
+    def _digests_of(self, shape: tuple[int, int]) -> dict[str, str]:
+        """Return the problem that shows each picture of one size, by the digest of its pixels."""
         if shape not in self._digests:
-            digests = ((pixel_digest(picture(other, id)), id) for other, id in self._by_size[shape].items())
+            digests = ((pixel_digest(picture(source, id)), id) for source, id in self._by_size[shape].items())
             self._digests[shape] = {digest: id for digest, id in digests if digest is not None}
-        return self._digests[shape].get(pixel_digest(picture(source, problem_id)) or "")
+        return self._digests[shape]
 
     def look(self, source: ImageSource, problem_id: str) -> Look:
         """Return how a picture of an evaluation problem looks."""

@@ -157,11 +157,15 @@ def _text(message: dict[str, Any]) -> str:
 
     A server that parses reasoning sends it beside the content. A chat template that opens the thinking leaves the opening tag out of it.
     """
-    reasoning = next((message[name] for name in ("reasoning", "reasoning_content") if isinstance(message.get(name), str)), "")
-    text = message.get("content") if isinstance(message.get("content"), str) else ""
+    reasoning = next((part for name in ("reasoning", "reasoning_content") if (part := _string(message.get(name)))), "")
+    text = _string(message.get("content"))
     if reasoning:
         return f"{THINK} {reasoning.strip()} {END_THINK} {text}"
     return f"{THINK} {text}" if END_THINK in text and THINK not in text else text
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _headers(config: EndpointConfig, key: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
     return pattern.findall(text.casefold())
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def grams(text: str) -> Grams:
     """Return the runs of three words of a text; a shorter text is one run, one without words has none."""
     spoken = words(text)
