@@ -66,7 +66,7 @@ def _check_endpoints(config: RunConfig) -> None:
     from ovt_ray.distillation.endpoint import check_endpoint
 
     for number, turn in enumerate(config.iterations):
-        if endpoint := turn.distil.endpoint:
+        if turn.distil and (endpoint := turn.distil.endpoint):
             check_endpoint(endpoint, f"iterations.{number}.distil.endpoint")
             print(f"iterations.{number}.distil.endpoint: {endpoint.url} answers and has {endpoint.model}", flush=True)
 

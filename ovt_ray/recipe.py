@@ -31,7 +31,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         check_rewards(config.reward)
         check_model(model_path(config.model), config.learner.layout)
         for number, iteration in enumerate(config.iterations, start=1):
-            if iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
+            if iteration.distil and iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
                 check_endpoint(iteration.distil.endpoint, f"iterations.{number - 1}.distil.endpoint")
         with Stages(config, folder, tasks) as stages:
             base = model = stages.base()
