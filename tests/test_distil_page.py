@@ -65,11 +65,13 @@ def write_run(folder: Path) -> None:
 def test_the_table_counts_every_chain_by_source(tmp_path: Path) -> None:
     write_run(tmp_path)
     page = Page(write_report(tmp_path).read_text())
-    table = page.rows[page.rows.index(["source", "asked", "answered", "correct", "format", "thought", "not chosen", "traces"]) :]
+    table = page.rows[
+        page.rows.index(["source", "asked", "answered", "unparseable", "correct", "format", "thought", "not chosen", "traces"]) :
+    ]
     assert table[1:4] == [
-        ["all", "9", "7", "5", "1", "1", "1", "2"],
-        ["<i>a</i>", "3", "3", "2", "1", "0", "0", "1"],
-        ["b", "6", "4", "3", "0", "1", "1", "1"],
+        ["all", "9", "7", "1", "5", "1", "1", "1", "2"],
+        ["<i>a</i>", "3", "3", "0", "2", "1", "0", "0", "1"],
+        ["b", "6", "4", "1", "3", "0", "1", "1", "1"],
     ]
 
 
@@ -80,6 +82,6 @@ def test_dropped_chains_are_shown_with_picture_and_reason_and_run_nothing(tmp_pa
     assert "<script" not in content and "<i>a" not in content
     assert all(not name.startswith("on") for _, attributes in page.elements for name in attributes)
     assert "dropped by format: there is text before <think> or after </answer>" in page.text
-    assert "dropped by thought: nothing stands in its thinking before the first doubt" in page.text
+    assert "dropped by thought: nothing stands in its thinking" in page.text
     pictures = [attributes["src"] or "" for tag, attributes in page.elements if tag == "img"]
     assert len(pictures) == 3 and all(source.startswith("data:image/png;base64,") for source in pictures)  # curves and two problems

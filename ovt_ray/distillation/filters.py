@@ -34,6 +34,8 @@ class Candidate:
     """Its place among the chains of its problem."""
     response: str
     """After reflections were cut, if they are."""
+    is_cut: bool = False
+    """Whether any was."""
 
     @property
     def num_words(self) -> int:
@@ -118,7 +120,7 @@ def _reflecting(candidate: Candidate, context: Context) -> str | None:
 
 def _thoughtless(candidate: Candidate, context: Context) -> str | None:
     thought = candidate.response.partition("</think>")[0].strip().removeprefix("<think>").strip()
-    return None if thought else "nothing stands in its thinking" + (" before the first doubt" if context.rules.reflection == "cut" else "")
+    return None if thought else "nothing stands in its thinking" + (" before the first doubt" if candidate.is_cut else "")
 
 
 def _too_long(candidate: Candidate, context: Context) -> str | None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ovt_ray.distillation.accounts import CORRECT_FATES, num_correct
-from ovt_ray.types import ImageSource
+from ovt_ray.types import ImageSource, Outcome
 
+UNREAD = (Outcome.UNPARSEABLE.value, Outcome.UNSCORABLE.value)
+"""Fates of answers that the reward could not judge, shown where there are any."""
 TITLES = {"per_source": "quota", "not_selected": "not chosen"}
 """Names of fates in the table, where they are not those of the report."""
 
@@ -27,19 +29,25 @@ def trace_sections(run_dir: Path, image: Callable[[ImageSource], str]) -> Iterat
 
 
 def _table(report: Mapping[str, Any]) -> str:
-    shown = [fate for fate in CORRECT_FATES[:-1] if report["fates"][fate]]
-    titles = ["source", "asked", "answered", "correct", *(TITLES.get(fate, fate) for fate in shown), "traces"]
+    unread, dropped = ([fate for fate in fates if report["fates"][fate]] for fates in (UNREAD, CORRECT_FATES[:-1]))
+    titles = ["source", "asked", "answered", *unread, "correct", *(TITLES.get(fate, fate) for fate in dropped), "traces"]
     by_source = report["by_source"]
-    rows = [_row(source or "(no name)", fates, shown) for source, fates in by_source.items()]
+    rows = [_row(source or "(no name)", fates, unread, dropped) for source, fates in by_source.items()]
     if len(by_source) > 1:
-        rows.insert(0, _row("all", report["fates"], shown))
+        rows.insert(0, _row("all", report["fates"], unread, dropped))
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     return f'<div class="panel scroll"><table class="counts"><tr>{head}</tr>\n{"".join(rows)}</table></div>'
 
 
-def _row(source: str, fates: Mapping[str, int], shown: list[str]) -> str:
+def _row(source: str, fates: Mapping[str, int], unread: list[str], dropped: list[str]) -> str:
     num_asked = sum(fates.values())
-    counts = [num_asked, num_asked - fates.get("unanswered", 0), num_correct(fates), *(fates.get(fate, 0) for fate in (*shown, "trace"))]
+    answered = [num_asked, num_asked - fates.get("unanswered", 0)]
+    counts = [
+        *answered,
+        *(fates.get(fate, 0) for fate in unread),
+        num_correct(fates),
+        *(fates.get(fate, 0) for fate in (*dropped, "trace")),
+    ]
     return f"<tr><td>{escape(source)}</td>{''.join(f'<td>{count:,}</td>' for count in counts)}</tr>\n"
 
 
