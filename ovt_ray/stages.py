@@ -13,6 +13,7 @@ from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
 from ovt_ray.distil import read_traces, select, write_traces
+from ovt_ray.distillation.endpoint import chains_by_endpoint
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.grpo import train_grpo
@@ -109,19 +110,17 @@ class Stages:
         self._start(key, [])
         problems = self.tasks.train(key, section.num_problems, section.hard)
         chains = self._all_chains(key, section, problems)
-        traces, report = select(chains, section.max_words)
-        print(
-            f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
-            f"{report.num_too_long} too long; {report.num_traces} traces kept for {report.num_problems} problems",
-            flush=True,
-        )
-        if not traces:
+        selection = select(chains, section, self._held_out, stable_seed(self.config.seed, key))
+        report = selection.report
+        print(f"[{key}] {report.summary}", flush=True)
+        if not selection.traces:
+            fates = report.fates
             raise StageError(
                 f"{key}: none of {report.num_responses} responses to {report.num_problems} problems gives a trace "
-                f"({report.num_correct} correct, {report.num_unparseable} without a final answer, {report.num_unscorable} unscorable): "
-                "use easier problems, more chains, or another source"
+                f"({report.num_correct} correct, {fates['unparseable']} without a final answer, {fates['unscorable']} unscorable): "
+                "use easier problems, more chains, another source, or other filters"
             )
-        path = write_traces(self.folder.stage_folder(iteration, "distil"), traces, report)
+        path = write_traces(self.folder.stage_folder(iteration, "distil"), selection)
         self.folder.finish(key, [path])
         shutil.rmtree(self._checkpoints(key))
         return path
@@ -167,6 +166,8 @@ class Stages:
             return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
         if section.source == "dataset":
             return chains_by_dataset(self.services, problems)
+        if section.source == "endpoint":
+            return chains_by_endpoint(self.services, problems, section, self.config.model.max_pixels, seed)
         from ovt_ray.world import ProceduralCaptioner, ProceduralReasoner
 
         return chains_by_caption(self.services, ProceduralCaptioner(seed), ProceduralReasoner(seed), problems, section)
