@@ -4,7 +4,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -51,8 +51,7 @@ class Services:
     def __init__(self, config: RunConfig, engine_model: str) -> None:
         """Start every service and wait until the engines, which take longest, answer with the weights of `engine_model`."""
         with ExitStack() as started:
-            if connect(config):
-                started.callback(ray.shutdown)
+            started.enter_context(cluster(config))
             self.rollout = RolloutPool(config.rollout, config.model, engine_model)
             started.callback(self.rollout.close)
             self.learner = LearnerGroup(config.learner, config.model, config.seed)
@@ -157,6 +156,17 @@ def gpus_needed(config: RunConfig) -> float:
     """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
     replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
     return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
+
+
+@contextmanager
+def cluster(config: RunConfig) -> Iterator[None]:
+    """Connect to a cluster as `connect` does; one that was started ends with the block."""
+    starts = connect(config)
+    try:
+        yield
+    finally:
+        if starts:
+            ray.shutdown()
 
 
 def connect(config: RunConfig) -> bool:
