@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovt_ray.chains import Chains
-from ovt_ray.files import read_json_lines, write_json_lines_atomically
+from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines, write_json_lines_atomically
 from ovt_ray.problem_rows import ProblemRow, problem_row, to_problem
 from ovt_ray.stage_config import Tier
-from ovt_ray.types import Outcome, Problem
+from ovt_ray.types import Outcome, Problem, Score
 
 FILE = "difficulty.jsonl"
 EASY_FROM = 0.8
 """Pass rate from which a problem is easy."""
 MEDIUM_FROM = 0.4
 """Pass rate from which it is medium. Below it is hard, and unsolved if no answer was correct."""
+Answered = tuple[Problem, Sequence[Score]]
+"""A problem and the verdicts on the answers to it."""
 TIERS: tuple[Tier, ...] = ("easy", "medium", "hard", "unsolved")
 
 
@@ -38,13 +39,19 @@ class PassRate:
         return "easy" if rate >= EASY_FROM else "medium" if rate >= MEDIUM_FROM else "hard"
 
 
-def write_pass_rates(folder: Path, chains: Iterable[Chains]) -> None:
-    """Replace the pass rates of a stage by those of its chains."""
-    write_json_lines_atomically(folder / FILE, [_row(one, folder) for one in chains])
+def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
+    """Replace the pass rates of a stage."""
+    write_json_lines_atomically(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
+
+
+def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
+    """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
+    drop_torn_end(folder / FILE)
+    append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
 
 def read_pass_rates(folders: Sequence[Path]) -> dict[str, PassRate]:
-    """Return the pass rate of each problem that stages measured, by its id; of one that several measured, the last's."""
+    """Return the pass rate of each problem that stages measured, by its id; of one that was measured again, the last one."""
     rows = [row for folder in folders for row in read_json_lines(folder / FILE)]
     return {row["id"]: PassRate(num_correct=row["num_correct"], num_scored=row["num_scored"]) for row in rows if row["num_scored"]}
 
@@ -56,9 +63,9 @@ def read_measured_problems(folders: Sequence[Path]) -> list[Problem]:
     return [to_problem({name: row[name] for name in names}, folder) for folder, row in rows.values()]
 
 
-def _row(chains: Chains, folder: Path) -> dict[str, object]:
-    outcomes = [score.outcome for score in chains.scores]
-    return problem_row(chains.problem, folder) | {
+def _row(problem: Problem, scores: Sequence[Score], folder: Path) -> dict[str, object]:
+    outcomes = [score.outcome for score in scores]
+    return problem_row(problem, folder) | {
         "num_correct": outcomes.count(Outcome.CORRECT),
         "num_scored": len(outcomes) - outcomes.count(Outcome.UNSCORABLE),
     }

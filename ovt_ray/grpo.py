@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from learner.group import LearnerGroup
+from ovt_ray.difficulty import add_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
 from ovt_ray.problem_stream import ItemStream
@@ -45,6 +46,8 @@ def train_grpo(
 ) -> None:
     """Improve the learner's model, which the rollout workers already serve, from `first_step` on; `traces` are for `section.sft_coef`.
 
+    The pass rates of the problems are kept beside the folder of checkpoints.
+
     If the rollout is exact, its log-probabilities of answers by the newest weights are the learner's too, and not computed again.
 
     Raises StageError when no group of several steps in a row had anything to teach.
@@ -62,6 +65,7 @@ def train_grpo(
             pending = stream.next_batch(step)
             clock.append(time.monotonic())
             groups = services.scores(pending)
+            add_pass_rates(checkpoints.parent, [(group.group.problem, group.scores) for group in groups])
             behind = staleness(groups, services.learner.version)
             assert max(behind) <= section.max_staleness, f"step {step} would learn from answers begun {max(behind)} versions ago"
             clock.append(time.monotonic())

@@ -111,7 +111,8 @@ class Stages:
         )
         chains = self._all_chains(key, section, problems)
         if section.source != "dataset":  # a worked solution says nothing about how difficult its problem is
-            write_pass_rates(self.folder.stage_folder(iteration, "distil"), chains)
+            answered = [(one.problem, one.scores) for one in chains]
+            write_pass_rates(self.folder.stage_folder(iteration, "distil"), answered)
         traces, report = select(chains, section.max_words)
         print(
             f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
@@ -137,12 +138,13 @@ class Stages:
         began = self._start(key, [traces])
         return self._train_sft(iteration, "sft", section, base, read_traces(traces), began)
 
-    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path) -> str:
-        """Return the model that reinforcement learning makes of an iteration's SFT model, its traces mixed in if the section says so."""
+    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path | None) -> str:
+        """Return the model that reinforcement learning makes of another, the last traces mixed in if the section says so."""
         key = stage_key(iteration, "grpo")
         if outputs := self._done(key):
             return str(outputs[0])
-        began = self._start(key, [Path(model), *([traces] if section.sft_coef else [])])
+        mixed_in = traces if section.sft_coef else None
+        began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
         num_problems = section.num_steps * section.problems_per_step
         measured_by = self._measured_before(iteration, "grpo")
         problems = self.tasks.stream(Wanted(purpose=key, num=num_problems, choice=section.problems, measured_by=measured_by))
@@ -150,6 +152,8 @@ class Stages:
         max_tokens = self.config.max_completion_tokens
         num_updates = section.num_steps * section.updates_per_step
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
+        if first_step == 0:
+            write_pass_rates(self.folder.stage_folder(iteration, "grpo"), [])  # none of an attempt that was given up
         gate = replace(sampling(section, max_tokens, seed, -1), top_p=1.0)  # the learner's distribution is not cut off
         gap = check_parity(self.services, without_repeats(problems.take(0, NUM_PARITY_PROBLEMS)), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
@@ -157,7 +161,7 @@ class Stages:
             train_grpo(
                 section,
                 problems,
-                self._train_samples(read_traces(traces)) if section.sft_coef else [],
+                self._train_samples(read_traces(mixed_in)) if mixed_in else [],
                 self.services,
                 track,
                 max_tokens=max_tokens,
@@ -267,9 +271,9 @@ class Stages:
         return record.outputs
 
     def _measured_before(self, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
-        """Return the folders of the distillations before a stage, which measure pass rates."""
-        last = iteration if stage == "grpo" else iteration - 1
-        return tuple(self.folder.path / stage_key(number, "distil") for number in range(1, last + 1))
+        """Return the folders of the stages before one that may have measured pass rates, in the order of the run."""
+        stages = [(number, name) for number in range(1, iteration + 1) for name in ("distil", "grpo")]
+        return tuple(self.folder.path / stage_key(*before) for before in stages[: stages.index((iteration, stage))])
 
     def _checkpoints(self, key: str) -> Path:
         return self.folder.path / key / "checkpoints"

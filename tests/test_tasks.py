@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.chains import Chains
 from ovt_ray.config import DataConfig
 from ovt_ray.config_file import load_config
-from ovt_ray.difficulty import PassRate, read_pass_rates, write_pass_rates
+from ovt_ray.difficulty import PassRate, add_pass_rates, read_pass_rates, write_pass_rates
 from ovt_ray.errors import DataError
 from ovt_ray.stage_config import ProblemChoice
 from ovt_ray.tasks import Tasks, Wanted, check_amounts, load_tasks
@@ -35,11 +34,14 @@ def world(tmp_path: Path) -> Tasks:
     return load_tasks(DataConfig(format="embedded"), 0, tmp_path / "images", tmp_path / "kept")
 
 
+def score(outcome: Outcome) -> Score:
+    return Score(value=0, outcome=outcome, extracted=None)
+
+
 def measured(folder: Path, outcomes: dict[Problem, list[Outcome]]) -> Path:
     """The folder of a stage that asked for these answers."""
     folder.mkdir()
-    scores = {problem: tuple(Score(value=0, outcome=outcome, extracted=None) for outcome in given) for problem, given in outcomes.items()}
-    write_pass_rates(folder, [Chains(problem=problem, responses=("",) * len(given), scores=given) for problem, given in scores.items()])
+    add_pass_rates(folder, [(problem, [score(outcome) for outcome in given]) for problem, given in outcomes.items()])
     return folder
 
 
@@ -82,6 +84,17 @@ def test_a_tier_holds_the_problems_that_the_last_stage_before_put_into_it(tasks:
         ids(first, choice=ProblemChoice(tiers=("medium",)))
     with pytest.raises(DataError, match=r"sources 'a': there is none of that name, but 'b' 2"):
         ids(first, choice=ProblemChoice(tiers=("hard", "unsolved"), sources={"a": 1}))
+
+
+def test_a_problem_that_is_measured_again_has_the_last_rate_and_half_a_line_is_none(tasks: Tasks, tmp_path: Path) -> None:
+    first, second = tasks.train(Wanted(purpose="", num=2))
+    folder = measured(tmp_path / "stage", {first: [RIGHT], second: [RIGHT]})
+    with (folder / "difficulty.jsonl").open("a") as file:
+        file.write('{"id": "')
+    add_pass_rates(folder, [(first, [score(WRONG)])])
+    assert {id: rate.tier for id, rate in read_pass_rates([folder]).items()} == {first.id: "unsolved", second.id: "easy"}
+    write_pass_rates(folder, [(second, [score(WRONG)])])
+    assert set(read_pass_rates([folder])) == {second.id}
 
 
 def test_a_source_that_runs_dry_is_named_with_what_there_is(tasks: Tasks) -> None:
