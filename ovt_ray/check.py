@@ -34,7 +34,7 @@ def check_run(config: RunConfig) -> None:
 
 def _check_data(config: RunConfig, folder: Path) -> Problem:
     """Return a problem of the run's data."""
-    tasks = load_tasks(config.data, config.seed, folder / "images")
+    tasks = load_tasks(config.data, config.seed, folder / "images", config.problem_folder)
     for message in tasks.loaded.dropped if tasks.loaded else ():
         print(f"left out: {message}")
     if tasks.loaded is not None:

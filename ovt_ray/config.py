@@ -4,11 +4,13 @@ Nothing here imports torch, ray, vllm or transformers. What a stage of training 
 reads all of it from YAML.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ovt_ray.formats import FORMATS
 from ovt_ray.section import Fraction, Part, Section
 from ovt_ray.stage_config import GrpoConfig, IterationConfig, Optimizer, SftConfig
 
@@ -32,12 +34,12 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where problems come from."""
 
-    format: Literal["embedded", "jsonl", "tabmwp"]
-    """`embedded` draws the procedural world; `jsonl` reads rows of `Problem`; `tabmwp` reads the data set's own folder."""
+    format: str
+    """`embedded` draws the procedural world; the others read data sets (`ovt_ray/formats`, docs/data.md)."""
     path: Path | None = None
-    """File (`jsonl`) or folder (`tabmwp`); none for `embedded`."""
+    """What the format reads: a file or a folder; none for `embedded`."""
     eval_path: Path | None = None
-    """Held-out problems in a file of their own (`jsonl`); without it, `num_eval` problems are held out of `path`."""
+    """Held-out problems in a place of their own, for formats that know none; without it, `num_eval` problems are held out of `path`."""
     num_eval: int = Field(default=400, ge=1)
     """Held-out problems in each evaluation."""
     eval_split: Literal["validation", "test"] = "test"
@@ -47,12 +49,19 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
+        if self.format not in (known := ["embedded", *FORMATS]):
+            near = difflib.get_close_matches(self.format, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(known)}"
+            raise ValueError(f"format {self.format!r} is unknown; {advice}")
         if (self.path is None) != (self.format == "embedded"):
-            need = "takes no path" if self.format == "embedded" else "needs a path: add data.path=PATH"
+            need = "takes no path"
+            if self.format != "embedded":
+                need = f"needs a path: add data.path=PATH, {FORMATS[self.format].path_is}"
             raise ValueError(f"format {self.format!r} {need}")
-        for name, format in (("eval_path", "jsonl"), ("eval_split", "embedded")):
-            if name in self.model_fields_set and self.format != format:
-                raise ValueError(f"{name} says something about format {format!r} only, not {self.format!r}: leave it out")
+        if self.eval_path and (self.format == "embedded" or FORMATS[self.format].has_eval_split):
+            raise ValueError(f"eval_path has no effect: format {self.format!r} has held-out problems of its own; leave it out")
+        if "eval_split" in self.model_fields_set and self.format != "embedded":
+            raise ValueError(f"eval_split says something about format 'embedded' only, not {self.format!r}: leave it out")
         return self
 
 
@@ -220,6 +229,11 @@ class RunConfig(Section):
     def run_dir(self) -> Path:
         """The run's folder."""
         return self.runs_dir / self.name
+
+    @property
+    def problem_folder(self) -> Path:
+        """Where the problems of data sets are kept once they are checked; runs share it."""
+        return self.runs_dir / ".problems"
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:

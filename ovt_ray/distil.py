@@ -11,8 +11,7 @@ from pathlib import Path
 
 from ovt_ray.chains import Chains
 from ovt_ray.files import read_json_lines, write_json_atomically, write_json_lines_atomically
-from ovt_ray.problem_rows import to_problem
-from ovt_ray.problems import problem_row
+from ovt_ray.problem_rows import problem_row, to_problem
 from ovt_ray.types import Outcome, Trace
 
 REFLECTION = re.compile(r"\b(?:But wait|But the question|But hold on|Wait|Hold on|Alternatively|Let me double-check)\b")

@@ -8,7 +8,7 @@ from typing import Literal
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.order import shuffled, stable_seed
-from ovt_ray.problem_rows import LoadedProblems
+from ovt_ray.problems import LoadedProblems, load_problems
 from ovt_ray.stage_config import IterationConfig
 from ovt_ray.types import Problem
 
@@ -56,18 +56,12 @@ def _draw(split: Literal["train", "validation", "test"], num: int, seed: int, fo
     return world_problems(split, num, seed, folder, hard)
 
 
-def load_tasks(config: DataConfig, seed: int, image_folder: Path) -> Tasks:
-    """Return the run's problems. Raises DataError naming bad rows, unless the config says to drop them."""
-    return Tasks(config=config, seed=seed, image_folder=image_folder, loaded=_load(config))
+def load_tasks(config: DataConfig, seed: int, image_folder: Path, problem_folder: Path) -> Tasks:
+    """Return the run's problems, kept in `problem_folder`. Raises DataError naming bad rows, unless the config says to drop them."""
+    return Tasks(config=config, seed=seed, image_folder=image_folder, loaded=_load(config, problem_folder))
 
 
-def _load(config: DataConfig) -> LoadedProblems | None:
-    if config.format == "jsonl":
-        from ovt_ray.problems import load_problems
-
-        return load_problems(config)
-    if config.format == "tabmwp":
-        from ovt_ray.tabmwp import load_tabmwp
-
-        return load_tabmwp(config)
-    return None
+def _load(config: DataConfig, folder: Path) -> LoadedProblems | None:
+    if config.format == "embedded":
+        return None
+    return load_problems(config, folder)

@@ -55,7 +55,8 @@ def test_a_list_with_a_bad_item_is_not_also_said_to_be_too_short() -> None:
 
 def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
-    assert "eval_path says something about format 'jsonl' only, not 'embedded'" in refusal("data.eval_path=x")
+    assert "eval_path has no effect: format 'embedded' has held-out problems of its own" in refusal("data.eval_path=x")
+    assert "format 'json' is unknown; did you mean 'jsonl'?" in refusal("data.format=json", "data.path=x")
     assert "source 'caption' takes no temperature" in refusal("iterations[0].distil.temperature=0.5")
     jsonl = ("data.format=jsonl", "data.path=x", "iterations[0].distil={source: dataset, num_problems: 9}")
     assert "only data.format=embedded has a harder mixture" in refusal(*jsonl)

@@ -5,15 +5,15 @@ Lu et al., "Dynamic Prompt Learning via Policy Gradient for Semi-structured Math
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
-from ovt_ray.problem_rows import YES_NO, LoadedProblems, collect, explain, settle, to_problem
+from ovt_ray.formats import Row, Split
+from ovt_ray.problem_rows import YES_NO, LeftOut, explain, to_problem
 from ovt_ray.types import Problem
 
 SOURCE = "tabmwp"
@@ -32,41 +32,41 @@ class TabmwpRow(BaseModel):
     solution: str
 
 
-def load_tabmwp(config: DataConfig) -> LoadedProblems:
-    """Return the problems of `dev1k`, and as held-out ones the first `num_eval` of `test1k` whose image is there.
+def rows(path: Path, split: Split) -> Iterator[Row]:
+    """Yield the problems of `dev1k`, or of `test1k` those whose image is there; what is missing of it is one row that is left out.
 
-    `path` is the repository's folder or the `data/tabmwp` in it. Raises DataError listing the bad rows, unless they are dropped.
+    `path` is the repository's folder or the `data/tabmwp` in it.
     """
-    assert config.path is not None
-    inner = config.path / "data" / "tabmwp"
-    folder = inner if inner.is_dir() else config.path
-    test = _read(folder, "test1k")
-    with_image = {pid: row for pid, row in test.items() if _image(folder, pid).exists()}
-    train, bad = collect(_rows(folder, "dev1k", _read(folder, "dev1k")))
-    held_out, more = collect(_rows(folder, "test1k", dict(list(with_image.items())[: config.num_eval])))
-    dropped = settle(bad + more, config.bad_rows)
-    if num_without := len(test) - len(with_image):
-        dropped += (f"{folder / 'problems_test1k.json'}: {num_without} of {len(test)} problems, whose images are not there",)
-    return LoadedProblems(train=tuple(train), held_out=tuple(held_out), dropped=dropped)
+    inner = path / "data" / "tabmwp"
+    folder = inner if inner.is_dir() else path
+    name = "dev1k" if split == "train" else "test1k"
+    place, problems = folder / f"problems_{name}.json", _read(folder, name)
+    num_without = 0
+    for pid, values in problems.items():
+        if split == "eval" and not _image(folder, pid).exists():
+            num_without += 1
+            continue
+        yield f"{place} problem {pid}", partial(_problem, folder, pid, values)
+    if num_without:
+        yield str(place), partial(_leave_out, f"{num_without} of {len(problems)} problems, whose images are not there")
 
 
 def _read(folder: Path, split: str) -> dict[str, object]:
     """Return the rows of a split by problem id, unchecked."""
     path = folder / f"problems_{split}.json"
     try:
-        rows = json.loads(path.read_bytes())
+        problems = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); data.path must be TabMWP's folder") from error
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); copy the file again") from error
-    if not isinstance(rows, dict):
-        raise DataError(f"{path}: must be an object of problems by id, got a {type(rows).__name__}; copy the file again")
-    return rows
+    if not isinstance(problems, dict):
+        raise DataError(f"{path}: must be an object of problems by id, got a {type(problems).__name__}; copy the file again")
+    return problems
 
 
-def _rows(folder: Path, split: str, rows: dict[str, object]) -> Iterator[tuple[str, Callable[[], Problem]]]:
-    for pid, values in rows.items():
-        yield f"{folder / f'problems_{split}.json'} problem {pid}", partial(_problem, folder, pid, values)
+def _leave_out(message: str) -> Problem:
+    raise LeftOut(message)
 
 
 def _problem(folder: Path, pid: str, values: object) -> Problem:
