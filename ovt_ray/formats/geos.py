@@ -4,6 +4,7 @@ Seo et al., "Solving Geometry Problems: Combining Text and Diagram Interpretatio
 `diagram.png`; its answer is the number of a choice. The data say nothing of splits.
 """
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,9 @@ from ovt_ray.formats import Row, Split
 from ovt_ray.formats.reading import PublishedRow, checked, image_in, read_json
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
+
+PRODUCT = re.compile(r"\*(?=[\\A-Za-z])")
+"""The sign of a product that reads as well without: `15*\\degree`, not `2*3`."""
 
 
 class GeosRow(PublishedRow):
@@ -37,16 +41,17 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 def _problem(file: Path) -> Problem:
     row = checked(GeosRow, read_json(file))
-    answer = row.choices.get(f"{row.answer:g}")
+    choices = {number: PRODUCT.sub("", text) for number, text in sorted(row.choices.items())}
+    answer = choices.get(f"{row.answer:g}")
     if answer is None:
-        raise DataError(f"answer: {row.answer:g} is not the number of one of the choices {list(row.choices)[:8]}; correct it")
+        raise DataError(f"answer: {row.answer:g} is not the number of one of the choices {list(choices)[:8]}; correct it")
     return to_problem(
         {
             "id": str(row.key),
             "question": row.text,
             "images": [image_in(file.parent, "diagram.png")],
-            "answer": answer.replace("*", ""),
-            "choices": [text.replace("*", "") for text in row.choices.values()],
+            "answer": answer,
+            "choices": list(choices.values()),
             "source": "geos",
         },
         file.parent,
