@@ -1,7 +1,7 @@
 """Problems of FigureQA in its own folders (github.com/Maluuba/FigureQA, docs/json_png_format.md).
 
-Kahou et al., "FigureQA: An Annotated Figure Dataset for Visual Reasoning", 2017. A part has `qa_pairs.json` and `png/<image_index>.png`. The
-parts `test1` and `test2` have no answers: `train1` is learnt from, `validation1` is held out.
+Kahou et al., "FigureQA: An Annotated Figure Dataset for Visual Reasoning", 2017. A part has `qa_pairs.json` and `png/<image_index>.png`.
+The parts `test1` and `test2` have no answers: `train1` is learnt from, `validation1` is held out.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Problems of GEOS as its solver keeps them (github.com/seominjoon/geosolver, demo/assets).
 
-Seo et al., "Solving Geometry Problems: Combining Text and Diagram Interpretation", EMNLP 2015. A problem is a folder with `question.json` and
-`diagram.png`; its answer is the number of a choice. The data say nothing of splits.
+Seo et al., "Solving Geometry Problems: Combining Text and Diagram Interpretation", EMNLP 2015. A problem is a folder with `question.json`
+and `diagram.png`; its answer is the number of a choice. The data say nothing of splits.
 """
 
 import re

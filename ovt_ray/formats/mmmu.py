@@ -1,7 +1,7 @@
 """Problems of MMMU, an evaluation set, in the columns that its hub repository and its tools use (github.com/MMMU-Benchmark/MMMU).
 
-Yue et al., "MMMU: A Massive Multi-discipline Multimodal Understanding and Reasoning Benchmark for Expert AGI", CVPR 2024. Up to seven images
-are the columns `image_1` to `image_7`. Of an open question with several right answers the first is the gold one.
+Yue et al., "MMMU: A Massive Multi-discipline Multimodal Understanding and Reasoning Benchmark for Expert AGI", CVPR 2024. Up to seven
+images are the columns `image_1` to `image_7`. Of an open question with several right answers the first is the gold one.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Problems of ScienceQA in its own folder (github.com/lupantech/ScienceQA).
 
-Lu et al., "Learn to Explain: Multimodal Reasoning via Thought Chains for Science Question Answering", NeurIPS 2022. `problems.json` holds all
-questions, `images/<split>/<id>/image.png` the images of those that have one. The lecture and the explanation are the worked solution.
+Lu et al., "Learn to Explain: Multimodal Reasoning via Thought Chains for Science Question Answering", NeurIPS 2022. `problems.json` holds
+all questions, `images/<split>/<id>/image.png` the images of those that have one. The lecture and the explanation are the worked solution.
 `train` is learnt from, `test` is held out.
 """
 

@@ -1,7 +1,8 @@
 """Problems in the columns that verl is fed with (github.com/volcengine/verl, docs/preparation/prepare_data.rst).
 
-`prompt` is a list of messages, `reward_model.ground_truth` the answer, `images` a list. verl's own scripts put the format's instruction into
-the prompt and keep the question in `extra_info.question`: that is taken where it is there, as instructions come from `model.instruction`.
+`prompt` is a list of messages, `reward_model.ground_truth` the answer, `images` a list. verl's own scripts put the format's instruction
+into the prompt and keep the question in `extra_info.question`: that is taken where it is there,
+as instructions come from `model.instruction`.
 """
 
 from collections.abc import Iterator

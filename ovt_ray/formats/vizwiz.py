@@ -1,7 +1,7 @@
 """Problems of VizWiz-VQA in its own folders (vizwiz.org/tasks-and-datasets/vqa).
 
-Gurari et al., "VizWiz Grand Challenge: Answering Visual Questions from Blind People", CVPR 2018. `Annotations/<split>.json` is a list, images
-are in the folder `<split>`. The gold answer is the one that most of the ten people gave, the first of those that are equally frequent; a
+Gurari et al., "VizWiz Grand Challenge: Answering Visual Questions from Blind People", CVPR 2018. `Annotations/<split>.json` is a list,
+images are in the folder `<split>`. The gold answer is the one that most of the ten people gave, of equally frequent ones the first; a
 question that most found unanswerable is left out. The test questions have no answers: `val` is held out.
 """
 
