@@ -41,7 +41,7 @@ def export_traces(source: Path, target: Path) -> str:
 
 
 def write_llama_factory(target: Path, traces: Sequence[Trace]) -> None:
-    """Write traces as a list of conversations; images that are no files are written to `<stem>_images` beside it."""
+    """Write traces as a list of conversations, so that the target's folder holds all they need."""
     rows = [
         {
             "messages": [{"role": "user", "content": _shown(trace.problem)}, {"role": "assistant", "content": trace.response}],
@@ -77,11 +77,11 @@ def _shown(problem: Problem) -> str:
 
 
 def _path(image: ImageSource, target: Path) -> str:
-    """Return an image's path, from the folder of the target if it is inside."""
+    """Return an image's path from the folder of the target; one that is not a file inside it is written to `<stem>_images`."""
     folder = target.parent.resolve()
-    if isinstance(image, bytes):
-        images = folder / f"{target.stem}_images"
-        images.mkdir(parents=True, exist_ok=True)
-        image = store_image(image, image_facts(image), images)
-    path = Path(image).resolve()
-    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+    if isinstance(image, str) and Path(image).resolve().is_relative_to(folder):
+        return os.path.relpath(Path(image).resolve(), folder)
+    images = folder / f"{target.stem}_images"
+    images.mkdir(parents=True, exist_ok=True)
+    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    return os.path.relpath(store_image(content, image_facts(content), images), folder)

@@ -81,7 +81,7 @@ def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_
     assert [problem.id for problem in loaded.train] == [good]
     fragments = [(cut, "not a readable"), (gone, "no such file"), (empty, "answer: must not be empty"), (short, "question: missing")]
     for message, (pid, fragment) in zip(loaded.dropped, fragments, strict=True):
-        assert f"problems_dev1k.json problem {pid}: " in message
+        assert f"problems_dev1k.json problem {pid!r}: " in message
         assert fragment in message
     with pytest.raises(DataError, match="4 rows cannot be used"):
         load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")

@@ -26,9 +26,11 @@ class ClevrRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` is the folder of CLEVR_v1.0, or one file of questions in it."""
+    """Yield the questions of a split; `path` is the folder CLEVR_v1.0, or one file of questions in it, which has one split only."""
     file = path if path.is_file() else path / "questions" / f"CLEVR_{NAME_OF[split]}_questions.json"
     part = file.name.removeprefix("CLEVR_").removesuffix("_questions.json")
+    if (part == "train") is not (split == "train"):
+        return
     for number, values in enumerate(read_list(file, "questions"), start=1):
         yield f"{file} row {number}", partial(question_problem, file, file.parent.parent / "images" / part, "clevr", values)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.reading import PublishedRow, checked, folder_in, image_in, read_list
+from ovt_ray.formats.reading import PublishedRow, checked, image_in, read_list
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import AnswerKind, Problem
 
@@ -26,9 +26,9 @@ class FigureqaRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` holds the parts' folders, or is one of them."""
+    """Yield the questions of a split; `path` holds the parts' folders."""
     part = PART_OF[split]
-    folder = folder_in(path, part, f"figureqa-{part}-v1", f"sample_{part}")
+    folder = next((path / name for name in (part, f"figureqa-{part}-v1", f"sample_{part}") if (path / name).is_dir()), path / part)
     file = folder / "qa_pairs.json"
     for number, values in enumerate(read_list(file, "qa_pairs"), start=1):
         yield f"{file} row {number}", partial(_problem, folder, f"{folder.name}-{number}", values)

@@ -22,16 +22,15 @@ class Geometry3kRow(PublishedRow):
     """What is used of a `data.json`."""
 
     id: int
-    annotat_text: str
-    """The question with its mathematics between dollars; empty where only `problem_text` is given."""
     problem_text: str
+    annotat_text: str = ""
+    """The question with its mathematics between dollars; empty where only `problem_text` is given."""
     choices: list[str]
     """In LaTeX without dollars, letters apart: `5 \\sqrt { 2 }`."""
-    compact_choices: list[str]
+    compact_choices: list[str] = []
     """The same without needless blanks; empty where they were not annotated."""
     answer: str
     """A letter."""
-    data_type: str
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:

@@ -37,7 +37,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
     file = next((file for file in (folder / "problems.json", path / "problems.json") if file.is_file()), folder / "problems.json")
     for pid, values in read_object(file).items():
         if not isinstance(values, dict) or values.get("split", SPLIT_OF[split]) == SPLIT_OF[split]:
-            yield f"{file} problem {pid[:60]}", partial(_problem, folder / "iconqa", pid, values)
+            yield f"{file} problem {pid[:60]!r}", partial(_problem, folder / "iconqa", pid, values)
 
 
 def _problem(images: Path, pid: str, values: object) -> Problem:

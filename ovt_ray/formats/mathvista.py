@@ -44,7 +44,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
     folder = folder_in(path, "data")
     file = folder / "testmini.json"
     for pid, values in read_object(file).items():
-        yield f"{file} problem {pid[:60]}", partial(_problem, folder, values)
+        yield f"{file} problem {pid[:60]!r}", partial(_problem, folder, values)
 
 
 def _problem(folder: Path, values: object) -> Problem:

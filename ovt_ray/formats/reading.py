@@ -35,7 +35,8 @@ def checked(model: type[Model], values: object) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise DataError("; ".join(explain(problem, model) for problem in error.errors())) from error
+        message = "; ".join(explain(problem, model) for problem in error.errors())
+        raise DataError(message.encode(errors="backslashreplace").decode()) from error  # names of fields may hold half a surrogate
 
 
 def read_json(path: Path) -> object:

@@ -39,7 +39,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
     file = folder / "problems.json"
     for pid, values in read_object(file).items():
         if not isinstance(values, dict) or values.get("split", SPLIT_OF[split]) == SPLIT_OF[split]:
-            yield f"{file} problem {pid[:60]}", partial(_problem, folder_in(folder, "images"), pid, values)
+            yield f"{file} problem {pid[:60]!r}", partial(_problem, folder_in(folder, "images"), pid, values)
 
 
 def _problem(images: Path, pid: str, values: object) -> Problem:

@@ -10,10 +10,18 @@ from pathlib import Path
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.clevr import question_problem
-from ovt_ray.formats.reading import folder_in, read_list
+from ovt_ray.formats.clevr import ClevrRow, question_problem
+from ovt_ray.formats.reading import checked, folder_in, read_list
+from ovt_ray.types import Problem
 
 IMAGES_OF = {"train": range(20_000), "eval": range(25_000, 30_000)}
+
+
+class SuperClevrRow(ClevrRow):
+    """What is used of a question."""
+
+    image_index: int
+    """Tells its split."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
@@ -26,4 +34,9 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
         for number, values in enumerate(read_list(file, "questions"), start=1):
             index = values.get("image_index") if isinstance(values, dict) else None
             if not isinstance(index, int) or index in IMAGES_OF[split]:
-                yield f"{file} row {number}", partial(question_problem, file, folder / "images", "super_clevr", values)
+                yield f"{file} row {number}", partial(_problem, file, folder / "images", values)
+
+
+def _problem(file: Path, images: Path, values: object) -> Problem:
+    checked(SuperClevrRow, values)
+    return question_problem(file, images, "super_clevr", values)
