@@ -13,7 +13,9 @@ from ovt_ray.cli import main
 from ovt_ray.distil import DistilReport, read_traces, write_traces
 from ovt_ray.errors import DataError
 from ovt_ray.export import write_easyr1, write_llama_factory
-from ovt_ray.types import AnswerKind, Problem, Trace
+from ovt_ray.prompts import shown_text
+from ovt_ray.types import AnswerKind, Outcome, Problem, Trace
+from reward.accuracy import score_accuracy
 from tests.published import picture, png, read, write_json
 
 REPORT = DistilReport(**dict.fromkeys(DistilReport.__dataclass_fields__, 0))
@@ -104,6 +106,7 @@ def test_llama_factory_conversations_become_problems_and_worked_solutions(tmp_pa
         {"conversations": [{"from": "human", "value": "Is it?"}, {"from": "gpt", "value": "<think>It is.</think><answer>yes</answer>"}]},
         {"instruction": "Add.", "input": "1 and 2", "output": "<think>One, two.</think> <answer>3</answer>"},
         {"instruction": "Add.", "output": None},
+        conversation() | {"videos": ["clip.mp4"]},
     ]
     (first, second, third), messages = read("llama_factory", write_json(tmp_path / "rows.json", rows))
     assert (first.question, first.answer, first.solution) == ("How many?", "4", "Two and two.")
@@ -113,6 +116,7 @@ def test_llama_factory_conversations_become_problems_and_worked_solutions(tmp_pa
     assert "row 2: the assistant's message does not begin with <think>; it must be" in messages[0]
     assert "row 3: messages: must be 'user', then 'assistant', one question and one answer, got ['user', 'assistant'," in messages[1]
     assert messages[2].endswith("row 6: output: must be text, got nothing")
+    assert messages[3].endswith("row 7: videos: only images are read; leave such rows out")
 
 
 def test_llama_factory_columns_are_those_that_dataset_info_names(tmp_path: Path) -> None:
@@ -189,6 +193,21 @@ def test_the_traces_of_a_run_are_exported_and_read_back(tmp_path: Path, capsys: 
     assert main(["export-data", str(source), str(tmp_path / "out/traces.parquet")]) == 0
     read_back, _ = read("easyr1", tmp_path / "out/traces.parquet")
     assert [(problem.answer, problem.images) for problem in read_back] == [("b", (png("red"),)), ("4", (png("blue"),))]
+
+
+def test_real_problems_leave_and_come_back_with_their_answers_solutions_and_images(shared: Path, tmp_path: Path) -> None:
+    problems = read("tabmwp", shared / "tabmwp")[0][::10]
+    write_llama_factory(tmp_path / "traces.json", as_traces(problems))
+    write_easyr1(tmp_path / "problems.parquet", problems)
+    from_json, messages = read("llama_factory", tmp_path / "traces.json")
+    from_parquet, more = read("easyr1", tmp_path / "problems.parquet")
+    assert (len(problems), messages, more) == (100, [], [])
+    for problem, talk, row in zip(problems, from_json, from_parquet, strict=True):
+        content = Path(str(problem.images[0])).read_bytes()
+        assert (Path(str(talk.images[0])).read_bytes(), row.images[0]) == (content, content)
+        assert (talk.answer, row.answer, talk.solution) == (problem.answer, problem.answer, problem.solution.strip())
+        assert talk.question == row.question == shown_text(problem)
+        assert score_accuracy(talk, as_traces([talk])[0].response).outcome is Outcome.CORRECT
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class IconqaRow(PublishedRow):
 
     question: str
     ques_type: Literal["choose_img", "choose_txt", "fill_in_blank"]
-    choices: list[str] = []
+    choices: list[str] | None = None
     """Texts, or names of files; none where the answer is written."""
     answer: int | str
     """The place of a choice, counted from 0, or the answer itself."""
@@ -43,8 +43,9 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 def _problem(images: Path, pid: str, values: object) -> Problem:
     row = checked(IconqaRow, values)
     folder = f"{row.split}/{row.ques_type}/{pid}"
-    pictures = row.choices if row.ques_type == "choose_img" else []
-    choices = [f"image {number}" for number, _ in enumerate(pictures, start=2)] or row.choices
+    options = row.choices or []
+    pictures = options if row.ques_type == "choose_img" else []
+    choices = [f"image {number}" for number, _ in enumerate(pictures, start=2)] or options
     if bool(choices) is not isinstance(row.answer, int):
         raise DataError(f"answer: must be the place of a choice where there are choices, and else a text, got {row.answer!r:.60}")
     return to_problem(

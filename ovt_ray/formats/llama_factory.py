@@ -83,6 +83,8 @@ def _described(path: Path) -> Layout | None:
 def _problem(described: Layout | None, source: TableRow) -> Problem:
     if not isinstance(source.values, dict):
         raise DataError(f"row: must be an object, got a {type(source.values).__name__}")
+    if given := [name for name in ("videos", "audios") if source.values.get(name)]:
+        raise DataError(f"{given[0]}: only images are read; leave such rows out")
     layout = described or _told_from(source.values)
     question, response = _alpaca(source.values, layout.columns) if layout.formatting == "alpaca" else _turns(source.values, layout)
     found = extract_answer(response)
