@@ -13,6 +13,7 @@ from ovt_ray.cli import main
 from ovt_ray.distil import DistilReport, read_traces, write_traces
 from ovt_ray.errors import DataError
 from ovt_ray.export import write_easyr1, write_llama_factory
+from ovt_ray.formats.hub import parsed
 from ovt_ray.prompts import shown_text
 from ovt_ray.types import AnswerKind, Outcome, Problem, Trace
 from reward.accuracy import score_accuracy
@@ -265,8 +266,24 @@ def test_a_folder_that_datasets_opens_is_read_by_its_published_columns(kept_as: 
     assert message == f"{folder} row 4: answer: 'z' is not the letter of one of 2 choices; correct it"
     if kept_as != "dataset":
         assert [problem.id for problem in read("hub", Path(f"{folder}:test"), "eval")[0]] == ["b"]
-        with pytest.raises(DataError, match=r"split 'absent' cannot be opened .*check data.path, NAME or NAME:SPLIT"):
+        with pytest.raises(DataError, match=r"split 'absent' cannot be opened .*check data.path"):
             read("hub", Path(f"{folder}:absent"))
+    if kept_as == "parquet":
+        assert read("hub", Path(f"stream:{folder}"))[0] == problems
+
+
+def test_a_hub_name_may_be_followed_by_a_table_and_a_split() -> None:
+    assert parsed("owner/name") == ("owner/name", None, "train", False)
+    assert parsed("owner/name:test") == ("owner/name", None, "test", False)
+    assert parsed("stream:owner/name/Art:validation[:10%]") == ("owner/name", "Art", "validation[:10%]", True)
+    with pytest.raises(DataError, match=r"owner/name:a b: split 'train' cannot be opened .*check data.path"):
+        read("hub", Path("owner/name:a b"))
+
+
+@pytest.mark.parametrize("name", ["MathLLMs/MathVision:test", "AI4Math/MathVista:testmini", "MMMU/MMMU/Art:validation"])
+def test_a_benchmark_of_the_hub_is_never_learnt_from(name: str) -> None:
+    with pytest.raises(DataError, match="is an evaluation set, never to be trained on"):
+        read("hub", Path(name))
 
 
 def test_the_code_of_a_data_set_is_never_run(tmp_path: Path, own_cache: None) -> None:

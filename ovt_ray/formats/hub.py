@@ -1,18 +1,19 @@
-"""Problems from a data set of the Hugging Face hub, or from a folder that the `datasets` library opens: `NAME`, or `NAME:SPLIT`.
+"""Problems from a data set of the Hugging Face hub, or from a folder that the `datasets` library opens.
 
-Columns are taken by the names that published sets give them. No code of a data set is run (the library has none of that left), and images
-are those in the columns: none is fetched.
+The path is `NAME`, `NAME:SPLIT` or `NAME/CONFIG:SPLIT`, with `stream:` before it where the hub's files are not to be kept. Columns are
+taken by the names that published sets give them. No code of a data set is run (the library cannot), and images are those in the columns:
+none is fetched.
 """
 
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.reading import PublishedRow, checked, named_option, numbered_option, without_placeholders
+from ovt_ray.formats.reading import PublishedRow, checked, named_option, numbered_option, refuse_training, without_placeholders
 from ovt_ray.formats.tables import ROWS_AT_ONCE, check_placeholders, image_sources
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
@@ -26,6 +27,9 @@ COLUMNS = {
     "solution": ("solution",),
 }
 """The names that a field may have in a published set; the first that is there is read."""
+SPLIT_NAME = re.compile(r"(?<=.):([\w.-]+(?:\[[\w:%-]*\])?)$")
+"""`:test`, or a part of it as the library writes it, `:test[:10%]`."""
+EVALUATION_SETS = re.compile("mathvision|math-?v|mathvista|mmmu|hallusionbench", re.IGNORECASE)
 
 
 class HubRow(PublishedRow):
@@ -40,49 +44,68 @@ class HubRow(PublishedRow):
     solution: str | None = None
 
 
-def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the rows of a data set's split, `train` where the path names none; what is held out is another path."""
-    import pyarrow
+class Source(NamedTuple):
+    """What a path names."""
 
-    name, folder, table = _opened(path)
+    name: str
+    config: str | None
+    """Of several tables under one name."""
+    split: str
+    is_streamed: bool
+    """Whether rows are read over the network, without a copy in the library's cache."""
+
+
+def rows(path: Path, split: Split) -> Iterator[Row]:
+    """Yield the rows of a data set's split; what is held out is another path."""
+    source = parsed(str(path))
+    if benchmark := EVALUATION_SETS.search(source.name.rpartition("/")[2]):
+        refuse_training(split, benchmark[0])
+    table = _opened(source)
     column_of = {field: found for field, names in COLUMNS.items() if (found := next((n for n in names if n in table.column_names), None))}
     if missing := [field for field in ("question", "answer") if field not in column_of]:
         known = ", ".join(table.column_names)[:300]
-        raise DataError(f"{name}: no column for {missing[0]}: one must be named {' or '.join(COLUMNS[missing[0]])}, got {known}")
+        raise DataError(f"{path}: no column for {missing[0]}: one must be named {' or '.join(COLUMNS[missing[0]])}, got {known}")
     number = 0
     try:
         for batch in table.select_columns(list(column_of.values())).with_format("arrow").iter(ROWS_AT_ONCE):
             for values in batch.to_pylist():
                 number += 1
                 renamed = {field: values[column] for field, column in column_of.items()}
-                yield f"{name} row {number}", partial(_problem, name, number, folder, renamed)
-    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
-        raise DataError(f"{name}: row {number + 1} and those after it cannot be read ({str(error)[:200]})") from error
+                yield f"{path} row {number}", partial(_problem, source.name, number, renamed)
+    except Exception as error:  # as in _opened
+        raise DataError(f"{path}: row {number + 1} and those after it cannot be read ({type(error).__name__}: {error!s:.200})") from error
 
 
-def _opened(path: Path) -> tuple[str, Path, Any]:
-    """Return the name, the folder that images' paths start at, and the table; images stay encoded."""
+def parsed(text: str) -> Source:
+    """Return what a path names: `[stream:]NAME[/CONFIG][:SPLIT]`, where NAME is `owner/name` or a folder."""
+    name, split, config = text.removeprefix("stream:"), "train", None
+    is_streamed = name != text
+    if not Path(name).exists() and (found := SPLIT_NAME.search(name)):
+        name, split = name[: found.start()], found[1]
+    if not Path(name).exists() and name.count("/") == 2 and not name.startswith("/"):
+        name, _, config = name.rpartition("/")
+    return Source(name, config, split, is_streamed)
+
+
+def _opened(source: Source) -> Any:
+    """Return the table; images in it stay encoded."""
     import datasets
 
-    name, _, split = (str(path), "", "") if path.exists() else str(path).rpartition(":")
-    name, split = (name, split) if name else (str(path), "")
-    split = split or "train"
-    if not re.fullmatch(r"\w+(\[[\w:%-]*\])?", split):
-        raise DataError(f"{path}: {split!r} is not the name of a split; write NAME:SPLIT")
-    folder = Path(name)
+    folder = Path(source.name)
     try:
         if (folder / "dataset_dict.json").is_file():
-            return name, folder, datasets.load_from_disk(name)[split]
+            return datasets.load_from_disk(source.name)[source.split]
         if (folder / "state.json").is_file():
-            return name, folder, datasets.load_from_disk(name)
-        return name, folder, datasets.load_dataset(name, split=split)
+            return datasets.load_from_disk(source.name)
+        table = datasets.load_dataset(source.name, source.config, split=source.split, streaming=source.is_streamed)
+        return table if table.column_names else table._resolve_features()
     except Exception as error:  # the library, and what it asks, raise errors of every kind: each means that the data cannot be had
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
-        raise DataError(f"{name}: split {split!r} cannot be opened ({reason}); check data.path, NAME or NAME:SPLIT") from error
+        raise DataError(f"{source.name}: split {source.split!r} cannot be opened ({reason}); check data.path") from error
 
 
-def _problem(name: str, number: int, folder: Path, values: dict[str, object]) -> Problem:
-    row = checked(HubRow, values)
+def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
+    row, folder = checked(HubRow, values), Path(name)
     images = image_sources(row.images, folder)
     check_placeholders(row.question, images, "question")
     choices = row.choices or []

@@ -40,7 +40,7 @@ class ExtraInfo(PublishedRow):
 class VerlRow(PublishedRow):
     """A row."""
 
-    data_source: str = ""
+    data_source: str | None = None
     prompt: list[Message]
     reward_model: RewardModel
     extra_info: ExtraInfo | None = None
@@ -67,7 +67,7 @@ def _problem(source: TableRow) -> Problem:
             "question": without_placeholders(question),
             "images": images,
             "answer": row.reward_model.ground_truth,
-            "source": row.data_source,
+            "source": row.data_source or "",
         },
         source.folder,
     )
