@@ -18,6 +18,7 @@ from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
+from ovt_ray.problem_stream import ItemStream, Part
 from ovt_ray.services import Services
 from ovt_ray.track import Track
 from ovt_ray.world import build_tiny_model, world_problems
@@ -51,7 +52,7 @@ def step_rows(services: Services, config: RunConfig, model: Path, folder: Path, 
     with Track(run, "iter1/grpo", NUM_STEPS, 0) as track:
         train_grpo(
             section,
-            problems,
+            ItemStream([Part(name="", items=problems)], config.seed),
             [],
             services,
             track,

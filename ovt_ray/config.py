@@ -292,3 +292,16 @@ class RunConfig(Section):
         if self.data.format != "embedded" and any(distil.hard for distil in distils):
             raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _tiers_are_known(self) -> "RunConfig":
+        is_measured = False
+        for number, turn in enumerate(self.iterations):
+            for name, section in (("distil", turn.distil), ("grpo", turn.grpo)):
+                if section.problems and section.problems.tiers and not is_measured:
+                    raise ValueError(
+                        f"iterations.{number}.{name}.problems.tiers: no stage before it measures pass rates, which a distillation with "
+                        "source 'caption' or 'policy' does: leave tiers out here"
+                    )
+                is_measured |= name == "distil" and turn.distil.source != "dataset"
+        return self

@@ -17,6 +17,7 @@ from statistics import fmean
 from learner.group import LearnerGroup
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, stable_seed
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.samples import group_stats, part_means, split_evenly, staleness, to_train_samples
 from ovt_ray.services import Services
 from ovt_ray.stage_config import GrpoConfig
@@ -30,7 +31,7 @@ AVERAGED = [field.name for field in fields(UpdateStats) if not field.name.starts
 
 def train_grpo(
     section: GrpoConfig,
-    problems: Sequence[Problem],
+    problems: ItemStream[Problem],
     traces: Sequence[TrainSample],
     services: Services,
     track: Track,
@@ -50,7 +51,8 @@ def train_grpo(
     """
 
     def batch_of(step: int) -> tuple[Sequence[Problem], Sampling]:
-        return batch_at(problems, step, section.problems_per_step, seed), sampling(section, max_tokens, seed, step)
+        taken = problems.take(step * section.problems_per_step, section.problems_per_step)
+        return without_repeats(taken), sampling(section, max_tokens, seed, step)
 
     num_flat = 0
     steps = range(first_step, section.num_steps)
@@ -89,6 +91,11 @@ def _background() -> Iterator[ThreadPoolExecutor]:
         yield background
     finally:
         background.shutdown(wait=False)
+
+
+def without_repeats(problems: Sequence[Problem]) -> list[Problem]:
+    """Return each problem once: where an epoch ends within a step, its first problems may be those of the epoch before."""
+    return list({problem.id: problem for problem in problems}.values())
 
 
 def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, update: int, seed: int) -> list[TrainSample]:

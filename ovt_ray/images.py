@@ -6,6 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 
 from ovt_ray.errors import DataError
 from ovt_ray.types import ImageSource
@@ -72,7 +73,7 @@ def store_image(content: bytes, facts: ImageFacts, folder: Path) -> str:
     """Return the path of a file with these bytes, `<sha256>.<suffix>` in the folder, written if it is not there."""
     path = folder / f"{facts.sha256}.{facts.suffix}"
     if not path.exists() or path.stat().st_size != len(content):
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
         scratch.write_bytes(content)
         os.replace(scratch, path)
     return str(path)

@@ -3,7 +3,9 @@
 import hashlib
 import math
 import random
+from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -15,11 +17,17 @@ def stable_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
-    """Return the items in an order that depends on the seed alone."""
-    order = list(items)
+@lru_cache(maxsize=32)
+def permutation(num_items: int, seed: int) -> Sequence[int]:
+    """Return the places 0 to `num_items` - 1 in an order that depends on the seed alone. The last few are kept, four bytes a place."""
+    order = array("I", range(num_items))
     random.Random(seed).shuffle(order)
     return order
+
+
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Return the items in an order that depends on the seed alone."""
+    return [items[place] for place in permutation(len(items), seed)]
 
 
 def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, drop_last: bool = True) -> list[Item]:
@@ -30,8 +38,8 @@ def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, dr
     """
     batches_per_epoch = max(1, len(items) // batch_size) if drop_last else batches_of_epochs(1, len(items), batch_size)
     epoch, position = divmod(step, batches_per_epoch)
-    order = shuffled(items, stable_seed(seed, epoch))
-    return order[position * batch_size : (position + 1) * batch_size]
+    order = permutation(len(items), stable_seed(seed, epoch))
+    return [items[place] for place in order[position * batch_size : (position + 1) * batch_size]]
 
 
 def batches_of_epochs(num_epochs: float, num_items: int, batch_size: int) -> int:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
+from ovt_ray.difficulty import write_pass_rates
 from ovt_ray.distil import read_traces, select, write_traces
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
-from ovt_ray.grpo import sampling, train_grpo
+from ovt_ray.grpo import sampling, train_grpo, without_repeats
 from ovt_ray.ledger import RunFolder
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.parity import check_parity
@@ -25,7 +26,7 @@ from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, train_sft
 from ovt_ray.stage_config import DistilConfig, GrpoConfig, SftConfig
-from ovt_ray.tasks import Tasks
+from ovt_ray.tasks import Tasks, Wanted
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace, TrainSample
 
@@ -104,8 +105,13 @@ class Stages:
         if outputs := self._done(key):
             return outputs[0]
         self._start(key, [])
-        problems = self.tasks.train(key, section.num_problems, section.hard)
+        measured_by = self._measured_before(iteration, "distil")
+        problems = self.tasks.train(
+            Wanted(purpose=key, num=section.num_problems, choice=section.problems, measured_by=measured_by, hard=section.hard)
+        )
         chains = self._all_chains(key, section, problems)
+        if section.source != "dataset":  # a worked solution says nothing about how difficult its problem is
+            write_pass_rates(self.folder.stage_folder(iteration, "distil"), chains)
         traces, report = select(chains, section.max_words)
         print(
             f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
@@ -138,13 +144,15 @@ class Stages:
             return str(outputs[0])
         mixed_in = traces if section.sft_coef else None
         began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
-        problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
+        num_problems = section.num_steps * section.problems_per_step
+        measured_by = self._measured_before(iteration, "grpo")
+        problems = self.tasks.stream(Wanted(purpose=key, num=num_problems, choice=section.problems, measured_by=measured_by))
         seed = stable_seed(self.config.seed, key)
         max_tokens = self.config.max_completion_tokens
         num_updates = section.num_steps * section.updates_per_step
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
         gate = replace(sampling(section, max_tokens, seed, -1), top_p=1.0)  # the learner's distribution is not cut off
-        gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
+        gap = check_parity(self.services, without_repeats(problems.take(0, NUM_PARITY_PROBLEMS)), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         with Track(self.folder.path, key, section.num_steps, first_step) as track:
             train_grpo(
@@ -258,6 +266,11 @@ class Stages:
             self._newest_model = str(record.outputs[0])
         print(f"[{key}] finished before, kept", flush=True)
         return record.outputs
+
+    def _measured_before(self, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
+        """Return the folders of the distillations before a stage, which measure pass rates."""
+        last = iteration if stage == "grpo" else iteration - 1
+        return tuple(self.folder.path / stage_key(number, "distil") for number in range(1, last + 1))
 
     def _checkpoints(self, key: str) -> Path:
         return self.folder.path / key / "checkpoints"

@@ -77,6 +77,16 @@ def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
 
+def test_a_choice_of_problems_that_chooses_nothing_or_what_is_not_known_is_refused() -> None:
+    assert "neither sources nor tiers is given" in refusal("iterations[0].grpo.problems={}")
+    assert "problems.sources.height: Input should be greater than 0" in refusal("iterations[0].grpo.problems.sources={height: 0}")
+    assert "Input should be 'easy', 'medium', 'hard' or 'unsolved'" in refusal("iterations[0].grpo.problems.tiers=[harder]")
+    assert "iterations.0.distil.problems.tiers: no stage before it measures" in refusal("iterations[0].distil.problems.tiers=[hard]")
+    assert "hard and problems both say" in refusal("iterations[1].distil.problems.tiers=[hard]")
+    choice = load_config(TINY, ["iterations[0].grpo.problems={sources: {height: 1}, tiers: [hard, unsolved]}"]).iterations[0].grpo.problems
+    assert choice is not None and (choice.sources, choice.tiers) == ({"height": 1}, ("hard", "unsolved"))
+
+
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     both = refusal("iterations[0].sft.num_epochs=1.5")
     assert "iterations.0.sft: num_steps and num_epochs both" in both and "not num_steps 120 and num_epochs 1.5" in both
@@ -249,6 +259,9 @@ iterations.distil.num_problems
 iterations.distil.num_chains
 iterations.distil.max_words
 iterations.distil.temperature
+iterations.distil.problems
+iterations.distil.problems.sources
+iterations.distil.problems.tiers
 iterations.distil.hard
 iterations.sft
 iterations.sft.num_steps
@@ -266,6 +279,9 @@ iterations.sft.optimizer.freeze
 iterations.grpo
 iterations.grpo.num_steps
 iterations.grpo.problems_per_step
+iterations.grpo.problems
+iterations.grpo.problems.sources
+iterations.grpo.problems.tiers
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
 iterations.grpo.max_staleness

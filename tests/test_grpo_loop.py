@@ -11,6 +11,7 @@ import pytest
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
+from ovt_ray.problem_stream import ItemStream, Part
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.track import Track
@@ -121,7 +122,7 @@ def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exa
     with Track(folder, "iter1/grpo", section.num_steps, first_step) as track:
         train_grpo(
             section,
-            PROBLEMS,
+            ItemStream([Part(name="", items=PROBLEMS)], seed=0),
             TRACES,
             services,  # type: ignore[arg-type]
             track,
