@@ -286,6 +286,18 @@ def test_a_benchmark_of_the_hub_is_never_learnt_from(name: str) -> None:
         read("hub", Path(name))
 
 
+def test_a_set_without_an_answer_column_has_its_answers_in_tags_of_its_solutions(tmp_path: Path, own_cache: None) -> None:
+    solutions = ["<think>Two and one.</think> <answer> 3 </answer>", "<answer> yes </answer>", "It is 3."]
+    rows = {"problem": ["How many?"] * 3, "image": [image("red")] * 3, "solution": solutions}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+    problems, (message,) = read("hub", tmp_path / "set")
+    assert [(problem.answer, problem.solution, problem.kind.value) for problem in problems] == [
+        ("3", "Two and one.", "number"),
+        ("yes", "", "yesno"),
+    ]
+    assert message.endswith("set row 3: answer: missing, and the solution 'It is 3.' has none between <answer> tags")
+
+
 def test_the_code_of_a_data_set_is_never_run(tmp_path: Path, own_cache: None) -> None:
     folder = tmp_path / "myset"
     folder.mkdir()

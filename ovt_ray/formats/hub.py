@@ -17,6 +17,7 @@ from ovt_ray.formats.reading import PublishedRow, checked, named_option, numbere
 from ovt_ray.formats.tables import ROWS_AT_ONCE, check_placeholders, image_sources
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
+from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK
 
 COLUMNS = {
     "id": ("id", "pid", "question_id", "uid"),
@@ -37,8 +38,8 @@ class HubRow(PublishedRow):
 
     id: str | int | None = None
     question: str
-    answer: str | int | float
-    """Of a choice its text, its letter or its place, counted from 0."""
+    answer: str | int | float | None = None
+    """Of a choice its text, its letter or its place, counted from 0. Without it, it stands between `<answer>` tags in the solution."""
     images: Any = None
     choices: list[str] | None = None
     solution: str | None = None
@@ -62,9 +63,10 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
         refuse_training(split, benchmark[0])
     table = _opened(source)
     column_of = {field: found for field, names in COLUMNS.items() if (found := next((n for n in names if n in table.column_names), None))}
-    if missing := [field for field in ("question", "answer") if field not in column_of]:
+    missing = "question" if "question" not in column_of else "answer" if not {"answer", "solution"} & column_of.keys() else None
+    if missing:
         known = ", ".join(table.column_names)[:300]
-        raise DataError(f"{path}: no column for {missing[0]}: one must be named {' or '.join(COLUMNS[missing[0]])}, got {known}")
+        raise DataError(f"{path}: no column for {missing}: one must be named {' or '.join(COLUMNS[missing])}, got {known}")
     number = 0
     try:
         for batch in table.select_columns(list(column_of.values())).with_format("arrow").iter(ROWS_AT_ONCE):
@@ -109,18 +111,28 @@ def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
     images = image_sources(row.images, folder)
     check_placeholders(row.question, images, "question")
     choices = row.choices or []
+    thinking, answer = (row.solution or "", row.answer) if row.answer is not None else _stated(row.solution or "")
     return to_problem(
         {
             "id": str(number) if row.id is None else str(row.id),
             "question": without_placeholders(row.question),
             "images": images,
-            "answer": _gold(row.answer, choices) if choices else row.answer,
+            "answer": _gold(answer, choices) if choices else answer,
             "choices": choices,
             "source": Path(name).name,
-            "solution": row.solution or "",
+            "solution": thinking,
         },
         folder,
     )
+
+
+def _stated(solution: str) -> tuple[str, str]:
+    """Return (thinking, answer) of a solution that ends in `<answer> ... </answer>`, as sets for R1-style training have them."""
+    thinking, opened, rest = solution.rpartition(ANSWER)
+    answer, closed, _ = rest.partition(END_ANSWER)
+    if not (opened and closed and answer.strip()):
+        raise DataError(f"answer: missing, and the solution {solution[-60:]!r} has none between {ANSWER} tags")
+    return thinking.replace(THINK, "").replace(END_THINK, "").strip(), answer.strip()
 
 
 def _gold(answer: str | int | float, choices: list[str]) -> str:

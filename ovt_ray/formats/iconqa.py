@@ -28,7 +28,7 @@ class IconqaRow(PublishedRow):
     """Texts, or names of files; none where the answer is written."""
     answer: int | str
     """The place of a choice, counted from 0, or the answer itself."""
-    split: Literal["train", "val", "test", "minitrain", "minival", "minitest"]
+    split: Literal["train", "val", "test"]
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
