@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import ModelConfig
+from ovt_ray.config import DataConfig, ModelConfig
 from ovt_ray.errors import DataError
+from ovt_ray.problems import load_problems
 from ovt_ray.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.types import Outcome, Problem
 from reward.accuracy import score_accuracy
@@ -69,6 +70,15 @@ def test_every_problem_of_mathvision_loads_for_evaluation_only(shared: Path, pro
         assert problem.answer == (row["options"]["ABCDE".index(row["answer"])] if row["options"] else row["answer"])
     with pytest.raises(DataError, match="mathvision is an evaluation set, never to be trained on"):
         read("mathvision", shared / "mathvision", "train")
+
+
+def test_a_run_learns_from_one_data_set_and_is_measured_on_a_benchmark(shared: Path, tmp_path: Path) -> None:
+    paths = {"path": shared / "super_clevr", "eval_path": shared / "mathvision"}
+    loaded = load_problems(DataConfig(format="super_clevr", eval_format="mathvision", num_eval=10, **paths), tmp_path)
+    assert (len(loaded.train), len(loaded.held_out), loaded.dropped) == (463, 10, ())
+    assert {problem.source for problem in loaded.held_out} == {"mathvision"}
+    with pytest.raises(DataError, match=r"never to be trained on: give it as data.eval_path, with its data.eval_format"):
+        load_problems(DataConfig(format="mathvision", path=shared / "mathvision"), tmp_path)
 
 
 def test_hallusionbench_has_its_questions_without_image_and_names_the_missing_images(shared: Path, prompts: Prompts) -> None:

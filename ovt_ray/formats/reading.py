@@ -150,4 +150,4 @@ def _bare(line: str) -> str:
 def refuse_training(split: Split, name: str) -> None:
     """Raise DataError where problems to learn from are asked of a benchmark."""
     if split == "train":
-        raise DataError(f"{name} is an evaluation set, never to be trained on: use it for held-out problems only")
+        raise DataError(f"{name} is an evaluation set, never to be trained on: give it as data.eval_path, with its data.eval_format")
