@@ -308,10 +308,10 @@ class RunConfig(Section):
         is_measured = False
         for number, turn in enumerate(self.iterations):
             for name, section in (("distil", turn.distil), ("grpo", turn.grpo)):
-                if section.problems and section.problems.tiers and not is_measured:
+                if section and section.problems and section.problems.tiers and not is_measured:
                     raise ValueError(
                         f"iterations.{number}.{name}.problems.tiers: no stage before it measures pass rates, which a distillation with "
                         "source 'caption' or 'policy' does: leave tiers out here"
                     )
-                is_measured |= name == "distil" and turn.distil.source != "dataset"
+                is_measured |= turn.distil is not None and turn.distil.source != "dataset"
         return self

@@ -1,6 +1,7 @@
 """From rows of data to checked problems, and back: every rule that a row must keep stands here, whatever file it came from."""
 
 import base64
+import builtins
 import difflib
 import math
 import os
@@ -51,26 +52,50 @@ def _image_source(value: object) -> ImageSource:
     raise ValueError('must be a path, {"base64": "..."}, bytes, or {"bytes": ..., "path": ...}')
 
 
+class Encoded(BaseModel):
+    """An image inside the row."""
+
+    base64: str
+
+
+class ImageStruct(BaseModel):
+    """An image as the `datasets` library writes it to Parquet: its bytes, or where there are none, its path."""
+
+    bytes: builtins.bytes | None
+    path: str | None
+
+
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Answer = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number)]
+Answer = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
+Image = Annotated[ImageSource, PlainValidator(_image_source, json_schema_input_type=str | Encoded | ImageStruct)]
 
 
 class ProblemRow(BaseModel):
-    """A `Problem` as a row of JSON. `kind` may be left out: it then follows from choices and answer."""
+    """One problem: a question about images with a gold final answer."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    id: Annotated[Text, BeforeValidator(_text_of_number)]
+    id: Annotated[Text, BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
+    """Unique among the rows of its file."""
     question: Text
-    images: list[Annotated[ImageSource, PlainValidator(_image_source)]] = []
-    """Paths relative to the folder of the row's file, or base64."""
+    """As it is asked, without image placeholders, choices or instructions on the format."""
+    images: list[Image] = []
+    """In the order in which they are shown, before the question: a path, relative to the folder of the row's file, a `data:` URI,
+    `{"base64": ...}`, or in Parquet bytes or a struct of bytes and path. PNG, JPEG, WebP, GIF or BMP. None for a question about text."""
     answer: Answer
+    """The gold answer; of a choice the text of one of the choices."""
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
+    """How an answer is compared with the gold one; left out, it follows from choices and answer."""
     choices: list[Answer] = []
+    """What can be chosen, shown as (A), (B), ...; only of kind `choice`."""
     precision: Annotated[int | None, Field(ge=0)] = None
+    """Digits after the point that are compared, after rounding; left out, values must be equal."""
     unit: str = ""
+    """Of the gold answer where it is not written in it."""
     source: str = ""
+    """Data set or kind of question: mixtures (`problems.sources`) go by it."""
     solution: str = ""
+    """Worked solution, ending before the final answer: what `distil.source=dataset` learns from."""
 
 
 def to_problem(values: object, folder: Path) -> Problem:

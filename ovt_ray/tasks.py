@@ -109,7 +109,8 @@ def check_amounts(tasks: Tasks, iterations: Sequence[IterationConfig]) -> None:
         if tasks.loaded is not None and len(tasks.loaded.train) < asked:
             key = f"iterations.{place}.grpo.problems_per_step"
             raise DataError(f"{key}={asked} asks for more problems than the data has ({len(tasks.loaded.train)}): lower it")
-        for name, choice, num in (("distil", distil.problems, distil.num_problems), ("grpo", grpo.problems, asked)):
+        chosen = [("distil", distil.problems, distil.num_problems)] if distil else []
+        for name, choice, num in (*chosen, ("grpo", grpo.problems, asked)):
             if choice and choice.sources:
                 where = f"iterations.{place}.{name}"
                 _check_sources(choice.sources, tasks.sources(), where)
