@@ -1,4 +1,4 @@
-"""The command line: `ovt-ray run | check | data | score | report | doctor`, also `python -m ovt_ray`.
+"""The command line: `ovt-ray run | check | data | score | report | export-data | doctor`, also `python -m ovt_ray`.
 
 Nothing heavy is imported before the configuration is known to be good.
 """
@@ -97,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
     report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
     report.set_defaults(command=_report)
+    export = commands.add_parser("export-data", help="write a run's traces for LLaMA-Factory or EasyR1")
+    export.add_argument("source", type=Path, metavar="TRACES", help="for example runs/NAME/iter1/distil/traces.jsonl")
+    export.add_argument("target", type=Path, metavar="OUT", help="OUT.json for LLaMA-Factory, OUT.parquet for EasyR1")
+    export.set_defaults(command=_export)
     commands.add_parser("doctor", help="say what is installed, what the machine has, and what is wrong").set_defaults(command=_doctor)
     return parser
 
@@ -172,6 +176,13 @@ def _report(parsed: argparse.Namespace) -> int:
     from ovt_ray.report import write_report
 
     print(write_report(parsed.run_dir))
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from ovt_ray.export import export_traces
+
+    print(export_traces(parsed.source, parsed.target))
     return 0
 
 

@@ -40,6 +40,8 @@ class DataConfig(Section):
     """What the format reads: a file or a folder; none for `embedded`."""
     eval_path: Path | None = None
     """Held-out problems in a place of their own, for formats that know none; without it, `num_eval` problems are held out of `path`."""
+    eval_format: str | None = None
+    """Format of `eval_path`, if it is another: so a benchmark such as `mathvision` is what every stage is measured on."""
     num_eval: int = Field(default=400, ge=1)
     """Held-out problems in each evaluation."""
     eval_split: Literal["validation", "test"] = "test"
@@ -49,20 +51,28 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
-        if self.format not in (known := ["embedded", *FORMATS]):
-            near = difflib.get_close_matches(self.format, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(known)}"
-            raise ValueError(f"format {self.format!r} is unknown; {advice}")
+        _check_format("format", self.format, ["embedded", *FORMATS])
+        if self.eval_format:
+            _check_format("eval_format", self.eval_format, [*FORMATS])
         if (self.path is None) != (self.format == "embedded"):
             need = "takes no path"
             if self.format != "embedded":
                 need = f"needs a path: add data.path=PATH, {FORMATS[self.format].path_is}"
             raise ValueError(f"format {self.format!r} {need}")
-        if self.eval_path and (self.format == "embedded" or FORMATS[self.format].has_eval_split):
+        if self.eval_format and not self.eval_path:
+            raise ValueError(f"eval_format {self.eval_format!r} needs a path: add data.eval_path=PATH, {FORMATS[self.eval_format].path_is}")
+        if self.eval_path and (self.format == "embedded" or (FORMATS[self.format].has_eval_split and not self.eval_format)):
             raise ValueError(f"eval_path has no effect: format {self.format!r} has held-out problems of its own; leave it out")
         if "eval_split" in self.model_fields_set and self.format != "embedded":
             raise ValueError(f"eval_split says something about format 'embedded' only, not {self.format!r}: leave it out")
         return self
+
+
+def _check_format(key: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(known)}"
+        raise ValueError(f"{key} {name!r} is unknown; {advice}")
 
 
 class RolloutConfig(Section):

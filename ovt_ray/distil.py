@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ovt_ray.chains import Chains
+from ovt_ray.errors import DataError
 from ovt_ray.files import read_json_lines, write_json_atomically, write_json_lines_atomically
 from ovt_ray.problem_rows import problem_row, to_problem
 from ovt_ray.types import Outcome, Trace
@@ -82,5 +83,14 @@ def write_traces(folder: Path, traces: Sequence[Trace], report: DistilReport) ->
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Return the traces that `write_traces` wrote."""
-    return [Trace(response=row.pop("response"), problem=to_problem(row, path.parent)) for row in read_json_lines(path)]
+    """Return the traces that `write_traces` wrote. Raises DataError naming the line that holds none."""
+    return [_trace(f"{path} line {number}", row, path.parent) for number, row in enumerate(read_json_lines(path), start=1)]
+
+
+def _trace(place: str, row: object, folder: Path) -> Trace:
+    if not isinstance(row, dict) or not isinstance(response := row.pop("response", None), str):
+        raise DataError(f"{place}: must be an object with a 'response', as a run's traces.jsonl has them")
+    try:
+        return Trace(response=response, problem=to_problem(row, folder))
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error

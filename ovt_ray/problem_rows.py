@@ -28,9 +28,13 @@ class LeftOut(DataError):
     """A row, or a count of rows, that its format leaves out by rule, whatever `data.bad_rows` says of bad ones."""
 
 
+class BenchmarkError(DataError):
+    """Problems to learn from were asked of a data set that has none: it is to measure on."""
+
+
 def _text_of_number(value: object) -> object:
     """Return a JSON number as text, so that `"answer": 6` is as good as `"answer": "6"`; other values as they are."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     return value
 
@@ -109,7 +113,7 @@ def to_problem(values: object, folder: Path) -> Problem:
         raise DataError("; ".join(explain(problem, ProblemRow) for problem in error.errors())) from error
     kind = row.kind or infer_kind(row.answer, row.choices)
     _check_choices(row, kind)
-    images = tuple(source if isinstance(source, bytes) else str((folder / source).resolve()) for source in row.images)
+    images = tuple(source if isinstance(source, bytes) else _resolved(folder, source) for source in row.images)
     for position, source in enumerate(images):
         if reason := image_fault(source):
             raise BadImage(f"images[{position}]: {reason}", source)
@@ -127,6 +131,13 @@ def to_problem(values: object, folder: Path) -> Problem:
     )
     check_gold(problem)
     return problem
+
+
+def _resolved(folder: Path, name: str) -> str:
+    try:
+        return str((folder / name).resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, half a surrogate, a loop of links
+        raise DataError(f"images: {name[:200]!r} cannot be a path ({error}); correct it") from error
 
 
 def problem_row(problem: Problem, folder: Path) -> dict[str, object]:

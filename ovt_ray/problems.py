@@ -49,7 +49,7 @@ def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
         if num_lost := len(problems) - len(train) - len(held_out):
             dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
         return LoadedProblems(train=train, held_out=held_out, dropped=dropped)
-    others = problem_set(config.format, config.eval_path or config.path, "eval", folder)
+    others = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
     dropped = settle([*problems.bad, *others.bad], config.bad_rows)
     return LoadedProblems(train=problems, held_out=others[: config.num_eval], dropped=dropped)
 

@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from ovt_ray.config import DataConfig, ModelConfig
 from ovt_ray.contact_sheet import write_contact_sheet
 from ovt_ray.formats import FORMATS
 from ovt_ray.order import permutation
+from ovt_ray.problem_rows import BenchmarkError
 from ovt_ray.problem_set import ProblemSet
-from ovt_ray.problem_store import keep
-from ovt_ray.problems import MAX_LISTED, LoadedProblems, load_problems
+from ovt_ray.problem_store import keep, problem_set
+from ovt_ray.problems import MAX_LISTED, load_problems, settle
 from ovt_ray.progress import Progress, phase
 from ovt_ray.tasks import Tasks, Wanted
 
@@ -26,13 +27,22 @@ NUM_PROMPTS = 200
 QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """What is looked at: as `LoadedProblems`, but a benchmark has nothing to learn from."""
+
+    train: ProblemSet
+    held_out: ProblemSet
+    dropped: tuple[str, ...]
+
+
 def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: Path, num_examples: int) -> None:
     """Print what the problems of a data set are like, and write a picture with examples of them; `folder` keeps the checked problems.
 
     Bad rows are listed, whatever `bad_rows` says; what they would do to a run is said. With a model its prompts are measured too.
     """
     with tempfile.TemporaryDirectory() as drawn:
-        problems = _loaded(config, folder, Path(drawn))
+        problems = _surveyed(config, folder, Path(drawn))
         both = {"learn from": problems.train, "held out": problems.held_out}
         print(f"{config.path or config.format}: {len(problems.train):,} problems to learn from, {len(problems.held_out):,} held out")
         print(f"held out: {_how_held_out(config)}")
@@ -42,23 +52,38 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
         _print_counts("images", {name: _sizes(some, "images") for name, some in both.items()})
         _print_image_sizes([problems.train, problems.held_out], model)
         _print_repeats(problems)
+        shown = problems.train or problems.held_out
         if model is not None:
-            _print_prompts(problems.train, model)
+            _print_prompts(shown, model)
         _print_left_out(problems, config)
-        examples = problems.train.select(permutation(len(problems.train), 0)[:num_examples])
+        examples = shown.select(permutation(len(shown), 0)[:num_examples])
         with phase(f"drawing {len(examples)} examples to {sheet}"):
             write_contact_sheet(sheet, examples)
 
 
-def _loaded(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
+def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> Surveyed:
     """Return the problems of a data set; of the embedded world as many as are held out, drawn for this."""
-    if config.format != "embedded":
-        return load_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
-    tasks = Tasks(config=config, seed=0, image_folder=drawn / "images", loaded=None)
+    if config.format == "embedded":
+        return _drawn(config, drawn)
+    try:
+        loaded = load_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
+    except BenchmarkError as refusal:
+        assert config.path is not None
+        print(refusal)
+        problems = problem_set(config.format, config.path, "eval", folder)
+        return Surveyed(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
+    return Surveyed(train=loaded.train, held_out=loaded.held_out, dropped=loaded.dropped)
+
+
+def _drawn(config: DataConfig, folder: Path) -> Surveyed:
+    tasks = Tasks(config=config, seed=0, image_folder=folder / "images", loaded=None)
     with phase("drawing problems of the embedded world"):
-        parts = {"train": tasks.train(Wanted(purpose="data", num=config.num_eval)), "held_out": tasks.held_out()}
-    sets = {name: keep([(problem.id, partial(replace, problem)) for problem in part], name, drawn / name) for name, part in parts.items()}
-    return LoadedProblems(train=sets["train"], held_out=sets["held_out"], dropped=())
+        train, held_out = tasks.train(Wanted(purpose="data", num=config.num_eval)), tasks.held_out()
+    train_set, held_out_set = (
+        keep([(problem.id, partial(replace, problem)) for problem in part], name, folder / name)
+        for name, part in (("train", train), ("held_out", held_out))
+    )
+    return Surveyed(train=train_set, held_out=held_out_set, dropped=())
 
 
 def _how_held_out(config: DataConfig) -> str:
@@ -104,7 +129,7 @@ def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
         print(f"  {row:<22}" + "".join(f"{value:>12,.0f}" for value in np.percentile(found, list(QUANTILES.values()))))
 
 
-def _print_repeats(problems: LoadedProblems) -> None:
+def _print_repeats(problems: Surveyed) -> None:
     """Print which problems have images and question of another, and whether what is held out is also learnt from."""
     places: dict[object, list[tuple[str, str]]] = defaultdict(list)
     for part in (problems.train, problems.held_out):
@@ -139,7 +164,7 @@ def _prompt_lengths(problems: ProblemSet, prompts: Any) -> Iterator[int]:
                 progress.step(number, {})
 
 
-def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
+def _print_left_out(problems: Surveyed, config: DataConfig) -> None:
     print(f"\nleft out: {len(problems.dropped):,}")
     for message in problems.dropped[:MAX_LISTED]:
         print(f"  {message}")

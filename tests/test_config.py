@@ -57,6 +57,9 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
     assert "eval_path has no effect: format 'embedded' has held-out problems of its own" in refusal("data.eval_path=x")
     assert "format 'json' is unknown; did you mean 'jsonl'?" in refusal("data.format=json", "data.path=x")
+    assert "eval_format 'mathvisio' is unknown; did you mean 'mathvision'?" in refusal("data.eval_format=mathvisio")
+    assert "eval_format 'mathvision' needs a path: add data.eval_path=PATH" in refusal("data.eval_format=mathvision")
+    assert "eval_path has no effect: format 'clevr' has" in refusal("data.format=clevr", "data.path=x", "data.eval_path=y")
     assert "source 'caption' takes no temperature" in refusal("iterations[0].distil.temperature=0.5")
     jsonl = ("data.format=jsonl", "data.path=x", "iterations[0].distil={source: dataset, num_problems: 9}")
     assert "only data.format=embedded has a harder mixture" in refusal(*jsonl)
@@ -193,6 +196,7 @@ data
 data.format
 data.path
 data.eval_path
+data.eval_format
 data.num_eval
 data.eval_split
 data.bad_rows

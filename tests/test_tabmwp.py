@@ -81,7 +81,7 @@ def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_
     assert [problem.id for problem in loaded.train] == [good]
     fragments = [(cut, "not a readable"), (gone, "no such file"), (empty, "answer: must not be empty"), (short, "question: missing")]
     for message, (pid, fragment) in zip(loaded.dropped, fragments, strict=True):
-        assert f"problems_dev1k.json problem {pid}: " in message
+        assert f"problems_dev1k.json problem {pid!r}: " in message
         assert fragment in message
     with pytest.raises(DataError, match="4 rows cannot be used"):
         load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")
@@ -90,3 +90,29 @@ def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_
 def test_a_folder_without_the_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"problems_dev1k.json: cannot be read .*data.path"):
         load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")
+
+
+@pytest.mark.parametrize("split", ["dev1k", "test1k"])
+def test_answers_units_and_solutions_are_as_the_data_set_says_of_itself(shared: Path, loaded: LoadedProblems, split: str) -> None:
+    rows = read_split(shared, split)
+    problems = loaded.train if split == "dev1k" else loaded.held_out
+    asked = [rows[problem.id] for problem in problems]
+    kinds = Counter((row["ques_type"], row["ans_type"]) for row in asked)
+    assert len(rows) == 1000
+    if split == "dev1k":
+        assert kinds == {
+            ("free_text", "integer_number"): 576,
+            ("free_text", "decimal_number"): 149,
+            ("multi_choice", "extractive_text"): 151,
+            ("multi_choice", "boolean_text"): 112,
+            ("multi_choice", "other_text"): 12,
+        }
+        assert Counter(row["unit"] for row in asked)["$"] == 217
+    for problem, row in zip(problems, asked, strict=True):
+        is_number = row["ans_type"] in ("integer_number", "decimal_number")
+        assert (problem.kind is AnswerKind.NUMBER) is is_number
+        assert problem.question.endswith(f"(Unit: {row['unit']})") is (row["unit"] is not None)
+        assert problem.solution == row["solution"]
+        if is_number:
+            value = float(problem.answer.replace(",", "").split("/")[0])
+            assert ("." in problem.answer or "/" in problem.answer or not value.is_integer()) is (row["ans_type"] == "decimal_number")

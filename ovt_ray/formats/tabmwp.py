@@ -4,25 +4,21 @@ Lu et al., "Dynamic Prompt Learning via Policy Gradient for Semi-structured Math
 `dev1k` are for training, the first of `test1k` are held out. A problem's image is its table, `tables/<id>.png`.
 """
 
-import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
-from ovt_ray.problem_rows import YES_NO, LeftOut, explain, to_problem
+from ovt_ray.formats.reading import PublishedRow, checked, image_in, read_object
+from ovt_ray.problem_rows import YES_NO, LeftOut, to_problem
 from ovt_ray.types import Problem
 
 SOURCE = "tabmwp"
 
 
-class TabmwpRow(BaseModel):
-    """The fields we use of a problem in `problems_*.json`."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+class TabmwpRow(PublishedRow):
+    """What is used of a problem in `problems_*.json`."""
 
     question: str
     answer: str
@@ -40,29 +36,15 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
     inner = path / "data" / "tabmwp"
     folder = inner if inner.is_dir() else path
     name = "dev1k" if split == "train" else "test1k"
-    place, problems = folder / f"problems_{name}.json", _read(folder, name)
+    place, problems = folder / f"problems_{name}.json", read_object(folder / f"problems_{name}.json")
     num_without = 0
     for pid, values in problems.items():
-        if split == "eval" and not _image(folder, pid).exists():
+        if split == "eval" and not os.path.exists(folder / _image(pid)):
             num_without += 1
             continue
-        yield f"{place} problem {pid}", partial(_problem, folder, pid, values)
+        yield f"{place} problem {pid[:60]!r}", partial(_problem, folder, pid, values)
     if num_without:
         yield str(place), partial(_leave_out, f"{num_without} of {len(problems)} problems, whose images are not there")
-
-
-def _read(folder: Path, split: str) -> dict[str, object]:
-    """Return the rows of a split by problem id, unchecked."""
-    path = folder / f"problems_{split}.json"
-    try:
-        problems = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); data.path must be TabMWP's folder") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); copy the file again") from error
-    if not isinstance(problems, dict):
-        raise DataError(f"{path}: must be an object of problems by id, got a {type(problems).__name__}; copy the file again")
-    return problems
 
 
 def _leave_out(message: str) -> Problem:
@@ -74,16 +56,13 @@ def _problem(folder: Path, pid: str, values: object) -> Problem:
 
     The unit is part of the task, not of the gold answer: a table in dollars may be asked about in cents.
     """
-    try:
-        row = TabmwpRow.model_validate(values)
-    except ValidationError as error:
-        raise DataError("; ".join(explain(problem, TabmwpRow) for problem in error.errors())) from error
+    row = checked(TabmwpRow, values)
     choices = row.choices or []
     return to_problem(
         {
             "id": pid,
             "question": f"{row.question.strip()} (Unit: {row.unit})" if row.unit else row.question,
-            "images": [str(_image(folder, pid).resolve())],
+            "images": [image_in(folder, _image(pid))],
             "answer": row.answer,
             "choices": [] if set(choices) == YES_NO else choices,
             "source": SOURCE,
@@ -93,5 +72,5 @@ def _problem(folder: Path, pid: str, values: object) -> Problem:
     )
 
 
-def _image(folder: Path, pid: str) -> Path:
-    return folder / "tables" / f"{pid}.png"
+def _image(pid: str) -> str:
+    return f"tables/{pid}.png"
