@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row, Split
 from ovt_ray.images import BadImage, image_facts, store_image
 from ovt_ray.problem_rows import LeftOut
-from ovt_ray.problem_set import SCHEMA, BadRow, ProblemSet, open_table
+from ovt_ray.problem_set import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
 from ovt_ray.types import Problem
 
 ROWS_PER_BATCH = 2048
@@ -128,9 +128,10 @@ def _make(place: str, make: Callable[[], Problem], images: Path) -> Made:
         store_image(source, fact, images.resolve()) if isinstance(source, bytes) else source
         for source, fact in zip(problem.images, facts, strict=True)
     ]
-    values = asdict(replace(problem, images=tuple(paths))) | {
-        "place": place,
+    values = {name: getattr(problem, name) for name in COLUMNS.names} | {
+        "images": paths,
         "kind": problem.kind.value,
+        "place": place,
         "image_hashes": [bytes.fromhex(fact.sha256) for fact in facts],
         "image_widths": [fact.width for fact in facts],
         "image_heights": [fact.height for fact in facts],
