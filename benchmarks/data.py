@@ -3,8 +3,8 @@
     python -m benchmarks.data [NUM_PROBLEMS] [NUM_IMAGES]
 
 Writes a file of JSON lines about PNG files to a temporary folder, then starts one process after another on it. The last line is one JSON
-object: `first_s` of the process that checks every row and image; `start_s`, `start_cpu_s` (with the interpreter's own) and `peak_mb` (resident
-at most) of a later one, which maps what the first left, holds problems out, shuffles, and takes the batches of 100 steps.
+object: `first_s` of the process that checks every row and image; `start_s`, `start_cpu_s` (the interpreter's own included) and `peak_mb`
+(resident at most) of a later one, which maps what the first left, holds problems out, shuffles, and takes the batches of 100 steps.
 """
 
 import json

@@ -31,6 +31,8 @@ from ovt_ray.types import Problem
 
 ROWS_PER_BATCH = 2048
 """Of the Arrow file."""
+MAX_THREADS = 16
+"""More would wait for the one that parses rows."""
 ROWS_AHEAD = 8
 """Rows in work for each thread."""
 SECONDS_BETWEEN_LINES = 2.0
@@ -76,10 +78,13 @@ def stamp(path: str) -> int:
 
 
 def _opened(home: Path) -> ProblemSet | None:
-    """Return what `keep` left, None if it left nothing or an image has changed since."""
+    """Return what `keep` left, None if it left nothing that can be read or an image has changed since."""
     if not (home / "bad.json").is_file():
         return None
-    problems = _read(home)
+    try:
+        problems = _read(home)
+    except (OSError, ValueError, pa.ArrowException):  # of a machine that lost its power: the rows are read again
+        return None
     noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
     changed = [path for path, before in noted.items() if stamp(path) != before]
     if changed:
@@ -102,7 +107,7 @@ def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
 
 def _made(rows: Iterable[Row], images: Path) -> Iterator[tuple[str, Made]]:
     """Yield each row's place and what became of it, in order. Images are decoded in threads, a few rows ahead."""
-    num_threads = os.cpu_count() or 1
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[Made]]] = deque()
     with ThreadPoolExecutor(num_threads, "problems") as threads:
         for place, make in rows:
