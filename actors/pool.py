@@ -234,7 +234,7 @@ class RolloutPool:
                 request.due_at += time.monotonic() - began
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
+        return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""

@@ -3,16 +3,16 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
+from ovt_ray.types import Adapter, Completion, Problem, Sampling, VersionSpan, Weights, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
@@ -97,8 +97,10 @@ class RolloutWorker:
 
         self.prompts = Prompts(model_path, model)
         self._num_requests = 0
-        self._takes_requests = asyncio.Event()
-        self._takes_requests.set()
+        self._base_buckets: tuple[Any, ...] = ()
+        """References to the base that the engine has, where its weights are those of a base with adapters."""
+        self._base: list[WeightTensor] = []
+        """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
 
     async def ready(self) -> int:
@@ -139,7 +141,6 @@ class RolloutWorker:
                 # In a thread: decoding a large image would hold up the completions of all other problems.
                 prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
             params = sampling_params(sampling, problem.id, self.prompts)
-            await self._takes_requests.wait()
             prompt_ids: tuple[int, ...] = ()
             async for output in self.engine.generate(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
@@ -164,37 +165,41 @@ class RolloutWorker:
             versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
         )
 
-    async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
+    async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        `buckets` are Ray object references; generation pauses when all are on this node. The caches of prompts and of image
-        features are emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every
-        tensor; it is then stuck in the middle of an update and must be replaced.
+        Generation pauses when all is on this node. Of a version whose base the engine has, only what has an adapter is loaded. What was
+        computed with the old weights, of prompts and of images, is forgotten. Raises RuntimeError if the engine did not take
+        every tensor; it is then stuck in the middle of an update and must be replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        tensors = [tensor for bucket in await asyncio.gather(*buckets) for tensor in bucket]
-        with in_shared_memory([tensor.content for tensor in tensors]) as places:
+        adapters = [adapter for bucket in await asyncio.gather(*weights.adapters) for adapter in bucket]
+        is_complete = not adapters or weights.buckets != self._base_buckets
+        base = [tensor for bucket in await asyncio.gather(*weights.buckets) for tensor in bucket] if is_complete else self._base
+        sent = base if is_complete else _with_adapter(base, adapters)
+        sent = [*sent, *(factor for adapter in adapters for factor in (adapter.up, adapter.down))]
+        with in_shared_memory([tensor.content for tensor in sent]) as places:
             update = {
                 "tensors": [
-                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset)
-                    for tensor, place in zip(tensors, places, strict=True)
+                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset) for tensor, place in zip(sent, places, strict=True)
                 ],
-                "checksums": dict(checksums),
+                "adapters": [(adapter.name, adapter.scale, adapter.up.name, adapter.down.name) for adapter in adapters],
+                "is_complete": is_complete,
+                "checksums": dict(weights.checksums) if is_complete else _of(sent, weights.checksums),
             }
-            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
-        return version
+            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
+        self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
+        return weights.version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
-        self._takes_requests.clear()  # an image that came between the resets of vLLM's two caches would be known to one of them only
-        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await self.engine.pause_generation(mode="keep", clear_cache=False)  # clearing would take the images' pixels as well
+        await self.engine.reset_prefix_cache(reset_running_requests=True)
+        await self.engine.reset_encoder_cache()
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
         await self.engine.finish_weight_update(str(version))
-        await self.engine.reset_mm_cache()
-        await self.engine.reset_encoder_cache()
         await self.engine.resume_generation()
-        self._takes_requests.set()
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
@@ -225,6 +230,17 @@ async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) ->
             while len(parts) < num_left:
                 parts.append(await ended.get())
     return parts
+
+
+def _with_adapter(base: Sequence[WeightTensor], adapters: Sequence[Adapter]) -> list[WeightTensor]:
+    """Return the tensors that an adapter is added to."""
+    names = {adapter.name for adapter in adapters}
+    return [tensor for tensor in base if tensor.name in names]
+
+
+def _of(tensors: Sequence[WeightTensor], checksums: Mapping[str, str]) -> dict[str, str]:
+    """Return the checksums of some tensors, of a version that may not be checked."""
+    return {tensor.name: checksums[tensor.name] for tensor in tensors if checksums}
 
 
 def _version_span(span: "WeightVersionSpan") -> VersionSpan:

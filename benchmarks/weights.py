@@ -36,7 +36,7 @@ from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
 from learner.group import CHECKSUM_EVERY, put_buckets
 from learner.model import load_model
-from learner.weights import weight_buckets
+from learner.weights import on_the_wire, weight_buckets
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.types import Weights
 
@@ -146,7 +146,7 @@ class Publisher:
 
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return the references and checksums of all buckets."""
-        return put_buckets(weight_buckets(self._model, keep=True), with_checksums)
+        return put_buckets(map(on_the_wire, weight_buckets(self._model, keep=True)), with_checksums)
 
 
 def services(model: Path, num_readers: int, threads: int) -> tuple[RolloutPool, Learner]:

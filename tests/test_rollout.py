@@ -18,8 +18,11 @@ from transformers import AutoModelForImageTextToText
 
 from actors.pool import RolloutPool
 from actors.worker import RolloutWorker, completion_text
-from learner.weights import checksums, on_the_wire
-from ovt_ray.config import ModelConfig, RolloutConfig
+from learner.adapters import add_adapters
+from learner.group import put_buckets
+from learner.model import load_model
+from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wire, weight_buckets
+from ovt_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, Weights
@@ -53,6 +56,30 @@ def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
     published = on_the_wire(tensors)
     half = len(published) // 2
     return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
+
+
+class Adapted:
+    """A learner's model with adapters, which publishes as a learner does."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = load_model(str(model), "float32", "padded", None)
+        add_adapters(self.model, LoraConfig(rank=4, alpha=12, parts=("vision_tower", "projector", "language_model")), seed=0)
+        self.base = put_buckets(map(on_the_wire, base_buckets(self.model, True)), with_checksums=True)
+
+    def move(self, seed: int) -> None:
+        """Put noise into all B."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.02, generator=generator)
+
+    def publish(self, version: int) -> Weights:
+        adapters, sums = put_buckets(adapter_buckets(self.model, True), with_checksums=True)
+        return Weights(version=version, buckets=tuple(self.base[0]), adapters=tuple(adapters), checksums=self.base[1] | sums)
+
+    def publish_whole(self, version: int) -> Weights:
+        references, sums = put_buckets(map(on_the_wire, weight_buckets(self.model, True)), with_checksums=True)
+        return Weights(version=version, buckets=tuple(references), checksums=sums)
 
 
 def jittered(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
@@ -179,6 +206,27 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
 
+def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    def state() -> tuple[object, object]:
+        return pool.weight_checksums(), by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+
+    first = state()
+    learner = Adapted(tiny_model)
+    learner.move(seed=1)
+    pool.load_weights(learner.publish(40))  # brings the base
+    learner.move(seed=2)
+    update = learner.publish(41)
+    unused = dict.fromkeys(("model.norm.weight", "model.embed_tokens.weight"), "not read")
+    pool.load_weights(replace(update, checksums={**update.checksums, **unused}))
+    by_adapters = state()
+    pool.load_weights(learner.publish_whole(42))
+    assert by_adapters == state() != first
+    pool.load_weights(as_weights(43, load_file(tiny_model / "model.safetensors")))
+    assert state() == first
+
+
 def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None, tiny_model: Path) -> None:
     worker = ray.remote(runtime_env={"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}})(
         RolloutWorker
@@ -195,7 +243,21 @@ def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None
         weights = as_weights(1, tensors)
         expected = {**weights.checksums, name: "0"} if is_damaged else dict(weights.checksums)
         with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
-            ray.get(worker.load_weights.remote(1, list(weights.buckets), expected))
+            ray.get(worker.load_weights.remote(replace(weights, checksums=expected)))
+    learner = Adapted(tiny_model)
+    ray.get(worker.load_weights.remote(learner.publish(2)))
+    [adapters] = ray.get(list(learner.publish(3).adapters))
+    query = next(adapter for adapter in adapters if adapter.name.endswith("layers.1.self_attn.q_proj.weight"))
+    others = [adapter for adapter in adapters if adapter is not query]
+    for damaged, refusal in (
+        (others, "leaves 1 tensors as they were.*layers.1.self_attn.qkv_proj"),
+        ([adapter for adapter in adapters if "mlp.down_proj" not in adapter.name], "leaves . tensors as they were.*down_proj"),
+        ([*others, replace(query, name="elsewhere.weight")], "tensor elsewhere.weight was not sent"),
+        ([*others, replace(query, down=replace(query.down, content=query.down.content[::-1].copy()))], "not what the learner published"),
+    ):
+        weights = replace(learner.publish(3), adapters=(ray.put(damaged),))
+        with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
+            ray.get(worker.load_weights.remote(weights))
     ray.get(worker.close.remote())
     ray.kill(worker)
 
@@ -256,7 +318,13 @@ def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version
     assert pool.weight_checksums() == before
 
 
-def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(pool: RolloutPool, problems: list[Problem]) -> None:
+def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    learner = Adapted(tiny_model)
+    for version in (51, 52):
+        learner.move(seed=version)
+        pool.load_weights(learner.publish(version))  # the successor needs the base and the adapters
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     victim = pool.process_ids()[0]
