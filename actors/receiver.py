@@ -9,16 +9,20 @@ import hashlib
 import mmap
 import multiprocessing
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import psutil
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
+from actors.worker import WORKER_PID
 from ovt_ray.types import merged
 
 BACKEND = "shared_memory"
@@ -78,8 +82,8 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def _merged(self, sent: "_Sent", name: str, scale: float, up: str, down: str) -> torch.Tensor:
         """Return a tensor with its adapter, made on the engine's device."""
-        base, *factors = (sent.read(part).to(self.device) for part in (name, up, down))
-        return merged(base, *factors, scale)
+        base, b, a = (sent.read(part).to(self.device) for part in (name, up, down))
+        return merged(base, up=b, down=a, scale=scale)
 
     def _map(self, paths: set[str]) -> dict[str, torch.Tensor]:
         """Return the bytes of each file, (num_bytes,) uint8, read only in effect: what would be written stays in this process.
@@ -129,7 +133,7 @@ class _Sent:
     """The tensors of a version, read where they lie."""
 
     def __init__(self, update_info: UpdateInfo, files: dict[str, torch.Tensor]) -> None:
-        self._places = {name: place for name, *place in update_info.tensors}
+        self._places = {tensor[0]: tensor for tensor in update_info.tensors}
         self._checksums = update_info.checksums
         self._files = files
         self.unread = set(update_info.checksums) | set(self._places)
@@ -144,7 +148,7 @@ class _Sent:
         """Return a tensor, not copied; raises RuntimeError if it is missing or damaged."""
         if name not in self._places:
             raise RuntimeError(f"weight update: tensor {name} was not sent")
-        dtype_name, shape, path, offset = self._places[name]
+        _, dtype_name, shape, path, offset = self._places[name]
         dtype = getattr(torch, dtype_name)
         num_bytes = torch.Size(shape).numel() * dtype.itemsize
         tensor = self._files[path][offset : offset + num_bytes].view(dtype).view(*shape)
@@ -158,18 +162,29 @@ class WeightReceiver:
     """Named as vLLM's worker extension so that this module is imported in the engine's processes."""
 
 
-def exit_with_parent() -> None:
-    """End this process within a second of its parent's end, so that a killed rollout worker leaves no engine behind."""
-    parent = os.getppid()
+def exit_with_worker(parent: int, worker: int) -> None:
+    """End this process within a second of the rollout worker's end, so that a killed one leaves no engine behind.
+
+    The processes of a split engine are children of the engine's own, in which nothing of ours runs: they take it along.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and worker in (parent, _parent_of(parent)):
             time.sleep(0.5)
+        if parent != worker and os.getppid() == parent:  # it lives, or it would not be our parent
+            os.kill(parent, signal.SIGKILL)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
+    threading.Thread(target=watch, daemon=True, name="exit-with-worker").start()
+
+
+def _parent_of(process: int) -> int | None:
+    """Return the parent of a process; None if that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).ppid()
+    return None
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
-if multiprocessing.parent_process() is not None:
-    exit_with_parent()
+if (_parent := multiprocessing.parent_process()) and _parent.pid:
+    exit_with_worker(_parent.pid, int(os.environ.get(WORKER_PID, _parent.pid)))

@@ -268,8 +268,8 @@ class Adapter:
 
 def merged(base: "Tensor", up: "Tensor", down: "Tensor", scale: float) -> "Tensor":
     """Return W + scale B A, summed in float32 and rounded once to the type of W; whoever merges an adapter does it so, to the bit."""
-    product = up.float() @ down.float()
-    return product.mul_(scale).add_(base).to(base.dtype)
+    change = (scale * up.float()) @ down.float()
+    return change.add_(base).to(base.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

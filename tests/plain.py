@@ -157,7 +157,7 @@ def published_weights(weights: Weights) -> dict[str, Tensor]:
     found = {tensor.name: as_tensor(tensor) for bucket in ray.get(list(weights.buckets)) for tensor in bucket}
     for adapter in [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]:
         base = found[adapter.name]
-        change = adapter.scale * (as_tensor(adapter.up).float() @ as_tensor(adapter.down).float())
+        change = (adapter.scale * as_tensor(adapter.up).float()) @ as_tensor(adapter.down).float()
         found[adapter.name] = (base.float() + change).to(base.dtype)
     return found
 

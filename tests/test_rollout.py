@@ -1,12 +1,16 @@
 """The rollout service on real vLLM engines: reproducible, parity-safe, always at the current weights, and it heals."""
 
+import asyncio
+import hashlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -28,7 +32,10 @@ from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, Weights
 from ovt_ray.world import world_problems
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
+
 CONFIG = RolloutConfig(num_workers=1, max_model_len=256, kv_cache_gib=0.1)
+SPLIT = RolloutConfig(num_workers=1, cpus_per_worker=2, tensor_parallel=2, max_model_len=256, kv_cache_gib=0.1)
 PAIR = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
 
 
@@ -114,6 +121,17 @@ def transformers_logprobs(model: torch.nn.Module, prompts: Prompts, group: Rollo
     return logprobs.gather(1, ids[0, len(inputs.prompt_ids) :, None])[:, 0].tolist()
 
 
+def knows(worker: RolloutWorker, name: str) -> bool:
+    """Whether vLLM's client has processed the image."""
+    cache = worker.engine.renderer.mm_processor_cache
+    return cache is not None and cache.is_cached_item(name)
+
+
+def forget(worker: RolloutWorker) -> None:
+    """Let the engine, but not its client, forget all pixels; done before any later request."""
+    asyncio.ensure_future(worker.engine.engine_core.reset_mm_cache_async())  # noqa: RUF006
+
+
 def test_every_problem_gets_its_group_once_with_as_many_completions_as_asked(pool: RolloutPool, problems: list[Problem]) -> None:
     groups = list(pool.generate(problems, sampling()))
     assert sorted(group.problem.id for group in groups) == sorted(problem.id for problem in problems)
@@ -126,6 +144,15 @@ def test_a_seed_gives_the_same_tokens_whatever_else_is_running(pool: RolloutPool
     alone = by_id(pool.generate(problems[5:6], sampling(seed=3)))
     assert together[problems[5].id] == alone[problems[5].id]
     assert together != by_id(pool.generate(problems, sampling(seed=4)))
+
+
+def test_a_seed_gives_the_same_tokens_whatever_the_number_of_workers(pool: RolloutPool, problems: list[Problem]) -> None:
+    seats, draw = pool._seats, sampling(seed=5)
+    by_two = by_id(pool.generate(problems, draw))
+    for first, last in ((0, 1), (1, 2)):
+        pool._seats = seats[first:last]
+        assert by_id(pool.generate(problems, draw)) == by_two
+    pool._seats = seats
 
 
 def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -206,6 +233,23 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
 
+def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_them(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    """What the processor makes of an image does not depend on weights; that an engine no longer has it costs a second try, no error."""
+    shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
+    actors = [seat.actor for seat in pool._seats]
+    before = by_id(pool.generate(problems, sampling()))
+    pool.load_weights(as_weights(45, load_file(tiny_model / "model.safetensors")))
+    known = [
+        set(ray.get(actor.__ray_call__.remote(lambda worker, names: [name for name in names if knows(worker, name)], shown)))
+        for actor in actors
+    ]
+    assert shown and set(shown) == set().union(*known)
+    ray.get([actor.__ray_call__.remote(lambda worker: forget(worker)) for actor in actors])
+    assert by_id(pool.generate(problems, sampling())) == before
+
+
 def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(
     pool: RolloutPool, problems: list[Problem], tiny_model: Path
 ) -> None:
@@ -260,6 +304,36 @@ def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None
             ray.get(worker.load_weights.remote(weights))
     ray.get(worker.close.remote())
     ray.kill(worker)
+
+
+def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole_pixels(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    named = set(os.listdir("/dev/shm"))
+    split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    learner = Adapted(tiny_model)
+    learner.move(seed=7)
+    first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
+    versions = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
+    learner.move(seed=8)
+    seen = []
+    for weights in (*versions, learner.publish(63), as_weights(64, first)):
+        for one in (pool, split):
+            one.load_weights(weights)
+        whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
+        for name, [(tokens, logprobs)] in whole.items():
+            assert parts[name][0][0] == tokens
+            assert parts[name][0][1] == pytest.approx(logprobs, abs=2e-5)
+        seen.append(whole)
+    assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
+
+    worker = psutil.Process(split.process_ids()[0])
+    processes = worker.children(recursive=True)
+    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
+    worker.kill()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert not alive
+    assert set(os.listdir("/dev/shm")) <= named
 
 
 def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
