@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -208,6 +208,7 @@ class RolloutWorker:
         base = [tensor for bucket in await asyncio.gather(*weights.buckets) for tensor in bucket] if is_complete else self._base
         sent = base if is_complete else _with_adapter(base, adapters)
         sent = [*sent, *(factor for adapter in adapters for factor in (adapter.up, adapter.down))]
+        names = {tensor.name for tensor in sent}
         with in_shared_memory([tensor.content for tensor in sent]) as places:
             update = {
                 "tensors": [
@@ -215,7 +216,7 @@ class RolloutWorker:
                 ],
                 "adapters": [(adapter.name, adapter.scale, adapter.up.name, adapter.down.name) for adapter in adapters],
                 "is_complete": is_complete,
-                "checksums": dict(weights.checksums) if is_complete else _of(sent, weights.checksums),
+                "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
             await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
@@ -265,11 +266,6 @@ def _with_adapter(base: Sequence[WeightTensor], adapters: Sequence[Adapter]) -> 
     """Return the tensors that an adapter is added to."""
     names = {adapter.name for adapter in adapters}
     return [tensor for tensor in base if tensor.name in names]
-
-
-def _of(tensors: Sequence[WeightTensor], checksums: Mapping[str, str]) -> dict[str, str]:
-    """Return the checksums of some tensors, of a version that may not be checked."""
-    return {tensor.name: checksums[tensor.name] for tensor in tensors if checksums}
 
 
 def _version_span(span: "WeightVersionSpan") -> VersionSpan:
