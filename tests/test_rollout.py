@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -63,6 +64,21 @@ def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
     published = on_the_wire(tensors)
     half = len(published) // 2
     return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
+
+
+def ended_within(seconds: float, processes: list[psutil.Process]) -> bool:
+    """Whether all processes end in time; nobody need have asked how."""
+    deadline = time.monotonic() + seconds
+    while (alive := any(lives(process) for process in processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not alive
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Adapted:
@@ -128,8 +144,9 @@ def knows(worker: RolloutWorker, name: str) -> bool:
 
 
 def forget(worker: RolloutWorker) -> None:
-    """Let the engine, but not its client, forget all pixels; done before any later request."""
-    asyncio.ensure_future(worker.engine.engine_core.reset_mm_cache_async())  # noqa: RUF006
+    """Let the engine, but not its client, forget all pixels."""
+    loop = cast("asyncio.Task[None]", worker.engine.output_handler).get_loop()
+    asyncio.run_coroutine_threadsafe(worker.engine.engine_core.reset_mm_cache_async(), loop).result(10)
 
 
 def test_every_problem_gets_its_group_once_with_as_many_completions_as_asked(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -246,7 +263,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
         for actor in actors
     ]
     assert shown and set(shown) == set().union(*known)
-    ray.get([actor.__ray_call__.remote(lambda worker: forget(worker)) for actor in actors])
+    ray.get([actor.__ray_call__.remote(forget) for actor in actors])
     assert by_id(pool.generate(problems, sampling())) == before
 
 
@@ -304,36 +321,6 @@ def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None
             ray.get(worker.load_weights.remote(weights))
     ray.get(worker.close.remote())
     ray.kill(worker)
-
-
-def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole_pixels(
-    pool: RolloutPool, problems: list[Problem], tiny_model: Path
-) -> None:
-    named = set(os.listdir("/dev/shm"))
-    split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
-    learner = Adapted(tiny_model)
-    learner.move(seed=7)
-    first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
-    versions = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
-    learner.move(seed=8)
-    seen = []
-    for weights in (*versions, learner.publish(63), as_weights(64, first)):
-        for one in (pool, split):
-            one.load_weights(weights)
-        whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
-        for name, [(tokens, logprobs)] in whole.items():
-            assert parts[name][0][0] == tokens
-            assert parts[name][0][1] == pytest.approx(logprobs, abs=2e-5)
-        seen.append(whole)
-    assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
-
-    worker = psutil.Process(split.process_ids()[0])
-    processes = worker.children(recursive=True)
-    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
-    worker.kill()
-    _, alive = psutil.wait_procs(processes, timeout=10)
-    assert not alive
-    assert set(os.listdir("/dev/shm")) <= named
 
 
 def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
@@ -411,9 +398,36 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     assert disturbed == undisturbed
     assert victim not in pool.process_ids()
     assert pool.weight_checksums() == before
-    deadline = time.monotonic() + 5
-    while any(process.is_running() for process in engine) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in engine), (
-        "the killed worker's engine lives on"
-    )
+    assert ended_within(5, engine), "the killed worker's engine lives on"
+
+
+def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    learner = Adapted(tiny_model)
+    learner.move(seed=7)
+    first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
+    versions = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
+    learner.move(seed=8)
+    seen = []
+    for weights in (*versions, learner.publish(63), as_weights(64, first)):
+        for one in (pool, split):
+            one.load_weights(weights)
+        whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
+        for name, [(tokens, logprobs)] in whole.items():
+            assert parts[name][0][0] == tokens
+            assert parts[name][0][1] == pytest.approx(logprobs, abs=2e-5)
+        seen.append(whole)
+    assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
+
+    worker = psutil.Process(split.process_ids()[0])
+    processes = worker.children(recursive=True)
+    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
+    mapped = {Path(place.path) for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
+    named = {path for path in mapped if path.exists()}
+    assert named, "what the parts speak through"
+    worker.kill()
+    assert ended_within(5, processes)
+    assert not [path for path in named if path.exists()]
+    split.close()
