@@ -114,20 +114,12 @@ class LearnerGroup:
         With adapters, the first version of a stage publishes the stage's first model, checked; each later one refers to it.
         """
         self._version += 1
-        is_checked = self._version % CHECKSUM_EVERY == 1
-        if self._config.lora is None:
-            buckets, sums = self._all("publish", is_checked)[0]
-            return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
-        if self._base is None:
-            self._base, is_checked = self._all("publish_base")[0], True
-        buckets, base_sums = self._base
-        adapters, sums = self._all("publish_adapters", is_checked)[0]
-        return Weights(
-            version=self._version,
-            buckets=tuple(buckets),
-            adapters=tuple(adapters),
-            checksums=base_sums | sums if is_checked else {},
-        )
+        return self._published(with_checksums=self._version % CHECKSUM_EVERY == 1)
+
+    def publish_again(self, version: int) -> Weights:
+        """Return the weights under the version that they had before a stop; the count goes on from it."""
+        self._version = version
+        return self._published(with_checksums=True)
 
     @property
     def version(self) -> int:
@@ -156,6 +148,21 @@ class LearnerGroup:
             ray.kill(actor)
         if actors:
             remove_placement_group(self._placement)
+
+    def _published(self, *, with_checksums: bool) -> Weights:
+        if self._config.lora is None:
+            buckets, sums = self._all("publish", with_checksums)[0]
+            return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+        if self._base is None:
+            self._base, with_checksums = self._all("publish_base")[0], True
+        buckets, base_sums = self._base
+        adapters, sums = self._all("publish_adapters", with_checksums)[0]
+        return Weights(
+            version=self._version,
+            buckets=tuple(buckets),
+            adapters=tuple(adapters),
+            checksums=base_sums | sums if with_checksums else {},
+        )
 
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""
