@@ -153,6 +153,14 @@ def test_offloading_is_refused_where_it_has_no_effect() -> None:
     assert "with lora the reference is the policy" in refusal(*with_kl, "learner.lora={rank: 4, alpha: 8}")
 
 
+def test_an_engine_on_cpu_is_split_over_its_own_threads_and_one_with_gpus_over_them() -> None:
+    split = load_config(TINY, ["rollout.tensor_parallel=2", "rollout.cpus_per_worker=4"]).rollout
+    assert (split.num_shards, load_config(TINY, ["rollout.gpus_per_worker=8"]).rollout.num_shards) == (2, 8)
+    assert load_config(TINY, []).rollout.num_shards == 1
+    assert "gpus_per_worker splits others" in refusal("rollout.tensor_parallel=2", "rollout.gpus_per_worker=2")
+    assert "tensor_parallel 2 does not divide" in refusal("rollout.tensor_parallel=2", "rollout.cpus_per_worker=3")
+
+
 def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
     lora = "learner.lora={rank: 4, alpha: 8}"
     assert load_config(TINY, [lora]).learner.lora is not None  # what is frozen is not what has adapters
@@ -238,6 +246,7 @@ rollout
 rollout.num_workers
 rollout.cpus_per_worker
 rollout.gpus_per_worker
+rollout.tensor_parallel
 rollout.dtype
 rollout.max_model_len
 rollout.max_num_seqs
