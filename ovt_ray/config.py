@@ -226,7 +226,8 @@ class RunConfig(Section):
         """The optimizer of each training stage by the dotted name of the stage's section."""
         sections: dict[str, SftConfig | GrpoConfig] = {"base": self.base} if self.base else {}
         for number, turn in enumerate(self.iterations):
-            sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
+            sections |= {f"iterations.{number}.sft": turn.sft} if turn.sft else {}
+            sections |= {f"iterations.{number}.grpo": turn.grpo}
         return {name: section.optimizer for name, section in sections.items()}
 
     @property
@@ -263,10 +264,17 @@ class RunConfig(Section):
                 f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "
                 f"rollout.max_model_len ({self.rollout.max_model_len}): raise the latter"
             )
-        if self.iterations and self.iterations[0].distil.source == "policy":
+        distils = [turn.distil for turn in self.iterations if turn.distil]
+        first = self.iterations[0].distil if self.iterations else None
+        if first and first.source == "policy":
             raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
-        if self.data.format != "embedded" and any(turn.distil.source == "caption" for turn in self.iterations):
+        for number, turn in enumerate(self.iterations):
+            if turn.grpo.sft_coef and not any(earlier.distil for earlier in self.iterations[: number + 1]):
+                raise ValueError(
+                    f"iterations.{number}.grpo.sft_coef mixes traces in, and none are written before: set it to 0, or add distil"
+                )
+        if self.data.format != "embedded" and any(distil.source == "caption" for distil in distils):
             raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")
-        if self.data.format != "embedded" and any(turn.distil.hard for turn in self.iterations):
+        if self.data.format != "embedded" and any(distil.hard for distil in distils):
             raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
         return self

@@ -62,6 +62,16 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "source 'dataset' takes no num_chains" in refusal("iterations[0].distil={source: dataset, num_problems: 9, num_chains: 2}")
     assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
     assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
+    assert "sft without distil" in refusal("iterations[1].distil=null")
+
+
+def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
+    no_traces = [f"iterations[{turn}].{part}=null" for turn in (0, 1) for part in ("distil", "sft")]
+    first, second = load_config(TINY, no_traces).iterations
+    assert (first.distil, first.sft, second.distil, second.sft) == (None, None, None, None)
+    assert "iterations.0.grpo.sft_coef mixes traces in, and none are written before" in refusal(
+        "iterations[0].distil=null", "iterations[0].sft=null", "iterations[0].grpo.sft_coef=0.1"
+    )
     assert "its corpus is drawn to fill num_steps batches" in refusal("base.num_epochs=1", "base.optimizer.learning_rate=1")
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
