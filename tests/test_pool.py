@@ -54,8 +54,8 @@ def problem(name: str, lengths: str = "1 1 1 1") -> Problem:
     return Problem(id=name, question=lengths, images=(), answer="1", kind=AnswerKind.NUMBER)
 
 
-def sampling(num_completions: int = 4) -> Sampling:
-    return Sampling(num_completions=num_completions, temperature=1.0, max_tokens=10_000, seed=0)
+def sampling(num_completions: int = 4, max_tokens: int = 10_000) -> Sampling:
+    return Sampling(num_completions=num_completions, temperature=1.0, max_tokens=max_tokens, seed=0)
 
 
 def drain(pool: RolloutPool) -> None:
@@ -134,7 +134,9 @@ def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current
         assert all(heard[group.problem.id, index] for index in range(2)), "each completion is heard of before its group"
         groups.append(group)
 
-    pool.submit([problem(f"{number}") for number in range(900)], sampling(2), on_group, lambda of, index, _: heard.update([(of.id, index)]))
+    pool.submit(
+        [problem(f"{number}") for number in range(900)], sampling(2, 200), on_group, lambda of, index, _: heard.update([(of.id, index)])
+    )
     while len(groups) < 100:
         pool.poll()
     assert len(pool._calls) > 200
