@@ -55,9 +55,10 @@ class Collector:
         self._gather_s = gather_s
         self._workers: dict[int, Any] = {}
         """Actor handles by seat."""
-        self._streams: dict[int, ray.ObjectRefGenerator] = {}
-        """What calls that have not ended bring, by call."""
-        self._following: set[asyncio.Task[None]] = set()
+        self._following: dict[int, asyncio.Task[None]] = {}
+        """Calls that have not ended."""
+        self._first_call = 0
+        """Calls before it are abandoned. Ray does not promise that messages arrive in order."""
         self._untold: list[News] = []
         self._has_news = asyncio.Event()
         self._all_ended = asyncio.Event()
@@ -70,10 +71,8 @@ class Collector:
         """Call workers; `news` tells what they answer."""
         self._all_ended.clear()
         for order in orders:
-            self._streams[order.call] = self._workers[order.seat].generate.remote(order.problems, order.sampling)
-            task = asyncio.create_task(self._follow(order.call))
-            self._following.add(task)
-            task.add_done_callback(self._following.discard)
+            if order.call >= self._first_call:
+                self._following[order.call] = asyncio.create_task(self._follow(order))
 
     async def news(self) -> list[News]:
         """Return what has come and is not told yet; waits for the first of it, and a little for more while more can come."""
@@ -86,26 +85,27 @@ class Collector:
         self._has_news.clear()
         return told
 
-    async def abandon(self) -> None:
-        """End all calls, and forget what came of them."""
-        for task in self._following:
-            task.cancel()
-        for stream in self._streams.values():
-            ray.cancel(stream)
-        self._streams.clear()
-        self._untold.clear()
-        self._has_news.clear()
+    async def abandon(self, first_call: int) -> None:
+        """End all calls before this one, and forget what came of them."""
+        self._first_call = first_call
+        for call in [call for call in self._following if call < first_call]:
+            self._following.pop(call).cancel()
+        self._untold = [news for news in self._untold if news.call >= first_call]
 
-    async def _follow(self, call: int) -> None:
+    async def _follow(self, order: Order) -> None:
+        stream = self._workers[order.seat].generate.remote(order.problems, order.sampling)
         try:
-            async for part in self._streams[call]:
-                self._tell(News(call=call, ended=await part))
+            async for part in stream:
+                self._tell(News(call=order.call, ended=await part))
+        except asyncio.CancelledError:
+            ray.cancel(stream)
         except RayTaskError as error:
-            self._tell(News(call=call, refusal=str(error.cause)))
+            self._tell(News(call=order.call, refusal=str(error.cause)))
         except RayError as error:  # the worker died, whatever of
-            self._tell(News(call=call, death=str(error) or type(error).__name__))
-        self._streams.pop(call, None)
-        if not self._streams:
+            self._tell(News(call=order.call, death=str(error) or type(error).__name__))
+        finally:
+            self._following.pop(order.call, None)
+        if not self._following:
             self._all_ended.set()
 
     def _tell(self, news: News) -> None:
@@ -127,7 +127,19 @@ class Line:
         # In the driver's own node, and on no CPU of its own.
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.collector = ray.remote(num_cpus=0, scheduling_strategy=node)(Collector).remote(self._gather_s)
+        self._seated: list[ray.ObjectRef[None]] = []
         self.listen()
+
+    def seat(self, workers: dict[int, Any]) -> None:
+        """Give the collector workers to call, by seat."""
+        self._seated.append(self.collector.seat.remote(workers))
+
+    def ask(self, orders: Sequence[Order]) -> None:
+        """Have workers called that were given a seat before."""
+        if self._seated:  # Ray does not promise that messages arrive in order
+            ray.wait(self._seated, num_returns=len(self._seated))
+            self._seated.clear()
+        self.collector.ask.remote(orders)
 
     def listen(self) -> None:
         """Ask for news."""

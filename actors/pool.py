@@ -191,8 +191,9 @@ class RolloutPool:
 
     def abandon(self) -> None:
         """Give up all that was submitted and is not finished."""
+        first_call = next(self._numbers)
         for line in self._lines:
-            line.collector.abandon.remote()
+            line.collector.abandon.remote(first_call)
         self._calls.clear()
         self._pending.clear()
         for seat in self._seats:
@@ -230,7 +231,7 @@ class RolloutPool:
             problems = tuple(request.problem for request in requests)
             orders.setdefault(seat.line, []).append(Order(call=number, seat=seat.number, problems=problems, sampling=sampling))
         for line, its_orders in orders.items():
-            line.collector.ask.remote(its_orders)
+            line.ask(its_orders)
 
     def _check_deadlines(self) -> None:
         """Raise RolloutError if a successor is late, or a problem of which its collector, asked since, does not say that it has ended."""
@@ -284,7 +285,7 @@ class RolloutPool:
         self._joining = {ref: joining for ref, joining in self._joining.items() if joining is not seat}
         seat.worker.end()
         seat.worker = self._launch()
-        seat.line.collector.seat.remote({seat.number: seat.worker.actor})
+        seat.line.seat({seat.number: seat.worker.actor})
         seat.joins_by = time.monotonic() + self.config.deadline_s
         self._joining[self._load(seat, self._weights) if self._weights else seat.worker.actor.ready.remote()] = seat
 
@@ -296,7 +297,7 @@ class RolloutPool:
 
     def _introduce(self, line: Line) -> None:
         """Tell a collector whom it calls."""
-        line.collector.seat.remote({seat.number: seat.worker.actor for seat in self._seats if seat.line is line})
+        line.seat({seat.number: seat.worker.actor for seat in self._seats if seat.line is line})
 
     def load_weights(self, weights: Weights) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
