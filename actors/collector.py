@@ -58,7 +58,7 @@ class Collector:
         self._following: dict[int, asyncio.Task[None]] = {}
         """Calls that have not ended."""
         self._first_call = 0
-        """Calls before it are abandoned. Ray does not promise that messages arrive in order."""
+        """Calls before it are abandoned: one may be asked for late, as Ray does not promise that messages arrive in order."""
         self._untold: list[News] = []
         self._has_news = asyncio.Event()
         self._all_ended = asyncio.Event()
@@ -69,13 +69,14 @@ class Collector:
 
     async def ask(self, orders: Sequence[Order]) -> None:
         """Call workers; `news` tells what they answer."""
-        self._all_ended.clear()
         for order in orders:
+            self._all_ended.clear()
             if order.call >= self._first_call:
                 self._following[order.call] = asyncio.create_task(self._follow(order))
 
-    async def news(self) -> list[News]:
-        """Return what has come and is not told yet; waits for the first of it, and a little for more while more can come."""
+    async def news(self, orders: Sequence[Order]) -> list[News]:
+        """Call workers, and return what has come and is not told yet; waits for the first of it, and a little while more can come."""
+        await self.ask(orders)
         with suppress(TimeoutError):
             async with asyncio.timeout(NEWS_S):
                 await self._has_news.wait()
@@ -87,7 +88,7 @@ class Collector:
 
     async def abandon(self, first_call: int) -> None:
         """End all calls before this one, and forget what came of them."""
-        self._first_call = first_call
+        self._first_call = max(self._first_call, first_call)
         for call in [call for call in self._following if call < first_call]:
             self._following.pop(call).cancel()
         self._untold = [news for news in self._untold if news.call >= first_call]
@@ -128,6 +129,8 @@ class Line:
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.collector = ray.remote(num_cpus=0, scheduling_strategy=node)(Collector).remote(self._gather_s)
         self._seated: list[ray.ObjectRef[None]] = []
+        self._orders: list[Order] = []
+        self._is_listening = False
         self.listen()
 
     def seat(self, workers: dict[int, Any]) -> None:
@@ -135,20 +138,26 @@ class Line:
         self._seated.append(self.collector.seat.remote(workers))
 
     def ask(self, orders: Sequence[Order]) -> None:
-        """Have workers called that were given a seat before."""
+        """Have workers called that were given a seat before: at once, or with the next `listen` while no news is asked for."""
         if self._seated:  # Ray does not promise that messages arrive in order
             ray.wait(self._seated, num_returns=len(self._seated))
             self._seated.clear()
-        self.collector.ask.remote(orders)
+        if self._is_listening:
+            self.collector.ask.remote(orders)
+        else:
+            self._orders.extend(orders)
 
     def listen(self) -> None:
-        """Ask for news."""
-        self.asked_at = time.monotonic()
-        self.news: ray.ObjectRef[list[News]] = self.collector.news.remote()
+        """Ask for news, unless that is done: a call that has its cost, and so carries what workers are asked as well."""
+        if not self._is_listening:
+            self._is_listening = True
+            self.asked_at = time.monotonic()
+            self.news: ray.ObjectRef[list[News]] = self.collector.news.remote(self._orders)
+            self._orders = []
 
     def hear(self) -> list[News]:
-        """Return the news and ask for more, which gather meanwhile. Raises RayError if the collector died."""
+        """Return the news; `listen` has to be called again. Raises RayError if the collector died."""
         told = ray.get(self.news)
         self.heard_at = self.asked_at
-        self.listen()
+        self._is_listening = False
         return told

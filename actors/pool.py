@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.collector import Line, Order
@@ -160,13 +161,17 @@ class RolloutPool:
         awaited = [*(line.news for line in self._lines), *self._joining]
         ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
         ready = set(ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)[0])
-        for seat_ref in ready & self._joining.keys():
-            self._admit(seat_ref)
-        for line in self._lines:
-            if line.news in ready:
-                self._hear(line)
-        self._check_deadlines()
-        self._dispatch()
+        try:
+            for joined in ready & self._joining.keys():
+                self._admit(joined)
+            for line in self._lines:
+                if line.news in ready:
+                    self._hear(line)
+            self._check_deadlines()
+            self._dispatch()
+        finally:
+            for line in self._lines:
+                line.listen()
 
     def _hear(self, line: Line) -> None:
         """Take in a collector's news; one that died is replaced, and what its workers had not finished is generated again."""
@@ -287,7 +292,7 @@ class RolloutPool:
         seat.worker = self._launch()
         seat.line.seat({seat.number: seat.worker.actor})
         seat.joins_by = time.monotonic() + self.config.deadline_s
-        self._joining[self._load(seat, self._weights) if self._weights else seat.worker.actor.ready.remote()] = seat
+        self._joining[self._load(seat.worker.actor, self._weights) if self._weights else seat.worker.actor.ready.remote()] = seat
 
     def _admit(self, joined: ray.ObjectRef) -> None:
         """Let a successor have work; raises RolloutError if it died, or refused the weights."""
@@ -305,7 +310,7 @@ class RolloutPool:
         self._weights = weights
         began = time.monotonic()
         due_at = began + self.config.deadline_s
-        for seat, ref in [(seat, self._load(seat, weights)) for seat in self._seats]:
+        for seat, ref in [(seat, self._load(seat.worker.actor, weights)) for seat in self._seats]:
             try:
                 ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
@@ -319,8 +324,8 @@ class RolloutPool:
         for joined in list(self._joining):
             self._admit(joined)
 
-    def _load(self, seat: _Seat, weights: Weights) -> ray.ObjectRef:
-        return seat.worker.actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
+    def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
+        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""

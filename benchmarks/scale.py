@@ -11,9 +11,8 @@ answers; each step ends in a load of weights, which are empty, on every worker.
 - `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it heard of.
 - `collector_us_per_completion`: that of the collectors, which is what the driver is spared.
 - `driver_mb`: resident memory at the end, most of it the completions of two steps.
-- `utilisation`: time that slots were busy over slots x time, from the end of the first step to that of the last. A slot is busy for the
-  time that its completion takes, not until somebody notices that it has ended.
-- `rate`: completions that came, a second.
+- `utilisation`: time that slots had a completion in them over slots x time, from the end of the first step to that of the last.
+- `rate`: completions that came, a second. It is OFFERED_PER_S times the utilisation less what simulated engines are late on a busy machine.
 - `load_weights_ms`: wall-clock time of a load of empty weights on all workers.
 
 `ray` in the JSON has the same of 16 workers in a process each, and what a driver would spend that read their streams itself, with none of

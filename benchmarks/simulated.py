@@ -54,8 +54,8 @@ class SimulatedWorker(RolloutWorker):
         self._slots = asyncio.Semaphore(speed.num_slots)
         self._version = 0
         self._ended_s = 0.0
-        self._begun: dict[object, tuple[float, float]] = {}
-        """When what is in a slot was begun, and how long it takes."""
+        self._begun: dict[object, float] = {}
+        """When what is in a slot was begun."""
 
     async def ready(self) -> int:
         """Return the process id."""
@@ -74,9 +74,9 @@ class SimulatedWorker(RolloutWorker):
         """Do nothing: there is no engine."""
 
     async def busy_s(self) -> float:
-        """Return the time that all slots together have spent on completions; a slot that the process is late to free does not count."""
+        """Return the time that all slots together have spent on completions."""
         now = time.monotonic()
-        return self._ended_s + sum(min(now - began, takes) for began, takes in self._begun.values())
+        return self._ended_s + sum(now - began for began in self._begun.values())
 
     async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
         await asyncio.gather(*(self._complete(problem, sampling, index, ended) for index in range(sampling.num_completions)))
@@ -84,13 +84,12 @@ class SimulatedWorker(RolloutWorker):
     async def _complete(self, problem: Problem, sampling: Sampling, index: int, ended: "asyncio.Queue[Ended | Exception]") -> None:
         num_tokens = min(max(1, self._length(problem, sampling, index)), sampling.max_tokens)
         async with self._slots:
-            version, takes, me = self._version, num_tokens * self._speed.token_s, object()
-            self._begun[me] = time.monotonic(), takes
+            version, me = self._version, object()
+            self._begun[me] = time.monotonic()
             try:
-                await asyncio.sleep(takes)
+                await asyncio.sleep(num_tokens * self._speed.token_s)
             finally:
-                del self._begun[me]
-            self._ended_s += takes
+                self._ended_s += time.monotonic() - self._begun.pop(me)
         completion = Completion(
             token_ids=TOKEN_IDS[:num_tokens],
             rollout_logprobs=LOGPROBS[:num_tokens],

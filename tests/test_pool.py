@@ -155,6 +155,6 @@ def test_news_are_told_together_and_at_once_where_no_more_can_come() -> None:
         for part in ([], None):
             for feed in feeds:
                 feed.parts.put_nowait(part)
-        return [await collector.news()]
+        return [await collector.news([])]
 
     assert [[news.call for news in batch] for batch in asyncio.run(told())] == [[10, 11]]
