@@ -27,16 +27,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 import psutil
 import ray
 
 from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
+from learner.group import LearnerGroup
 from ovt_ray.config import RolloutConfig
+from ovt_ray.grpo_stage import GrpoStage
+from ovt_ray.order import Epochs
+from ovt_ray.samples import staleness
 from ovt_ray.services import Scoring, Services
+from ovt_ray.stage_config import GrpoConfig, OptimizerConfig
 from ovt_ray.stream import GroupStream
-from ovt_ray.types import AnswerKind, Problem, Sampling, Weights
+from ovt_ray.stream_state import StreamState
+from ovt_ray.types import AnswerKind, Outcome, Problem, Sampling, Score, Weights
 from reward.pool import RewardPool
 from reward.protocol import Answer
 
@@ -52,6 +59,7 @@ LEARN_S = 0.5
 """The learner is a pause."""
 NUM_HOSTS = 2
 REAL_WORKERS = 16
+RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +75,7 @@ class Figures:
 
 
 class NoReward(RewardPool):
-    """Takes what a reward pool takes, and counts it."""
+    """Takes what a reward pool takes, counts it and finds nothing wrong."""
 
     def __init__(self) -> None:
         self.num_heard = 0
@@ -76,6 +84,26 @@ class NoReward(RewardPool):
         """Return a reference to no score."""
         self.num_heard += len(answers)
         return ray.ObjectRef.nil()
+
+    def are_ready(self, scoring: Sequence[Scoring]) -> bool:
+        """Return True."""
+        return True
+
+    def collect(self, scores: Scoring) -> tuple[Score, ...]:
+        """Return the same score for all."""
+        return (RIGHT,)
+
+
+class NoLearner(LearnerGroup):
+    """A learner that learns nothing and publishes it."""
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    def publish(self) -> Weights:
+        """Return the next version, which has no tensor."""
+        self.version += 1
+        return Weights(version=self.version, buckets=(), checksums={})
 
 
 class RolloutsOnly(Services):
@@ -86,6 +114,7 @@ class RolloutsOnly(Services):
     def __init__(self, rollout: HostedPool | PlacedPool) -> None:
         self.rollout = rollout
         self.reward = NoReward()
+        self.learner = NoLearner()
 
 
 class Meter:
@@ -147,27 +176,19 @@ def report(name: str, pool: HostedPool | PlacedPool, num_workers: int) -> dict[s
 def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
     """Return what steps cost from the end of the first to the end of the last."""
     num_problems = ROUNDS_PER_STEP * num_slots // NUM_COMPLETIONS
-    step_s = num_problems * NUM_COMPLETIONS / OFFERED_PER_S
-    num_steps = 1 + max(1, round(MIN_WINDOW_S / step_s))
+    num_steps = 1 + max(1, round(MIN_WINDOW_S * OFFERED_PER_S / (num_problems * NUM_COMPLETIONS)))
+    stage = stage_of(num_steps + 1, num_problems)
     services = RolloutsOnly(pool)
     meter = Meter(pool)
     readings, loads = [], []
-
-    def batch_of(step: int) -> tuple[Sequence[Problem], Sampling]:
-        problems = [
-            Problem(id=f"{step}/{number}", question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
-            for number in range(num_problems)
-        ]
-        return problems, Sampling(num_completions=NUM_COMPLETIONS, temperature=1.0, max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS, seed=0)
-
-    with GroupStream(services, batch_of, range(num_steps + 1), max_staleness=1) as stream, ThreadPoolExecutor(1) as background:
+    with GroupStream(stage, services, StreamState()) as stream, ThreadPoolExecutor(1) as background:
         for step in range(num_steps):
-            groups = stream.next_batch(step)
-            behind = max(step - completion.oldest_version for pending in groups for completion in pending.group.completions)
-            assert behind <= 1, f"step {step} has answers begun {behind} versions ago"
+            stream.generate(step)
+            groups = list(stream.take(step).groups.values())
+            assert max(staleness(groups, services.learner.version)) <= 1
             stream.work_until(background.submit(time.sleep, LEARN_S))
             began = time.monotonic()
-            pool.load_weights(Weights(version=step + 1, buckets=(), checksums={}))
+            pool.load_weights(services.learner.publish())
             loads.append(time.monotonic() - began)
             readings.append((services.reward.num_heard, *meter.read()))
     completions, seconds, driver_s, collector_s, busy_s = (last - first for first, last in zip(readings[0], readings[-1], strict=True))
@@ -178,6 +199,30 @@ def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
         utilisation=busy_s / (seconds * num_slots),
         rate=completions / seconds,
         load_weights_ms=1000 * median(loads),
+    )
+
+
+def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
+    """Return a stage of steps of so many problems, one ahead."""
+    section = GrpoConfig(
+        num_steps=num_steps,
+        problems_per_step=num_problems,
+        num_completions=NUM_COMPLETIONS,
+        max_staleness=1,
+        optimizer=OptimizerConfig(learning_rate=1e-6),
+    )
+    problems = [
+        Problem(id=str(number), question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
+        for number in range(num_steps * num_problems)
+    ]
+    return GrpoStage(
+        section=section,
+        problems=Epochs(problems, 0),
+        traces=(),
+        max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS,
+        seed=0,
+        folder=Path(),
+        checkpoint_every=num_steps,
     )
 
 
