@@ -40,7 +40,7 @@ from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.order import Epochs
 from ovt_ray.samples import staleness
 from ovt_ray.services import Scoring, Services
-from ovt_ray.stage_config import GrpoConfig, OptimizerConfig
+from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.stream import GroupStream
 from ovt_ray.stream_state import StreamState
 from ovt_ray.types import AnswerKind, Outcome, Problem, Sampling, Score, Weights
@@ -98,12 +98,12 @@ class NoLearner(LearnerGroup):
     """A learner that learns nothing and publishes it."""
 
     def __init__(self) -> None:
-        self.version = 0
+        self._version = 0
 
     def publish(self) -> Weights:
         """Return the next version, which has no tensor."""
-        self.version += 1
-        return Weights(version=self.version, buckets=(), checksums={})
+        self._version += 1
+        return Weights(version=self._version, buckets=(), checksums={})
 
 
 class RolloutsOnly(Services):
@@ -209,7 +209,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
         problems_per_step=num_problems,
         num_completions=NUM_COMPLETIONS,
         max_staleness=1,
-        optimizer=OptimizerConfig(learning_rate=1e-6),
+        optimizer=Optimizer(learning_rate=1e-6),
     )
     problems = [
         Problem(id=str(number), question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
