@@ -14,6 +14,7 @@ from ovt_ray.distil import DistilReport, read_traces, write_traces
 from ovt_ray.errors import DataError
 from ovt_ray.export import write_easyr1, write_llama_factory
 from ovt_ray.formats.hub import parsed
+from ovt_ray.problem_store import problem_set
 from ovt_ray.prompts import shown_text
 from ovt_ray.types import AnswerKind, Outcome, Problem, Trace
 from reward.accuracy import score_accuracy
@@ -270,6 +271,14 @@ def test_a_folder_that_datasets_opens_is_read_by_its_published_columns(kept_as: 
             read("hub", Path(f"{folder}:absent"))
     if kept_as == "parquet":
         assert read("hub", Path(f"stream:{folder}"))[0] == problems
+
+
+def test_a_split_of_a_folder_is_read_anew_when_the_folder_changes(tmp_path: Path, own_cache: None) -> None:
+    folder, table = tmp_path / "set", published_table()
+    datasets.DatasetDict({"test": table.select([0])}).save_to_disk(folder)
+    assert list(problem_set("hub", Path(f"{folder}:test"), "eval", tmp_path / "kept").column("id")) == ["a"]
+    datasets.DatasetDict({"test": table.select([0, 1])}).save_to_disk(folder)
+    assert list(problem_set("hub", Path(f"{folder}:test"), "eval", tmp_path / "kept").column("id")) == ["a", "b"]
 
 
 def test_a_hub_name_may_be_followed_by_a_table_and_a_split() -> None:
