@@ -31,6 +31,15 @@ class ModelConfig(Section):
     """Added after the question and its choices, for example to ask for the answer format."""
 
 
+class DataSet(Section):
+    """A data set beside the first one."""
+
+    format: str
+    """As `data.format`, without `embedded`."""
+    path: Path
+    """What the format reads."""
+
+
 class DataConfig(Section):
     """Where problems come from."""
 
@@ -38,6 +47,9 @@ class DataConfig(Section):
     """`embedded` draws the procedural world; the others read data sets (`ovt_ray/formats`, docs/data.md)."""
     path: Path | None = None
     """What the format reads: a file or a folder; none for `embedded`."""
+    also: tuple[DataSet, ...] = ()
+    """Data sets that are learnt from too; nothing of them is held out. Their problems' ids begin with their place in this list, counted
+    from 1: `1/17`."""
     eval_path: Path | None = None
     """Held-out problems in a place of their own, for formats that know none; without it, `num_eval` problems are held out of `path`."""
     eval_format: str | None = None
@@ -52,6 +64,10 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
         _check_format("format", self.format, ["embedded", *FORMATS])
+        for number, one in enumerate(self.also):
+            _check_format(f"also.{number}.format", one.format, [*FORMATS])
+        if self.also and self.format == "embedded":
+            raise ValueError("also has no effect: problems of format 'embedded' are drawn, not mixed with a data set's; leave it out")
         if self.eval_format:
             _check_format("eval_format", self.eval_format, [*FORMATS])
         if (self.path is None) != (self.format == "embedded"):

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ovt_ray.types import AnswerKind, Problem
 
@@ -84,6 +85,17 @@ class ProblemSet(Sequence[Problem]):
         """Return one column of `SCHEMA`, in the order of this set."""
         column = self._table[name]
         return (column if len(self) == len(column) and self._is_whole() else column.take(pa.array(self._places))).to_pylist()
+
+    def joined_with(self, others: Sequence["ProblemSet"]) -> "ProblemSet":
+        """Return the problems of this set, then those of others, whose ids get their number before them, counted from 1: `1/17`."""
+        tables, places, num_rows = [self._table], [self._places], self._table.num_rows
+        for number, other in enumerate(others, start=1):
+            ids = pc.binary_join_element_wise(str(number), other._table["id"], "/")
+            tables.append(other._table.set_column(0, SCHEMA.field("id"), ids))
+            places.append(other._places + num_rows)
+            num_rows += other._table.num_rows
+        bad = [row for one in (self, *others) for row in one.bad]
+        return ProblemSet(pa.concat_tables(tables), bad, np.concatenate(places))
 
     def _is_whole(self) -> bool:
         return bool(np.array_equal(self._places, np.arange(len(self._places))))

@@ -43,15 +43,17 @@ def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
     """
     assert config.path is not None
     problems = problem_set(config.format, config.path, "train", folder)
-    if not FORMATS[config.format].has_eval_split and config.eval_path is None:
-        dropped = settle(problems.bad, config.bad_rows)
-        train, held_out = _hold_out(problems, config.num_eval)
-        if num_lost := len(problems) - len(train) - len(held_out):
-            dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
-        return LoadedProblems(train=train, held_out=held_out, dropped=dropped)
-    others = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
-    dropped = settle([*problems.bad, *others.bad], config.bad_rows)
-    return LoadedProblems(train=problems, held_out=others[: config.num_eval], dropped=dropped)
+    others = [problem_set(one.format, one.path, "train", folder) for one in config.also]
+    learnt = problems.joined_with(others) if others else problems
+    if FORMATS[config.format].has_eval_split or config.eval_path is not None:
+        separate = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
+        dropped = settle([*learnt.bad, *separate.bad], config.bad_rows)
+        return LoadedProblems(train=learnt, held_out=separate[: config.num_eval], dropped=dropped)
+    dropped = settle(learnt.bad, config.bad_rows)
+    train, held_out = _hold_out(learnt, len(problems), config.num_eval)
+    if num_lost := len(learnt) - len(train) - len(held_out):
+        dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
+    return LoadedProblems(train=train, held_out=held_out, dropped=dropped)
 
 
 def settle(bad: Sequence[BadRow], policy: Literal["drop", "refuse"]) -> tuple[str, ...]:
@@ -65,11 +67,12 @@ def settle(bad: Sequence[BadRow], policy: Literal["drop", "refuse"]) -> tuple[st
     return tuple(row.message for row in bad)
 
 
-def _hold_out(problems: ProblemSet, num_held_out: int) -> tuple[ProblemSet, ProblemSet]:
-    """Return (train, held out), in the order of the rows; a problem about a held-out image is in neither."""
+def _hold_out(problems: ProblemSet, num_candidates: int, num_held_out: int) -> tuple[ProblemSet, ProblemSet]:
+    """Return (train, held out), in the order of the rows; a problem about a held-out image is in neither. The first `num_candidates` can be
+    held out."""
     ids = problems.column("id")
     hashes = [found or [hashlib.sha256(id.encode()).digest()] for id, found in zip(ids, problems.column("image_hashes"), strict=True)]
-    chosen = set(sorted(range(len(ids)), key=lambda place: (hashes[place], ids[place]))[:num_held_out])
+    chosen = set(sorted(range(num_candidates), key=lambda place: (hashes[place], ids[place]))[:num_held_out])
     held_hashes = {digest for place in chosen for digest in hashes[place]}
     train = [place for place in range(len(ids)) if held_hashes.isdisjoint(hashes[place])]
     return problems.select(train), problems.select(sorted(chosen))

@@ -56,6 +56,8 @@ def test_a_list_with_a_bad_item_is_not_also_said_to_be_too_short() -> None:
 def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
     assert "eval_path has no effect: format 'embedded' has held-out problems of its own" in refusal("data.eval_path=x")
+    assert "also has no effect: problems of format 'embedded' are drawn" in refusal("data.also=[{format: jsonl, path: x}]")
+    assert "also.0.format 'json' is unknown" in refusal("data.format=jsonl", "data.path=x", "data.also=[{format: json, path: x}]")
     assert "format 'json' is unknown; did you mean 'jsonl'?" in refusal("data.format=json", "data.path=x")
     assert "eval_format 'mathvisio' is unknown; did you mean 'mathvision'?" in refusal("data.eval_format=mathvisio")
     assert "eval_format 'mathvision' needs a path: add data.eval_path=PATH" in refusal("data.eval_format=mathvision")
@@ -195,6 +197,9 @@ model.instruction
 data
 data.format
 data.path
+data.also
+data.also.format
+data.also.path
 data.eval_path
 data.eval_format
 data.num_eval

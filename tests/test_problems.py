@@ -186,6 +186,23 @@ def test_a_file_of_held_out_problems_is_used_as_it_is(tmp_path: Path) -> None:
     assert [problem.id for problem in loaded.held_out] == ["e0", "e1"]
 
 
+def test_several_data_sets_are_learnt_from_and_what_is_held_out_of_the_first_is_in_none(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "b.png").write_bytes(encoded("blue" if name == "first" else "red"))
+    first = write_rows(tmp_path / "first", row(images=["a.png"], source="a"), row(id="q2", images=["b.png"], source="a"))
+    second = write_rows(tmp_path / "second", row(source="b"), row(id="q3", images=[]), row(id="bad", answer=""))
+    also = {"also": [{"format": "jsonl", "path": second}], "bad_rows": "drop"}
+    loaded = load(tmp_path, first, num_eval=1, **also)
+    (held_out,) = loaded.held_out.column("id")
+    red = held_out == "q1"  # which image is held out depends on its encoder
+    assert [problem.id for problem in loaded.train] == (["q2", "1/q3"] if red else ["q1", "1/q1", "1/q3"])
+    assert loaded.train.column("source")[-2:] == (["a", ""] if red else ["b", ""])
+    assert len(loaded.dropped) == (2 if red else 1) and "second" in loaded.dropped[0]
+    separate = load(tmp_path, first, eval_path=second, **also)
+    assert separate.train.column("id") == ["q1", "q2", "1/q1", "1/q3"] == [problem.id for problem in separate.train]
+
+
 def test_holding_out_everything_is_refused_with_the_key_to_change(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.num_eval"):
         load(tmp_path, write_rows(tmp_path, row()), num_eval=400)
