@@ -18,8 +18,8 @@ MAX_IMAGE_BYTES = 512 * 2**20
 """A longer file is refused before it is read; an image of `MAX_IMAGE_PIXELS` without any compression is shorter."""
 MAX_ASPECT_RATIO = 200
 """Qwen2.5-VL's image processor refuses longer or wider images."""
-MAX_REMEMBERED = 20_000
-"""Images whose facts are remembered by their content, so that one which many problems are about is decoded once."""
+MAX_REMEMBERED = 40_000
+"""Facts that are remembered, two an image, so that one which many problems are about is read and decoded once."""
 
 
 class BadImage(DataError):
@@ -43,21 +43,33 @@ class ImageFacts:
     """Of a file with it: `png`, `jpeg`, ..."""
 
 
-_remembered: dict[str, ImageFacts] = {}
+_remembered: dict[str | tuple[str, int, int], ImageFacts] = {}
+"""By the SHA-256 of the bytes, and by path, size and time of the file."""
 
 
 def image_facts(source: ImageSource) -> ImageFacts:
     """Return the facts of an image after decoding it whole. Raises DataError with its path, what is wrong and what to do."""
-    name = repr(source) if isinstance(source, str) else f"an image of {len(source)} bytes"
-    content = source if isinstance(source, bytes) else _read(source)
+    if isinstance(source, bytes):
+        return _facts(f"an image of {len(source)} bytes", source)
+    state = _state(source)
+    if (facts := _remembered.get(state)) is None:
+        facts = _facts(repr(source), _read(source))
+        _remember(state, facts)
+    return facts
+
+
+def _facts(name: str, content: bytes) -> ImageFacts:
     digest = hashlib.sha256(content).hexdigest()
-    if digest not in _remembered:
+    if (facts := _remembered.get(digest)) is None:
         facts = _decode(name, content, digest)
-        if len(_remembered) >= MAX_REMEMBERED:
-            _remembered.clear()
-        _remembered[digest] = facts
-        return facts
-    return _remembered[digest]
+        _remember(digest, facts)
+    return facts
+
+
+def _remember(key: str | tuple[str, int, int], facts: ImageFacts) -> None:
+    if len(_remembered) >= MAX_REMEMBERED:
+        _remembered.clear()
+    _remembered[key] = facts
 
 
 def image_fault(source: ImageSource) -> str | None:
@@ -79,15 +91,24 @@ def store_image(content: bytes, facts: ImageFacts, folder: Path) -> str:
     return str(path)
 
 
-def _read(path: str) -> bytes:
+def _state(path: str) -> tuple[str, int, int]:
+    """Return what tells the file from another one, or from itself after a change."""
     try:
-        if (num_bytes := os.stat(path).st_size) > MAX_IMAGE_BYTES:
-            raise DataError(f"{path!r}: {num_bytes:,} bytes, more than {MAX_IMAGE_BYTES:,}; scale it down")
-        return Path(path).read_bytes()
+        state = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path!r}: no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path!r}: cannot be read ({error})") from error
+    if state.st_size > MAX_IMAGE_BYTES:
+        raise DataError(f"{path!r}: {state.st_size:,} bytes, more than {MAX_IMAGE_BYTES:,}; scale it down")
+    return path, state.st_size, state.st_mtime_ns
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path!r}: cannot be read ({error.strerror}); give access") from error
 
 
 def _decode(name: str, content: bytes, digest: str) -> ImageFacts:

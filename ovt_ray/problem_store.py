@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row, Split
 from ovt_ray.images import BadImage, image_facts, store_image
 from ovt_ray.problem_rows import LeftOut
-from ovt_ray.problem_set import SCHEMA, BadRow, ProblemSet, open_table
+from ovt_ray.problem_set import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
 from ovt_ray.types import Problem
 
 ROWS_PER_BATCH = 2048
 """Of the Arrow file."""
+MAX_THREADS = 16
+"""More would wait for the one that parses rows."""
 ROWS_AHEAD = 8
 """Rows in work for each thread."""
 SECONDS_BETWEEN_LINES = 2.0
@@ -76,10 +78,13 @@ def stamp(path: str) -> int:
 
 
 def _opened(home: Path) -> ProblemSet | None:
-    """Return what `keep` left, None if it left nothing or an image has changed since."""
+    """Return what `keep` left, None if it left nothing that can be read or an image has changed since."""
     if not (home / "bad.json").is_file():
         return None
-    problems = _read(home)
+    try:
+        problems = _read(home)
+    except (OSError, ValueError, pa.ArrowException):  # of a machine that lost its power: the rows are read again
+        return None
     noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
     changed = [path for path, before in noted.items() if stamp(path) != before]
     if changed:
@@ -102,7 +107,7 @@ def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
 
 def _made(rows: Iterable[Row], images: Path) -> Iterator[tuple[str, Made]]:
     """Yield each row's place and what became of it, in order. Images are decoded in threads, a few rows ahead."""
-    num_threads = os.cpu_count() or 1
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
     waiting: deque[tuple[str, Future[Made]]] = deque()
     with ThreadPoolExecutor(num_threads, "problems") as threads:
         for place, make in rows:
@@ -128,9 +133,10 @@ def _make(place: str, make: Callable[[], Problem], images: Path) -> Made:
         store_image(source, fact, images.resolve()) if isinstance(source, bytes) else source
         for source, fact in zip(problem.images, facts, strict=True)
     ]
-    values = asdict(replace(problem, images=tuple(paths))) | {
-        "place": place,
+    values = {name: getattr(problem, name) for name in COLUMNS.names} | {
+        "images": paths,
         "kind": problem.kind.value,
+        "place": place,
         "image_hashes": [bytes.fromhex(fact.sha256) for fact in facts],
         "image_widths": [fact.width for fact in facts],
         "image_heights": [fact.height for fact in facts],

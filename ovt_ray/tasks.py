@@ -63,7 +63,11 @@ class Tasks:
 
         A mixture goes through each source in epochs of its own. Raises DataError where the choice leaves nothing.
         """
-        return ItemStream(self._parts(wanted), stable_seed(self.seed, wanted.purpose))
+        parts = self._parts(wanted)
+        if wanted.choice:
+            tiers = f" in tiers {', '.join(wanted.choice.tiers)}" if wanted.choice.tiers else ""
+            print(f"[{wanted.purpose}] problems to take from{tiers}: {_listed(_sizes(parts))}", flush=True)
+        return ItemStream(parts, stable_seed(self.seed, wanted.purpose))
 
     def held_out(self) -> list[Problem]:
         """Return the problems that nothing is trained on."""
@@ -167,11 +171,15 @@ def _check_shares(parts: Sequence[Part[Problem]], num: int, where: str) -> None:
     needed = Interleaving([part.share for part in parts]).counts(num)
     for part, count in zip(parts, needed, strict=True):
         if len(part.items) < count:
-            have = _listed({part.name: len(part.items) for part in parts})
+            have = _listed(_sizes(parts))
             raise DataError(
                 f"{where}: problems.sources: {count:,} of {num:,} problems are to be of {part.name!r}, which runs dry: there are {have}; "
                 "lower its share, or ask for fewer problems"
             )
+
+
+def _sizes(parts: Iterable[Part[Problem]]) -> dict[str, int]:
+    return {part.name or "all": len(part.items) for part in parts}
 
 
 def _listed(counts: Mapping[str, int]) -> str:

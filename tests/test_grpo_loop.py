@@ -8,6 +8,7 @@ from threading import Event
 
 import pytest
 
+from ovt_ray.difficulty import PassRate, read_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
@@ -127,7 +128,7 @@ def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exa
             services,  # type: ignore[arg-type]
             track,
             max_tokens=8,
-            checkpoints=folder,
+            checkpoints=folder / "checkpoints",
             checkpoint_every=2,
             first_step=first_step,
             seed=5,
@@ -145,6 +146,18 @@ def test_each_step_learns_hands_over_its_weights_and_draws_with_a_seed_of_its_ow
     assert [(row.step, row.values["accuracy"], row.values["flat_groups"]) for row in read_metrics(tmp_path)] == [
         (i, 0.5, 0.0) for i in range(4)
     ]
+
+
+def test_every_problem_that_was_answered_leaves_its_pass_rate_for_later_stages(tmp_path: Path) -> None:
+    run(Services(mixed=True), tmp_path)
+    rates = read_pass_rates([tmp_path])
+    assert rates == {problem.id: PassRate(num_correct=1, num_scored=2) for problem in PROBLEMS}, "4 steps of 4 are two epochs of 8"
+
+
+def test_a_step_across_the_end_of_an_epoch_has_no_problem_twice(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, problems_per_step=7)
+    assert services.learner.updates[0] == 14 and all(num in (8, 10, 12, 14) for num in services.learner.updates)
 
 
 def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None:

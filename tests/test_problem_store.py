@@ -65,6 +65,13 @@ def test_a_reader_that_stops_leaves_nothing_that_a_later_start_would_take_for_wh
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["images"]
 
 
+def test_a_file_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, row())
+    first = list(problem_set("jsonl", path, "train", tmp_path / "kept"))
+    os.truncate(kept_file(tmp_path), 100)
+    assert list(problem_set("jsonl", path, "train", tmp_path / "kept")) == first
+
+
 def test_an_image_in_bytes_is_stored_once_by_its_content(tmp_path: Path) -> None:
     picture = encoded("blue")
     table = pa.Table.from_pylist(
