@@ -350,17 +350,11 @@ class RolloutPool:
         except RayError as error:
             raise RolloutError(f"a rollout worker could not {what}: {error}") from error
 
-<<<<<<< HEAD
-    def _launch(self) -> ActorHandle:
-        """Return a new worker actor, its engine starting."""
-        threads = self.config.cpus_per_worker // self.config.tensor_parallel
-        environment = engine_environment(threads) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
-=======
     def _launch(self) -> Worker:
         """Return a new worker, its engine starting once it has its place."""
-        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
+        threads = self.config.cpus_per_worker // self.config.tensor_parallel
+        environment = engine_environment(threads) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
         group = placement(self.config)
->>>>>>> 2d04c359cb5eb5a89836a743873ab28f07e80f72
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
