@@ -60,7 +60,7 @@ def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
     config = load_config(Path("configs/tiny.yaml"), [f"seed={seed}", f"name=sft{seed}", f"runs_dir={runs}"])
     turn = config.iterations[0]
     assert turn.distil and turn.sft, "configs/tiny.yaml begins with traces"
-    tasks = load_tasks(config.data, config.seed, runs / "images")
+    tasks = load_tasks(config.data, config.seed, runs / "images", config.problem_folder)
     with RunFolder(config) as folder, Stages(config, folder, tasks) as first:
         base = first.base()
         traces = first.distil(1, turn.distil)

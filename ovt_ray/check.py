@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
-from ovt_ray.tasks import check_amounts, load_tasks
+from ovt_ray.tasks import Wanted, check_amounts, load_tasks
 from ovt_ray.types import Problem
 
 
@@ -35,13 +35,13 @@ def check_run(config: RunConfig) -> None:
 
 def _check_data(config: RunConfig, folder: Path) -> Problem:
     """Return a problem of the run's data."""
-    tasks = load_tasks(config.data, config.seed, folder / "images")
+    tasks = load_tasks(config.data, config.seed, folder / "images", config.problem_folder)
     for message in tasks.loaded.dropped if tasks.loaded else ():
         print(f"left out: {message}")
+    check_amounts(tasks, config.iterations)
     if tasks.loaded is not None:
-        check_amounts(tasks, config.iterations)
         print(f"data: {len(tasks.loaded.train)} problems to learn from, {len(tasks.loaded.held_out)} held out", flush=True)
-    return tasks.train("check", 1)[0]
+    return tasks.train(Wanted(purpose="check", num=1))[0]
 
 
 def _check_prompt(config: RunConfig, problem: Problem) -> None:

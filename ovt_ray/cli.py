@@ -1,9 +1,10 @@
-"""The command line: `ovt-ray run | check | score | report | replay | doctor`, also `python -m ovt_ray`.
+"""The command line: `ovt-ray run | check | data | score | report | replay | export-data | doctor`, also `python -m ovt_ray`.
 
 Nothing heavy is imported before the configuration is known to be good.
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ovt_ray.config import RewardConfig, RunConfig
-from ovt_ray.config_file import load_config
+from ovt_ray.config import DataConfig, ModelConfig, RewardConfig, RunConfig
+from ovt_ray.config_file import load_config, load_data_config
 from ovt_ray.errors import ConfigError, OvtError
+from ovt_ray.formats import FORMATS
 from ovt_ray.shadow import check_no_shadow
 
 SCORE = """Verify the answers in a file of JSON lines: response and gold (or answer), and optionally question, kind (choice, number, text,
@@ -22,6 +24,10 @@ latex, yesno, list), choices, precision, unit, extraction (if there is one, it i
 REPLAY = """Of a run with grpo.keep_rollouts: learn from the groups of a step again, draw them again with their seeds, and say what is as
 recorded, and what it took. Step 0 begins from the weights it had then and has to come out the same; later steps begin from the stage's
 first model, for want of their own."""
+
+
+DATA = """Print how many problems of each source, kind and size a data set has, which are repeated, held out or left out and why, and draw
+some of them. Rows are checked once and kept in runs/.problems, where a run finds them."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -62,6 +68,17 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, for example configs/tiny.yaml")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="for example seed=1 iterations[0].grpo.num_steps=5")
         sub.set_defaults(command=command)
+    data = commands.add_parser("data", help="say what a data set holds and what of it is left out, and draw examples", description=DATA)
+    data.add_argument(
+        "config", type=Path, nargs="?", metavar="IN", help="YAML file of a run, or with --format a file or folder of problems"
+    )
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.num_eval=50")
+    data.add_argument("--format", metavar="NAME", help=f"format of IN: {', '.join(FORMATS)}")
+    data.add_argument("--model", metavar="MODEL", help="measure the prompts of this model (folder, hub name or `embedded`)")
+    data.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), metavar="OUT.png", help="where the examples are drawn to")
+    data.add_argument("--examples", type=int, default=24, metavar="N", help="problems to draw; 24")
+    data.add_argument("--schema", action="store_true", help="print the JSON schema of a row of formats jsonl and parquet, and stop")
+    data.set_defaults(command=_data)
     score = commands.add_parser("score", help="verify the answers in a file of JSON lines", description=SCORE)
     score.add_argument("source", type=Path, metavar="IN.jsonl")
     score.add_argument(
@@ -90,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("step", type=int, metavar="STEP", help="counted from 0, as in metrics.jsonl")
     replay.add_argument("--only", choices=("learn", "generate"), help="half of the step, without the services of the other")
     replay.set_defaults(command=_replay)
+    export = commands.add_parser("export-data", help="write a run's traces for LLaMA-Factory or EasyR1")
+    export.add_argument("source", type=Path, metavar="TRACES", help="for example runs/NAME/iter1/distil/traces.jsonl")
+    export.add_argument("target", type=Path, metavar="OUT", help="OUT.json for LLaMA-Factory, OUT.parquet for EasyR1")
+    export.set_defaults(command=_export)
     commands.add_parser("doctor", help="say what is installed, what the machine has, and what is wrong").set_defaults(command=_doctor)
     return parser
 
@@ -118,6 +139,36 @@ def _load(parsed: argparse.Namespace) -> RunConfig:
     return config
 
 
+def _data(parsed: argparse.Namespace) -> int:
+    if parsed.schema:
+        from ovt_ray.problem_rows import ProblemRow
+
+        print(json.dumps(ProblemRow.model_json_schema(), indent=2))
+        return 0
+    if parsed.config is None:
+        raise ConfigError("data: IN is missing: give a run's YAML file, or a file or folder of problems and --format")
+    if parsed.examples < 1:
+        raise ConfigError(f"--examples: must be at least 1, got {parsed.examples}")
+    data, folder, model = _surveyed(parsed)
+    if parsed.model:
+        model = model.model_copy(update={"path": parsed.model}) if model else ModelConfig(path=parsed.model)
+    from ovt_ray.survey import survey
+
+    survey(data, folder, model if parsed.model else None, parsed.sheet, parsed.examples)
+    return 0
+
+
+def _surveyed(parsed: argparse.Namespace) -> tuple[DataConfig, Path, ModelConfig | None]:
+    """Return which data are asked about, where they are kept once checked, and the run's model if a run's file is given."""
+    if parsed.format is None:
+        if parsed.config.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"{parsed.config}: is no YAML file of a run; say what it is with --format, one of {', '.join(FORMATS)}")
+        config = _load(parsed)
+        return config.data, config.problem_folder, config.model
+    values = {"format": parsed.format, "path": str(parsed.config)}
+    return load_data_config(values, parsed.overrides), RunConfig.model_fields["runs_dir"].default / ".problems", None
+
+
 def _score(parsed: argparse.Namespace) -> int:
     if parsed.processes < 1:
         raise ConfigError(f"--processes: must be at least 1, got {parsed.processes}")
@@ -142,6 +193,13 @@ def _replay(parsed: argparse.Namespace) -> int:
     from ovt_ray.replay import replay
 
     return 0 if replay(parsed.run_dir, parsed.stage, parsed.step, [parsed.only] if parsed.only else ["learn", "generate"]) else 1
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from ovt_ray.export import export_traces
+
+    print(export_traces(parsed.source, parsed.target))
+    return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:

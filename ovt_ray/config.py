@@ -4,11 +4,13 @@ Nothing here imports torch, ray, vllm or transformers. What a stage of training 
 reads all of it from YAML.
 """
 
+import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from ovt_ray.formats import FORMATS
 from ovt_ray.section import Fraction, Part, Section
 from ovt_ray.stage_config import GrpoConfig, IterationConfig, Optimizer, SftConfig
 
@@ -29,15 +31,29 @@ class ModelConfig(Section):
     """Added after the question and its choices, for example to ask for the answer format."""
 
 
+class DataSet(Section):
+    """A data set beside the first one."""
+
+    format: str
+    """As `data.format`, without `embedded`."""
+    path: Path
+    """What the format reads."""
+
+
 class DataConfig(Section):
     """Where problems come from."""
 
-    format: Literal["embedded", "jsonl", "tabmwp"]
-    """`embedded` draws the procedural world; `jsonl` reads rows of `Problem`; `tabmwp` reads the data set's own folder."""
+    format: str
+    """`embedded` draws the procedural world; the others read data sets (`ovt_ray/formats`, docs/data.md)."""
     path: Path | None = None
-    """File (`jsonl`) or folder (`tabmwp`); none for `embedded`."""
+    """What the format reads: a file or a folder; none for `embedded`."""
+    also: tuple[DataSet, ...] = ()
+    """Data sets that are learnt from too; nothing of them is held out. Their problems' ids begin with their place in this list, counted
+    from 1: `1/17`."""
     eval_path: Path | None = None
-    """Held-out problems in a file of their own (`jsonl`); without it, `num_eval` problems are held out of `path`."""
+    """Held-out problems in a place of their own, for formats that know none; without it, `num_eval` problems are held out of `path`."""
+    eval_format: str | None = None
+    """Format of `eval_path`, if it is another: so a benchmark such as `mathvision` is what every stage is measured on."""
     num_eval: int = Field(default=400, ge=1)
     """Held-out problems in each evaluation."""
     eval_split: Literal["validation", "test"] = "test"
@@ -47,13 +63,32 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
+        _check_format("format", self.format, ["embedded", *FORMATS])
+        for number, one in enumerate(self.also):
+            _check_format(f"also.{number}.format", one.format, [*FORMATS])
+        if self.also and self.format == "embedded":
+            raise ValueError("also has no effect: problems of format 'embedded' are drawn, not mixed with a data set's; leave it out")
+        if self.eval_format:
+            _check_format("eval_format", self.eval_format, [*FORMATS])
         if (self.path is None) != (self.format == "embedded"):
-            need = "takes no path" if self.format == "embedded" else "needs a path: add data.path=PATH"
+            need = "takes no path"
+            if self.format != "embedded":
+                need = f"needs a path: add data.path=PATH, {FORMATS[self.format].path_is}"
             raise ValueError(f"format {self.format!r} {need}")
-        for name, format in (("eval_path", "jsonl"), ("eval_split", "embedded")):
-            if name in self.model_fields_set and self.format != format:
-                raise ValueError(f"{name} says something about format {format!r} only, not {self.format!r}: leave it out")
+        if self.eval_format and not self.eval_path:
+            raise ValueError(f"eval_format {self.eval_format!r} needs a path: add data.eval_path=PATH, {FORMATS[self.eval_format].path_is}")
+        if self.eval_path and (self.format == "embedded" or (FORMATS[self.format].has_eval_split and not self.eval_format)):
+            raise ValueError(f"eval_path has no effect: format {self.format!r} has held-out problems of its own; leave it out")
+        if "eval_split" in self.model_fields_set and self.format != "embedded":
+            raise ValueError(f"eval_split says something about format 'embedded' only, not {self.format!r}: leave it out")
         return self
+
+
+def _check_format(key: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(known)}"
+        raise ValueError(f"{key} {name!r} is unknown; {advice}")
 
 
 class RolloutConfig(Section):
@@ -65,6 +100,8 @@ class RolloutConfig(Section):
     """Logical CPUs asked of Ray, and threads of a CPU engine."""
     gpus_per_worker: int = Field(default=0, ge=0)
     """GPUs of one worker, used tensor parallel; 0 runs on CPU."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that share the matrices, and the threads, of an engine on CPU; with GPUs there is one for each."""
     dtype: Dtype = "float32"
     """Of weights and activations."""
     max_model_len: int = Field(default=512, ge=16)
@@ -77,6 +114,22 @@ class RolloutConfig(Section):
     """Share of a GPU's memory that its engine takes."""
     deadline_s: float = Field(default=600, gt=0)
     """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
+
+    @property
+    def num_shards(self) -> int:
+        """Parts that an engine's matrices are split into, each in a process of its own."""
+        return self.gpus_per_worker or self.tensor_parallel
+
+    @model_validator(mode="after")
+    def _shards_fit_devices(self) -> "RolloutConfig":
+        if self.gpus_per_worker and self.tensor_parallel > 1:
+            raise ValueError(f"tensor_parallel {self.tensor_parallel} is for engines on CPU: gpus_per_worker splits others; leave it out")
+        if self.cpus_per_worker % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel {self.tensor_parallel} does not divide the threads of cpus_per_worker {self.cpus_per_worker}: "
+                "raise cpus_per_worker to a multiple"
+            )
+        return self
 
 
 class LoraConfig(Section):
@@ -222,6 +275,11 @@ class RunConfig(Section):
         return self.runs_dir / self.name
 
     @property
+    def problem_folder(self) -> Path:
+        """Where the problems of data sets are kept once they are checked; runs share it."""
+        return self.runs_dir / ".problems"
+
+    @property
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizer of each training stage by the dotted name of the stage's section."""
         sections: dict[str, SftConfig | GrpoConfig] = {"base": self.base} if self.base else {}
@@ -277,4 +335,19 @@ class RunConfig(Section):
             raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")
         if self.data.format != "embedded" and any(distil.hard for distil in distils):
             raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _tiers_are_known(self) -> "RunConfig":
+        is_measured = False
+        for number, turn in enumerate(self.iterations):
+            distils = turn.distil is not None and turn.distil.source != "dataset"
+            stages = [("distil", turn.distil.problems, distils)] if turn.distil else []
+            for name, choice, measures in (*stages, ("grpo", turn.grpo.problems, True)):
+                if choice and choice.tiers and not is_measured:
+                    raise ValueError(
+                        f"iterations.{number}.{name}.problems.tiers: no stage before it measures pass rates, as a distillation with "
+                        "source 'caption' or 'policy' does, and grpo: leave tiers out here"
+                    )
+                is_measured |= measures
         return self

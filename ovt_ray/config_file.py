@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from ovt_ray.config import RunConfig
+from ovt_ray.config import DataConfig, RunConfig
 from ovt_ray.errors import ConfigError
 from ovt_ray.section import Section
 
@@ -30,10 +30,8 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         if not isinstance(tree, DictConfig):
             raise ConfigError(f"{path}: the top of the file must be a mapping of keys")
         for item in overrides:
-            key, equals, value = item.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"override {item!r} is not of the form key=value")
-            OmegaConf.update(tree, key, yaml.safe_load(value), merge=False)
+            key, value = _override(item)
+            OmegaConf.update(tree, key, value, merge=False)
         values = OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
@@ -68,6 +66,28 @@ def _given(values: object, section: type[Section]) -> object:
         inner = _section_in(field.annotation) if field else None
         kept[key] = _given(value, inner) if inner else value
     return kept
+
+
+def load_data_config(values: dict[str, object], overrides: list[str]) -> DataConfig:
+    """Return the section `data` made of plain values with overrides `data.key=value` applied. Raises ConfigError as `load_config` does."""
+    for item in overrides:
+        key, value = _override(item)
+        if not key.startswith("data."):
+            raise ConfigError(f"override {item!r}: only keys of data are of use here, such as data.num_eval=50")
+        values |= {key.removeprefix("data."): value}
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain({**problem, "loc": ("data", *problem["loc"])}) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _override(item: str) -> tuple[str, object]:
+    """Return key and value of an override."""
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {item!r} is not of the form key=value")
+    return key, yaml.safe_load(value)
 
 
 def parse_config(values: object, origin: str) -> RunConfig:

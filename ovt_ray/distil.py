@@ -13,9 +13,9 @@ from ovt_ray.distillation.accounts import Accounts, DistilReport, Drop, write_ac
 from ovt_ray.distillation.contamination import EvaluationSet
 from ovt_ray.distillation.filters import Candidate, Context, cut_reflection, explain
 from ovt_ray.distillation.selection import Duplicates, Quota, ranked
+from ovt_ray.errors import DataError
 from ovt_ray.files import read_json_lines, write_json_lines_atomically
-from ovt_ray.problem_rows import to_problem
-from ovt_ray.problems import problem_row
+from ovt_ray.problem_rows import problem_row, to_problem
 from ovt_ray.stage_config import DistilConfig
 from ovt_ray.types import Outcome, Problem, Trace
 
@@ -68,8 +68,17 @@ def write_traces(folder: Path, selection: Selection) -> Path:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Return the traces that `write_traces` wrote."""
-    return [Trace(response=row.pop("response"), problem=to_problem(row, path.parent)) for row in read_json_lines(path)]
+    """Return the traces that `write_traces` wrote. Raises DataError naming the line that holds none."""
+    return [_trace(f"{path} line {number}", row, path.parent) for number, row in enumerate(read_json_lines(path), start=1)]
+
+
+def _trace(place: str, row: object, folder: Path) -> Trace:
+    if not isinstance(row, dict) or not isinstance(response := row.pop("response", None), str):
+        raise DataError(f"{place}: must be an object with a 'response', as a run's traces.jsonl has them")
+    try:
+        return Trace(response=response, problem=to_problem(row, folder))
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
 
 
 def _passed(chains: Chains, num_asked: int, context: Context, accounts: Accounts) -> list[Candidate]:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ovt_ray.errors import DataError
-from ovt_ray.order import Epochs
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.types import Completion, Problem, RolloutGroup, Score, ScoredGroup
 
 
@@ -47,7 +47,7 @@ def group_row(step: int, position: int, scored: ScoredGroup) -> dict[str, Any]:
     return ROW.dump_python(row, mode="json")
 
 
-def read_group(values: object, problems: Epochs[Problem]) -> tuple[GroupRow, ScoredGroup]:
+def read_group(values: object, problems: ItemStream[Problem]) -> tuple[GroupRow, ScoredGroup]:
     """Return a row and the group that it was made of. Raises DataError saying what is wrong with it."""
     try:
         row = ROW.validate_python(values)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from statistics import fmean
 
+from ovt_ray.difficulty import add_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.lesson import learn, lesson_of, update_figures
@@ -27,6 +28,8 @@ from ovt_ray.types import UpdateStats
 def train_grpo(stage: GrpoStage, services: Services, track: Track, state: StreamState, *, rollout_is_exact: bool) -> None:
     """Improve the learner's model, which the rollout workers already serve, from a state on.
 
+    The pass rates of the problems are kept in the stage's folder.
+
     If the rollout is exact, its log-probabilities of answers by the newest weights are the learner's too, and not computed again.
 
     Raises StageError when no group of several steps, or of several problems, in a row had anything to teach.
@@ -39,6 +42,7 @@ def train_grpo(stage: GrpoStage, services: Services, track: Track, state: Stream
             track.begin("score")
             taken = stream.take(step)
             groups = list(taken.groups.values())
+            add_pass_rates(stage.folder, [(group.group.problem, group.scores) for group in groups])
             behind = staleness(groups, learner.version)
             track.begin("update")
             lesson = lesson_of(stage, step, groups, rollout_is_proximal=rollout_is_exact and not any(behind))

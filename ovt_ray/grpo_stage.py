@@ -6,10 +6,12 @@ from pathlib import Path
 
 from learner.stage import Stage
 from ovt_ray.config import RunConfig
-from ovt_ray.order import Epochs, batch_at, stable_seed
+from ovt_ray.difficulty import measured_before
+from ovt_ray.order import batch_at, stable_seed
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.results import stage_key
 from ovt_ray.stage_config import GrpoConfig
-from ovt_ray.tasks import Tasks
+from ovt_ray.tasks import Tasks, Wanted
 from ovt_ray.types import Problem, Sampling, TrainSample
 
 
@@ -18,7 +20,7 @@ class GrpoStage:
     """What follows from the configuration and the stages before."""
 
     section: GrpoConfig
-    problems: Epochs[Problem]
+    problems: ItemStream[Problem]
     """The stream of problems, their ids differing within an epoch."""
     traces: Sequence[TrainSample]
     """Of the iteration, for `section.sft_coef`."""
@@ -66,9 +68,10 @@ def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence
     num_problems = section.num_steps * section.problems_per_step
     if section.dynamic_sampling:
         num_problems *= 2  # room for as many replaced groups as there are others, before any problem is seen again
+    measured_by = measured_before(run_dir, iteration, "grpo")
     return GrpoStage(
         section=section,
-        problems=Epochs(tasks.train(key, num_problems), seed),
+        problems=tasks.stream(Wanted(purpose=key, num=num_problems, choice=section.problems, measured_by=measured_by)),
         traces=traces,
         max_tokens=config.max_completion_tokens,
         seed=seed,

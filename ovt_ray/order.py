@@ -3,10 +3,10 @@
 import hashlib
 import math
 import random
+from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 
@@ -17,33 +17,17 @@ def stable_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
-    """Return the items in an order that depends on the seed alone."""
-    order = list(items)
+@lru_cache(maxsize=32)
+def permutation(num_items: int, seed: int) -> Sequence[int]:
+    """Return the places 0 to `num_items` - 1 in an order that depends on the seed alone. The last few are kept, four bytes a place."""
+    order = array("I", range(num_items))
     random.Random(seed).shuffle(order)
     return order
 
 
-@dataclass(frozen=True, slots=True)
-class Epochs(Generic[Item]):
-    """Items without end: epoch after epoch, each an order of all items that depends on the seed and the epoch alone."""
-
-    items: Sequence[Item]
-    seed: int
-
-    def __len__(self) -> int:
-        """Return the number of items of an epoch."""
-        return len(self.items)
-
-    def __getitem__(self, position: int) -> Item:
-        """Return the item at a place of the stream, counted from 0."""
-        epoch, place = divmod(position, len(self.items))
-        return self.items[_epoch_order(len(self.items), stable_seed(self.seed, epoch))[place]]
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(num_items: int, seed: int) -> Sequence[int]:
-    return shuffled(range(num_items), seed)
+def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
+    """Return the items in an order that depends on the seed alone."""
+    return [items[place] for place in permutation(len(items), seed)]
 
 
 def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, drop_last: bool = True) -> list[Item]:
@@ -54,8 +38,8 @@ def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, dr
     """
     batches_per_epoch = max(1, len(items) // batch_size) if drop_last else batches_of_epochs(1, len(items), batch_size)
     epoch, position = divmod(step, batches_per_epoch)
-    order = shuffled(items, stable_seed(seed, epoch))
-    return order[position * batch_size : (position + 1) * batch_size]
+    order = permutation(len(items), stable_seed(seed, epoch))
+    return [items[place] for place in order[position * batch_size : (position + 1) * batch_size]]
 
 
 def batches_of_epochs(num_epochs: float, num_items: int, batch_size: int) -> int:

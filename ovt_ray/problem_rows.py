@@ -1,89 +1,105 @@
-"""From rows of data to checked problems: every rule that a row must keep stands here, whatever file it came from."""
+"""From rows of data to checked problems, and back: every rule that a row must keep stands here, whatever file it came from."""
 
 import base64
+import builtins
 import difflib
-import io
 import math
+import os
+import re
 import reprlib
-import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from ovt_ray.errors import DataError
+from ovt_ray.images import BadImage, image_fault
 from ovt_ray.types import AnswerKind, ImageSource, Problem
 from reward.equivalence import check_gold
 from reward.kinds import infer_kind
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_IMAGE_PIXELS = 64 * 2**20
-"""An image whose header promises more is refused before it is decoded: a few bytes can ask for all the memory there is."""
-MAX_ASPECT_RATIO = 200
-"""Qwen2.5-VL's image processor refuses longer or wider images."""
-MAX_LISTED = 20
-"""Bad rows named in one error."""
+DATA_URI = re.compile(r"data:image/[a-z.+-]+;base64,")
 YES_NO = frozenset({"yes", "no"})
 MAX_ANSWER_CHARS = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedProblems:
-    """Problems to learn from and problems never to learn from."""
+class LeftOut(DataError):
+    """A row, or a count of rows, that its format leaves out by rule, whatever `data.bad_rows` says of bad ones."""
 
-    train: tuple[Problem, ...]
-    """In the order of their file."""
-    held_out: tuple[Problem, ...]
-    dropped: tuple[str, ...]
-    """One message per row that was left out, for a person."""
 
-    def __post_init__(self) -> None:
-        if not self.train or not self.held_out:
-            raise DataError(
-                f"{len(self.train)} problems to learn from and {len(self.held_out)} held out, {len(self.dropped)} rows dropped: "
-                "both need at least one; lower data.num_eval, or give more problems"
-            )
+class BenchmarkError(DataError):
+    """Problems to learn from were asked of a data set that has none: it is to measure on."""
 
 
 def _text_of_number(value: object) -> object:
     """Return a JSON number as text, so that `"answer": 6` is as good as `"answer": "6"`; other values as they are."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     return value
 
 
 def _image_source(value: object) -> ImageSource:
-    """Return a path, or the bytes of an image given as base64."""
-    if isinstance(value, str) and value.strip():
+    """Return a path, or the bytes of an image given as bytes, as base64, or as the struct that the `datasets` library writes."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        value = value["bytes"] if value["bytes"] is not None else value["path"]
+    if isinstance(value, bytes) and value:
         return value
     if isinstance(value, dict) and value.keys() == {"base64"} and isinstance(value["base64"], str):
         return base64.b64decode(value["base64"], validate=True)
-    raise ValueError('must be a path or {"base64": "..."}')
+    if isinstance(value, str) and (match := DATA_URI.match(value)):
+        return base64.b64decode(value[match.end() :], validate=True)
+    if isinstance(value, str) and "://" in value[:10]:
+        raise ValueError("must be on this machine: images are not fetched, so store it and give its path")
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError('must be a path, {"base64": "..."}, bytes, or {"bytes": ..., "path": ...}')
+
+
+class Encoded(BaseModel):
+    """An image inside the row."""
+
+    base64: str
+
+
+class ImageStruct(BaseModel):
+    """An image as the `datasets` library writes it to Parquet: its bytes, or where there are none, its path."""
+
+    bytes: builtins.bytes | None
+    path: str | None
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Answer = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number)]
+Answer = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
+Image = Annotated[ImageSource, PlainValidator(_image_source, json_schema_input_type=str | Encoded | ImageStruct)]
 
 
 class ProblemRow(BaseModel):
-    """A `Problem` as a row of JSON. `kind` may be left out: it then follows from choices and answer."""
+    """One problem: a question about images with a gold final answer."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    id: Annotated[Text, BeforeValidator(_text_of_number)]
+    id: Annotated[Text, BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
+    """Unique among the rows of its file."""
     question: Text
-    images: list[Annotated[ImageSource, PlainValidator(_image_source)]] = []
-    """Paths relative to the folder of the row's file, or base64."""
+    """As it is asked, without image placeholders, choices or instructions on the format."""
+    images: list[Image] = []
+    """In the order in which they are shown, before the question: a path, relative to the folder of the row's file, a `data:` URI,
+    `{"base64": ...}`, or in Parquet bytes or a struct of bytes and path. PNG, JPEG, WebP, GIF or BMP. None for a question about text."""
     answer: Answer
+    """The gold answer; of a choice the text of one of the choices."""
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
+    """How an answer is compared with the gold one; left out, it follows from choices and answer."""
     choices: list[Answer] = []
+    """What can be chosen, shown as (A), (B), ...; only of kind `choice`."""
     precision: Annotated[int | None, Field(ge=0)] = None
+    """Digits after the point that are compared, after rounding; left out, values must be equal."""
     unit: str = ""
+    """Of the gold answer where it is not written in it."""
     source: str = ""
+    """Data set or kind of question: mixtures (`problems.sources`) go by it."""
     solution: str = ""
+    """Worked solution, ending before the final answer: what `distil.source=dataset` learns from."""
 
 
 def to_problem(values: object, folder: Path) -> Problem:
@@ -97,10 +113,10 @@ def to_problem(values: object, folder: Path) -> Problem:
         raise DataError("; ".join(explain(problem, ProblemRow) for problem in error.errors())) from error
     kind = row.kind or infer_kind(row.answer, row.choices)
     _check_choices(row, kind)
-    images = tuple(source if isinstance(source, bytes) else str((folder / source).resolve()) for source in row.images)
+    images = tuple(source if isinstance(source, bytes) else _resolved(folder, source) for source in row.images)
     for position, source in enumerate(images):
         if reason := image_fault(source):
-            raise DataError(f"images[{position}]: {reason}")
+            raise BadImage(f"images[{position}]: {reason}", source)
     problem = Problem(
         id=row.id,
         question=row.question,
@@ -117,60 +133,27 @@ def to_problem(values: object, folder: Path) -> Problem:
     return problem
 
 
-def image_fault(source: ImageSource) -> str | None:
-    """Return why an image cannot be used, with its path, or None after decoding it whole."""
-    from PIL import Image
-
-    name = repr(source) if isinstance(source, str) else f"{len(source)} bytes of base64"
-    if isinstance(source, str) and not Path(source).is_file():
-        return f"{name}: no such file"
-
-    def opened() -> Image.Image:
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=IMAGE_FORMATS)
-
+def _resolved(folder: Path, name: str) -> str:
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), opened() as image:
-            width, height = image.size
-            if width * height > MAX_IMAGE_PIXELS:
-                return f"{name}: {width} x {height} pixels, more than {MAX_IMAGE_PIXELS:,}; scale it down"
-            if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-                return f"{name}: {width} x {height} pixels, sides in a ratio above {MAX_ASPECT_RATIO}; crop or pad it"
-            image.verify()  # checksums; leaves the image unusable
-        with opened() as image:
-            image.load()  # notices a truncated file, which verify does not for every format
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{name}: not a readable {', '.join(IMAGE_FORMATS)} image ({error})"
-    return None
+        return str((folder / name).resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, half a surrogate, a loop of links
+        raise DataError(f"images: {name[:200]!r} cannot be a path ({error}); correct it") from error
 
 
-def collect(rows: Iterable[tuple[str, Callable[[], Problem]]]) -> tuple[list[Problem], list[str]]:
-    """Return the problems that rows make, and one message per row that makes none or repeats an id.
-
-    A row is a name for messages and a function that returns its problem or raises DataError.
-    """
-    problems: list[Problem] = []
-    bad: list[str] = []
-    place_of: dict[str, str] = {}
-    for place, make in rows:
-        try:
-            problem = make()
-            if problem.id in place_of:
-                raise DataError(f"id: {problem.id!r} is that of {place_of[problem.id]} too; ids must differ")
-        except DataError as error:
-            bad.append(f"{place}: {error}")
-            continue
-        place_of[problem.id] = place
-        problems.append(problem)
-    return problems, bad
-
-
-def settle(bad: list[str], policy: Literal["drop", "refuse"]) -> tuple[str, ...]:
-    """Return the messages of rows to leave out; where bad rows are refused, raise DataError with the first of them."""
-    if bad and policy == "refuse":
-        more = [f"... and {len(bad) - MAX_LISTED} more"] if len(bad) > MAX_LISTED else []
-        count = f"{len(bad)} row{'s' if len(bad) > 1 else ''} cannot be used"
-        raise DataError("\n".join([f"{count}; correct them, or leave them out with data.bad_rows=drop", *bad[:MAX_LISTED], *more]))
-    return tuple(bad)
+def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
+    """Return a problem as plain values for JSON, read again by `to_problem(row, folder)`."""
+    return {
+        "id": problem.id,
+        "question": problem.question,
+        "images": [_stored_image(source, folder.resolve()) for source in problem.images],
+        "answer": problem.answer,
+        "kind": problem.kind.value,
+        "choices": list(problem.choices),
+        "precision": problem.precision,
+        "unit": problem.unit,
+        "source": problem.source,
+        "solution": problem.solution,
+    }
 
 
 def explain(problem: ErrorDetails, row: type[BaseModel]) -> str:
@@ -193,3 +176,10 @@ def _check_choices(row: ProblemRow, kind: AnswerKind) -> None:
         raise DataError(f"answer: {row.answer!r} is not one of the choices {row.choices}; write the text of one of them")
     if kind is not AnswerKind.CHOICE and row.choices:
         raise DataError(f"choices: only kind 'choice' has them, got kind {kind.value!r}")
+
+
+def _stored_image(source: ImageSource, folder: Path) -> str | dict[str, str]:
+    if isinstance(source, bytes):
+        return {"base64": base64.b64encode(source).decode()}
+    path = Path(source).resolve()
+    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)

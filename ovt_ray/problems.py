@@ -1,101 +1,78 @@
-"""Problems from files of JSON lines, and back to rows."""
+"""The problems of a data set that are learnt from, and those held out."""
 
-import base64
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
-from ovt_ray.problem_rows import LoadedProblems, collect, settle, to_problem
-from ovt_ray.types import ImageSource, Problem
+from ovt_ray.formats import FORMATS
+from ovt_ray.problem_set import BadRow, ProblemSet
+from ovt_ray.problem_store import problem_set
+
+MAX_LISTED = 20
+"""Bad rows named in one error."""
 
 
-def load_problems(config: DataConfig) -> LoadedProblems:
-    """Return the checked problems of a `jsonl` file and those held out of it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedProblems:
+    """Problems to learn from and problems never to learn from."""
 
-    Held-out problems come from `eval_path`, or are chosen by a hash of their images, so that no image is on both sides
-    and the choice does not depend on the order of rows. Raises DataError listing the bad rows, unless they are dropped.
+    train: ProblemSet
+    """In the order of their rows."""
+    held_out: ProblemSet
+    dropped: tuple[str, ...]
+    """One message per row that was left out, for a person."""
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.held_out:
+            raise DataError(
+                f"{len(self.train)} problems to learn from and {len(self.held_out)} held out, {len(self.dropped)} rows dropped: "
+                "both need at least one; lower data.num_eval, or give more problems"
+            )
+
+
+def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
+    """Return the checked problems of a data set and those held out of it, kept in `folder` for the next start.
+
+    Held-out problems are those of the data set's own split or of `eval_path`; else they are chosen by a hash of their images, so that
+    no image is on both sides and the choice does not depend on the order of rows. Raises DataError listing the bad rows, unless they
+    are dropped.
     """
     assert config.path is not None
-    problems, bad = read_problems(config.path)
-    if config.eval_path:
-        held_out, more = read_problems(config.eval_path)
-        train, held_out, bad = problems, held_out[: config.num_eval], bad + more
-    dropped = settle(bad, config.bad_rows)
-    if not config.eval_path:
-        train, held_out = _hold_out(problems, config.num_eval)
-        if num_lost := len(problems) - len(train) - len(held_out):
-            dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
-    return LoadedProblems(train=tuple(train), held_out=tuple(held_out), dropped=dropped)
+    problems = problem_set(config.format, config.path, "train", folder)
+    others = [problem_set(one.format, one.path, "train", folder) for one in config.also]
+    learnt = problems.joined_with(others) if others else problems
+    if FORMATS[config.format].has_eval_split or config.eval_path is not None:
+        separate = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
+        dropped = settle([*learnt.bad, *separate.bad], config.bad_rows)
+        return LoadedProblems(train=learnt, held_out=separate[: config.num_eval], dropped=dropped)
+    dropped = settle(learnt.bad, config.bad_rows)
+    train, held_out = _hold_out(learnt, len(problems), config.num_eval)
+    if num_lost := len(learnt) - len(train) - len(held_out):
+        dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
+    return LoadedProblems(train=train, held_out=held_out, dropped=dropped)
 
 
-def read_problems(path: Path) -> tuple[list[Problem], list[str]]:
-    """Return the problems of a file of JSON lines, and one message per row that is none. Empty lines are skipped."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check data.path and data.eval_path") from error
-    return collect(_rows(path, content))
+def settle(bad: Sequence[BadRow], policy: Literal["drop", "refuse"]) -> tuple[str, ...]:
+    """Return the messages of rows to leave out; where bad rows are refused, raise DataError with the first of them."""
+    to_correct = [row.message for row in bad if not row.is_left_out]
+    if to_correct and policy == "refuse":
+        more = [f"... and {len(to_correct) - MAX_LISTED} more"] if len(to_correct) > MAX_LISTED else []
+        count = f"{len(to_correct)} row{'s' if len(to_correct) > 1 else ''} cannot be used"
+        advice = "correct them, or leave them out with data.bad_rows=drop"
+        raise DataError("\n".join([f"{count}; {advice}", *to_correct[:MAX_LISTED], *more]))
+    return tuple(row.message for row in bad)
 
 
-def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
-    """Return a problem as plain values for JSON, read again by `to_problem(row, folder)`."""
-    return {
-        "id": problem.id,
-        "question": problem.question,
-        "images": [_stored_image(source, folder.resolve()) for source in problem.images],
-        "answer": problem.answer,
-        "kind": problem.kind.value,
-        "choices": list(problem.choices),
-        "precision": problem.precision,
-        "unit": problem.unit,
-        "source": problem.source,
-        "solution": problem.solution,
-    }
-
-
-def _rows(path: Path, content: bytes) -> Iterator[tuple[str, Callable[[], Problem]]]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield _row(f"{path} row {number}", line, path.parent)
-
-
-def _row(place: str, line: bytes, folder: Path) -> tuple[str, Callable[[], Problem]]:
-    """Return one row's place, with its id where it has one, and what makes a problem of it."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return place, partial(_raise, f"not JSON ({error}); write one JSON object per line")
-    if isinstance(values, dict) and "id" in values:
-        place = f"{place} (id {str(values['id'])[:60]!r})"
-    return place, partial(to_problem, values, folder)
-
-
-def _raise(message: str) -> Problem:
-    raise DataError(message)
-
-
-def _hold_out(problems: list[Problem], num_held_out: int) -> tuple[list[Problem], list[Problem]]:
-    """Return (train, held out), in the order of the file; a problem about a held-out image is in neither."""
-    hashes = {problem.id: _content_hashes(problem) for problem in problems}
-    held_ids = sorted(hashes, key=lambda id: (hashes[id], id))[:num_held_out]
-    held_hashes = {digest for id in held_ids for digest in hashes[id]}
-    train = [problem for problem in problems if held_hashes.isdisjoint(hashes[problem.id])]
-    return train, [problem for problem in problems if problem.id in set(held_ids)]
-
-
-def _content_hashes(problem: Problem) -> list[str]:
-    """Return a hash of each of a problem's images, wherever its file lies; of its id where it has none."""
-    contents = [source if isinstance(source, bytes) else Path(source).read_bytes() for source in problem.images]
-    return [hashlib.sha256(content).hexdigest() for content in contents or [problem.id.encode()]]
-
-
-def _stored_image(source: ImageSource, folder: Path) -> str | dict[str, str]:
-    if isinstance(source, bytes):
-        return {"base64": base64.b64encode(source).decode()}
-    path = Path(source).resolve()
-    return os.path.relpath(path, folder) if path.is_relative_to(folder) else str(path)
+def _hold_out(problems: ProblemSet, num_candidates: int, num_held_out: int) -> tuple[ProblemSet, ProblemSet]:
+    """Return (train, held out), in the order of the rows; a problem about a held-out image is in neither. The first `num_candidates` can be
+    held out."""
+    ids = problems.column("id")
+    hashes = [found or [hashlib.sha256(id.encode()).digest()] for id, found in zip(ids, problems.column("image_hashes"), strict=True)]
+    chosen = set(sorted(range(num_candidates), key=lambda place: (hashes[place], ids[place]))[:num_held_out])
+    held_hashes = {digest for place in chosen for digest in hashes[place]}
+    train = [place for place in range(len(ids)) if held_hashes.isdisjoint(hashes[place])]
+    return problems.select(train), problems.select(sorted(chosen))

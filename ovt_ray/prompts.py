@@ -94,11 +94,7 @@ class Prompts:
 
     def messages(self, problem: Problem) -> list[dict[str, Any]]:
         """Return the prompt as the chat template takes it: images, question, choices, instruction."""
-        lines = [
-            problem.question,
-            *(f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False)),
-        ]
-        body = "\n".join([*lines, self.config.instruction] if self.config.instruction else lines)
+        body = f"{shown_text(problem)}\n{self.config.instruction}" if self.config.instruction else shown_text(problem)
         if token := next((token for token in self._control_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
         content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
@@ -129,6 +125,12 @@ class Prompts:
         """Return the ids of a response and its end-of-turn token; text that looks like a special token stays text."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return (*ids, self.eos_id)
+
+
+def shown_text(problem: Problem) -> str:
+    """Return the question and below it the options of a choice, by letter."""
+    options = (f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False))
+    return "\n".join([problem.question, *options])
 
 
 def blank_problem() -> Problem:

@@ -24,7 +24,7 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
     """Run, or go on with, all that the config asks for; return the results of all stages, which the run folder holds too."""
     with RunFolder(config) as folder:
         print(f"run folder: {folder.path}", flush=True)
-        tasks = load_tasks(config.data, config.seed, folder.path / "images")
+        tasks = load_tasks(config.data, config.seed, folder.path / "images", config.problem_folder)
         for message in tasks.loaded.dropped if tasks.loaded else ():
             print(f"left out: {message}", flush=True)
         check_amounts(tasks, config.iterations)

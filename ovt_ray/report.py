@@ -15,8 +15,8 @@ from ovt_ray.curves import STAGE_COLOURS, draw_curves, stage_label
 from ovt_ray.distillation.page import trace_sections
 from ovt_ray.errors import DataError
 from ovt_ray.files import write_atomically
+from ovt_ray.images import image_fault
 from ovt_ray.metrics import read_metrics
-from ovt_ray.problem_rows import image_fault
 from ovt_ray.results import StageResult, clock_time, read_results, stage_key
 from ovt_ray.sample_records import SampleRecord, read_samples
 from ovt_ray.types import ImageSource, Problem

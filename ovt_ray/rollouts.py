@@ -9,7 +9,7 @@ from ovt_ray.errors import DataError
 from ovt_ray.files import read_json_lines, write_json_lines_atomically
 from ovt_ray.group_rows import group_row, read_group
 from ovt_ray.lesson import Lesson
-from ovt_ray.order import Epochs
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.types import Problem, ScoredGroup
 
 
@@ -35,7 +35,7 @@ def write_rollouts(stage_folder: Path, step: int, groups: Mapping[int, ScoredGro
     write_json_lines_atomically(rollouts_path(stage_folder, step), [first, *rows])
 
 
-def read_rollouts(stage_folder: Path, step: int, problems: Epochs[Problem]) -> Rollouts:
+def read_rollouts(stage_folder: Path, step: int, problems: ItemStream[Problem]) -> Rollouts:
     """Return what `write_rollouts` wrote. Raises DataError naming the file if it is missing or damaged."""
     path = rollouts_path(stage_folder, step)
     if not path.exists():

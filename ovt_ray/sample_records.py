@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovt_ray.files import read_json_lines, write_atomically, write_json_lines_atomically
-from ovt_ray.problems import problem_row
+from ovt_ray.problem_rows import problem_row
 from ovt_ray.types import AnswerKind, ImageSource, Outcome, Problem
 
 SAMPLES = "samples"

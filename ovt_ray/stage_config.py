@@ -16,6 +16,8 @@ KlEstimator = Literal["k1", "k2", "k3"]
 RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
 Normalisation = Literal["token", "sequence", "group"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Tier = Literal["easy", "medium", "hard", "unsolved"]
+"""How often a problem was answered correctly when the run last asked: 4 in 5 times or more, 2 in 5 or more, less, never."""
 
 
 class Optimizer(Section):
@@ -37,6 +39,23 @@ class Optimizer(Section):
     """Parts that are not trained; the output head belongs to the language model."""
 
 
+class ProblemChoice(Section):
+    """Which of the problems a stage takes."""
+
+    sources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(default=None, min_length=1)
+    """Shares of a mixture by source, relative to their sum; of the embedded world's, a source is a kind of question. None takes all
+    problems alike."""
+    tiers: tuple[Tier, ...] | None = Field(default=None, min_length=1)
+    """Only problems whose pass rate the run has measured and that are in one of these tiers; of the embedded world's, which are drawn when
+    they are asked for, that leaves those of earlier stages. None takes all, measured or not."""
+
+    @model_validator(mode="after")
+    def _chooses(self) -> "ProblemChoice":
+        if self.sources is None and self.tiers is None:
+            raise ValueError("problems: neither sources nor tiers is given, so nothing is chosen: give one of them, or leave problems out")
+        return self
+
+
 class DistilConfig(Section):
     """One distillation stage: who writes traces, and which are kept."""
 
@@ -49,6 +68,8 @@ class DistilConfig(Section):
     """k, traces asked for per problem."""
     temperature: float = Field(default=1.0, ge=0)
     """Of the policy's and the endpoint's chains."""
+    problems: ProblemChoice | None = None
+    """Which problems those are; None takes from all."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
     select: SelectionRule = "shortest"
@@ -82,6 +103,8 @@ class DistilConfig(Section):
         unused = {"dataset": {"num_chains", "temperature"}, "caption": {"temperature"}}.get(self.source, set())
         if given := sorted(unused & self.model_fields_set):
             raise ValueError(f"source {self.source!r} takes no {given[0]}: leave it out")
+        if self.hard and self.problems:
+            raise ValueError("hard and problems both say which problems are taken: leave one of them out")
         return self
 
 
@@ -117,6 +140,8 @@ class GrpoConfig(Section):
     """Rounds of generating, verifying and learning."""
     problems_per_step: int = Field(default=32, ge=1)
     """P, fresh problems of one step."""
+    problems: ProblemChoice | None = None
+    """Which problems those are; None takes from all."""
     num_completions: int = Field(default=8, ge=2)
     """G, completions per problem."""
     updates_per_step: int = Field(default=1, ge=1)

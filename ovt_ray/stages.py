@@ -12,6 +12,7 @@ from learner.checkpoints import newest
 from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
+from ovt_ray.difficulty import measured_before, write_pass_rates
 from ovt_ray.distil import read_traces, select, write_traces
 from ovt_ray.distillation.endpoint import chains_by_endpoint
 from ovt_ray.errors import StageError
@@ -29,7 +30,7 @@ from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
 from ovt_ray.stage_config import DistilConfig, GrpoConfig, SftConfig
 from ovt_ray.stream_state import StreamState, read_state
-from ovt_ray.tasks import Tasks
+from ovt_ray.tasks import Tasks, Wanted
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace
 
@@ -108,8 +109,14 @@ class Stages:
         if outputs := self._done(key):
             return outputs[0]
         self._start(key, [])
-        problems = self.tasks.train(key, section.num_problems, section.hard)
+        measured_by = measured_before(self.folder.path, iteration, "distil")
+        problems = self.tasks.train(
+            Wanted(purpose=key, num=section.num_problems, choice=section.problems, measured_by=measured_by, hard=section.hard)
+        )
         chains = self._all_chains(key, section, problems)
+        if section.source != "dataset":  # a worked solution says nothing about how difficult its problem is
+            answered = [(one.problem, one.scores) for one in chains]
+            write_pass_rates(self.folder.stage_folder(iteration, "distil"), answered)
         selection = select(chains, section, self._held_out, stable_seed(self.config.seed, key))
         report = selection.report
         print(f"[{key}] {report.summary}", flush=True)
@@ -143,8 +150,10 @@ class Stages:
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
+        if state.step == 0:
+            write_pass_rates(stage.folder, [])  # none of an attempt that was given up
         gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
-        first = {problem.id: problem for problem in (stage.problems[position] for position in range(NUM_PARITY_PROBLEMS))}
+        first = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
         gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:

@@ -14,7 +14,7 @@ from learner.checkpoints import INCOMPLETE, tag
 from ovt_ray.errors import DataError, StageError
 from ovt_ray.files import read_json_lines, write_json_lines_atomically
 from ovt_ray.group_rows import group_row, read_group
-from ovt_ray.order import Epochs
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.types import Problem, ScoredGroup
 
 STATE_FILE = "stream.jsonl"
@@ -83,7 +83,7 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
     write_json_lines_atomically(checkpoints / INCOMPLETE / STATE_FILE, [asdict(numbers), *groups])
 
 
-def read_state(checkpoints: Path, step: int, problems: Epochs[Problem]) -> StreamState:
+def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
     """Return the state that was saved with the checkpoint of a step; with none (step 0), that of a stage's start.
 
     Raises StageError naming the file and what to do if it is missing or damaged.
@@ -101,7 +101,7 @@ def read_state(checkpoints: Path, step: int, problems: Epochs[Problem]) -> Strea
         ) from error
 
 
-def _read(path: Path, step: int, problems: Epochs[Problem]) -> StreamState:
+def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
     rows = read_json_lines(path)
     if not rows:
         raise DataError("it is empty" if path.exists() else "there is no such file")

@@ -56,7 +56,13 @@ def test_a_list_with_a_bad_item_is_not_also_said_to_be_too_short() -> None:
 
 def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "needs a path: add data.path=PATH" in refusal("data.format=jsonl")
-    assert "eval_path says something about format 'jsonl' only, not 'embedded'" in refusal("data.eval_path=x")
+    assert "eval_path has no effect: format 'embedded' has held-out problems of its own" in refusal("data.eval_path=x")
+    assert "also has no effect: problems of format 'embedded' are drawn" in refusal("data.also=[{format: jsonl, path: x}]")
+    assert "also.0.format 'json' is unknown" in refusal("data.format=jsonl", "data.path=x", "data.also=[{format: json, path: x}]")
+    assert "format 'json' is unknown; did you mean 'jsonl'?" in refusal("data.format=json", "data.path=x")
+    assert "eval_format 'mathvisio' is unknown; did you mean 'mathvision'?" in refusal("data.eval_format=mathvisio")
+    assert "eval_format 'mathvision' needs a path: add data.eval_path=PATH" in refusal("data.eval_format=mathvision")
+    assert "eval_path has no effect: format 'clevr' has" in refusal("data.format=clevr", "data.path=x", "data.eval_path=y")
     assert "source 'caption' takes no temperature" in refusal("iterations[0].distil.temperature=0.5")
     jsonl = ("data.format=jsonl", "data.path=x", "iterations[0].distil={source: dataset, num_problems: 9}")
     assert "only data.format=embedded has a harder mixture" in refusal(*jsonl)
@@ -94,6 +100,16 @@ def test_what_becomes_a_trace_is_checked() -> None:
     assert "source 'endpoint' needs an endpoint: add endpoint={url: ..., model: ...}" in refusal("iterations[0].distil.source=endpoint")
     assert load_config(TINY, [server, "iterations[0].distil.source=endpoint"]).iterations[0].distil.endpoint is not None
     assert "endpoint.url: String should match pattern" in refusal("iterations[0].distil.endpoint={url: host, model: teacher}")
+
+
+def test_a_choice_of_problems_that_chooses_nothing_or_what_is_not_known_is_refused() -> None:
+    assert "neither sources nor tiers is given" in refusal("iterations[0].grpo.problems={}")
+    assert "problems.sources.height: Input should be greater than 0" in refusal("iterations[0].grpo.problems.sources={height: 0}")
+    assert "Input should be 'easy', 'medium', 'hard' or 'unsolved'" in refusal("iterations[0].grpo.problems.tiers=[harder]")
+    assert "iterations.0.distil.problems.tiers: no stage before it measures" in refusal("iterations[0].distil.problems.tiers=[hard]")
+    assert "hard and problems both say" in refusal("iterations[1].distil.problems.tiers=[hard]")
+    choice = load_config(TINY, ["iterations[0].grpo.problems={sources: {height: 1}, tiers: [hard, unsolved]}"]).iterations[0].grpo.problems
+    assert choice is not None and (choice.sources, choice.tiers) == ({"height": 1}, ("hard", "unsolved"))
 
 
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
@@ -135,6 +151,14 @@ def test_offloading_is_refused_where_it_has_no_effect() -> None:
     with_kl = ("iterations[0].grpo.kl_coef=0.1", "learner.reference_on_cpu=true")
     assert load_config(TINY, list(with_kl)).learner.reference_on_cpu
     assert "with lora the reference is the policy" in refusal(*with_kl, "learner.lora={rank: 4, alpha: 8}")
+
+
+def test_an_engine_on_cpu_is_split_over_its_own_threads_and_one_with_gpus_over_them() -> None:
+    split = load_config(TINY, ["rollout.tensor_parallel=2", "rollout.cpus_per_worker=4"]).rollout
+    assert (split.num_shards, load_config(TINY, ["rollout.gpus_per_worker=8"]).rollout.num_shards) == (2, 8)
+    assert load_config(TINY, []).rollout.num_shards == 1
+    assert "gpus_per_worker splits others" in refusal("rollout.tensor_parallel=2", "rollout.gpus_per_worker=2")
+    assert "tensor_parallel 2 does not divide" in refusal("rollout.tensor_parallel=2", "rollout.cpus_per_worker=3")
 
 
 def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
@@ -210,7 +234,11 @@ model.instruction
 data
 data.format
 data.path
+data.also
+data.also.format
+data.also.path
 data.eval_path
+data.eval_format
 data.num_eval
 data.eval_split
 data.bad_rows
@@ -218,6 +246,7 @@ rollout
 rollout.num_workers
 rollout.cpus_per_worker
 rollout.gpus_per_worker
+rollout.tensor_parallel
 rollout.dtype
 rollout.max_model_len
 rollout.max_num_seqs
@@ -276,6 +305,9 @@ iterations.distil.source
 iterations.distil.num_problems
 iterations.distil.num_chains
 iterations.distil.temperature
+iterations.distil.problems
+iterations.distil.problems.sources
+iterations.distil.problems.tiers
 iterations.distil.hard
 iterations.distil.select
 iterations.distil.traces_per_problem
@@ -314,6 +346,9 @@ iterations.sft.optimizer.freeze
 iterations.grpo
 iterations.grpo.num_steps
 iterations.grpo.problems_per_step
+iterations.grpo.problems
+iterations.grpo.problems.sources
+iterations.grpo.problems.tiers
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
 iterations.grpo.dynamic_sampling

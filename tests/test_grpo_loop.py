@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from ovt_ray.difficulty import PassRate, read_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.metrics import read_metrics
-from ovt_ray.order import Epochs
+from ovt_ray.problem_stream import ItemStream, Part
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.stream_state import StreamState
@@ -125,7 +126,7 @@ def grpo_stage(folder: Path, **changes: Any) -> GrpoStage:
     section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1))
     return GrpoStage(
         section=section.model_copy(update=changes),
-        problems=Epochs(PROBLEMS, 5),
+        problems=ItemStream([Part(name="", items=PROBLEMS)], 5),
         traces=TRACES,
         max_tokens=8,
         seed=5,
@@ -156,6 +157,18 @@ def test_each_step_learns_hands_over_its_weights_and_draws_with_a_seed_of_its_ow
     assert [(row.step, row.values["accuracy"], row.values["flat_groups"]) for row in read_metrics(tmp_path)] == [
         (i, 0.5, 0.0) for i in range(4)
     ]
+
+
+def test_every_problem_that_was_answered_leaves_its_pass_rate_for_later_stages(tmp_path: Path) -> None:
+    run(Services(mixed=True), tmp_path)
+    rates = read_pass_rates([tmp_path / "iter1/grpo"])
+    assert rates == {problem.id: PassRate(num_correct=1, num_scored=2) for problem in PROBLEMS}, "4 steps of 4 are two epochs of 8"
+
+
+def test_a_step_across_the_end_of_an_epoch_has_no_problem_twice(tmp_path: Path) -> None:
+    services = Services(mixed=True)
+    run(services, tmp_path, problems_per_step=7)
+    assert services.learner.updates == [14] * 4
 
 
 def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None:

@@ -9,7 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets", "numpy"}
-LIGHT = ("ovt_ray.types", "ovt_ray.section", "ovt_ray.stage_config", "ovt_ray.config", "ovt_ray.errors", "ovt_ray.prompts", "ovt_ray.spans")
+LIGHT = (
+    "ovt_ray.types",
+    "ovt_ray.section",
+    "ovt_ray.formats",
+    "ovt_ray.stage_config",
+    "ovt_ray.config",
+    "ovt_ray.errors",
+    "ovt_ray.prompts",
+    "ovt_ray.spans",
+)
 SERVICES = ("actors", "learner", "reward")
 
 

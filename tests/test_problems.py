@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from PIL import Image
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.files import write_json_lines_atomically
-from ovt_ray.problems import load_problems, problem_row, read_problems
+from ovt_ray.formats import FORMATS
+from ovt_ray.problem_rows import problem_row
+from ovt_ray.problem_store import keep
+from ovt_ray.problems import LoadedProblems, load_problems
 from ovt_ray.types import AnswerKind, Problem
 from reward.equivalence import is_equivalent
 
@@ -48,6 +52,16 @@ def write_rows(folder: Path, *rows: dict[str, object] | str) -> Path:
     return path
 
 
+def read_problems(path: Path) -> tuple[list[Problem], list[str]]:
+    """The problems of a file, read anew, and the messages of its bad rows."""
+    problems = keep(FORMATS["jsonl"].rows(path, "train"), str(path), path.parent / "kept" / "key")
+    return list(problems), [row.message for row in problems.bad]
+
+
+def load(folder: Path, path: Path, **options: object) -> LoadedProblems:
+    return load_problems(DataConfig(format="jsonl", path=path, **options), folder / "kept")
+
+
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
@@ -75,7 +89,8 @@ def test_the_kind_of_an_answer_follows_from_the_row(tmp_path: Path, fields: dict
 def test_images_are_paths_beside_the_file_or_base64(tmp_path: Path) -> None:
     picture = encoded("blue", form="JPEG")
     (problem,), _ = read_problems(write_rows(tmp_path, row(images=["a.png", {"base64": base64.b64encode(picture).decode()}])))
-    assert problem.images == (str(tmp_path / "a.png"), picture)
+    assert problem.images[0] == str(tmp_path / "a.png")
+    assert Path(problem.images[1]).read_bytes() == picture
 
 
 @pytest.mark.parametrize(
@@ -102,9 +117,10 @@ def test_images_are_paths_beside_the_file_or_base64(tmp_path: Path) -> None:
         (row(images=["large.png"]), "large.png': 9000 x 9000 pixels, more than 67,108,864"),
         (row(images=["bomb.png"]), "bomb.png': not a readable"),
         (row(images=["strip.png"]), "strip.png': 402 x 2 pixels, sides in a ratio above 200"),
-        (row(images=["a.png", {"base64": "AAAA"}]), "images[1]: 3 bytes of base64: not a readable"),
+        (row(images=["a.png", {"base64": "AAAA"}]), "images[1]: an image of 3 bytes: not a readable"),
         (row(images=[{"base64": "%%%"}]), "images.0: "),
-        (row(images=[7]), "images.0: Value error, must be a path or"),
+        (row(images=[7]), 'images.0: Value error, must be a path, {"base64": "..."}, bytes, or'),
+        (row(images=["https://host/a.png"]), "images are not fetched, so store it and give its path, got 'https://host/a.png'"),
         ("{broken", "row 2: not JSON"),
         ("[" * 100_000, "row 2: not JSON"),
         ("[1, 2]", "row 2: row: Input should be a valid dictionary"),
@@ -137,13 +153,13 @@ def test_refusing_lists_the_first_twenty_bad_rows_and_dropping_all(tmp_path: Pat
     good = [row(id=f"good{n}", images=[]) for n in range(4)]
     path = write_rows(tmp_path, *good, *[row(id=f"bad{n}", answer="") for n in range(23)])
     with pytest.raises(DataError) as refusal:
-        load_problems(DataConfig(format="jsonl", path=path, num_eval=1))
+        load(tmp_path, path, num_eval=1)
     lines = str(refusal.value).splitlines()
     assert "23 rows cannot be used" in lines[0]
     assert "data.bad_rows=drop" in lines[0]
     assert len(lines) == 1 + 20 + 1
     assert lines[-1] == "... and 3 more"
-    loaded = load_problems(DataConfig(format="jsonl", path=path, num_eval=1, bad_rows="drop"))
+    loaded = load(tmp_path, path, num_eval=1, bad_rows="drop")
     assert (len(loaded.train), len(loaded.held_out), len(loaded.dropped)) == (3, 1, 23)
 
 
@@ -151,13 +167,13 @@ def test_no_image_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     pictures = {colour: base64.b64encode(encoded(colour)).decode() for colour in ("red", "green", "blue", "white")}
     rows = [row(id=f"{colour}{n}", images=[{"base64": data}]) for colour, data in pictures.items() for n in range(3)]
     path = write_rows(tmp_path, *rows)
-    loaded = load_problems(DataConfig(format="jsonl", path=path, num_eval=4))
+    loaded = load(tmp_path, path, num_eval=4)
     assert len(loaded.held_out) == 4
     assert {problem.images for problem in loaded.train}.isdisjoint({problem.images for problem in loaded.held_out})
     assert len(loaded.train) == 6  # two images are held out, of which one and a third are asked about
     assert "2 problems are about an image of a held-out problem" in loaded.dropped[0]
     path.write_text("\n".join(reversed(path.read_text().splitlines())))
-    again = load_problems(DataConfig(format="jsonl", path=path, num_eval=4))
+    again = load(tmp_path, path, num_eval=4)
     assert {problem.id for problem in again.held_out} == {problem.id for problem in loaded.held_out}
 
 
@@ -165,19 +181,36 @@ def test_a_file_of_held_out_problems_is_used_as_it_is(tmp_path: Path) -> None:
     path = write_rows(tmp_path, row(), row(id="q2"))
     held_out = tmp_path / "eval.jsonl"
     held_out.write_text("\n".join(json.dumps(row(id=f"e{n}")) for n in range(3)))
-    loaded = load_problems(DataConfig(format="jsonl", path=path, eval_path=held_out, num_eval=2))
+    loaded = load(tmp_path, path, eval_path=held_out, num_eval=2)
     assert [problem.id for problem in loaded.train] == ["q1", "q2"]
     assert [problem.id for problem in loaded.held_out] == ["e0", "e1"]
 
 
+def test_several_data_sets_are_learnt_from_and_what_is_held_out_of_the_first_is_in_none(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "b.png").write_bytes(encoded("blue" if name == "first" else "red"))
+    first = write_rows(tmp_path / "first", row(images=["a.png"], source="a"), row(id="q2", images=["b.png"], source="a"))
+    second = write_rows(tmp_path / "second", row(source="b"), row(id="q3", images=[]), row(id="bad", answer=""))
+    also = {"also": [{"format": "jsonl", "path": second}], "bad_rows": "drop"}
+    loaded = load(tmp_path, first, num_eval=1, **also)
+    (held_out,) = loaded.held_out.column("id")
+    red = held_out == "q1"  # which image is held out depends on its encoder
+    assert [problem.id for problem in loaded.train] == (["q2", "1/q3"] if red else ["q1", "1/q1", "1/q3"])
+    assert loaded.train.column("source")[-2:] == (["a", ""] if red else ["b", ""])
+    assert len(loaded.dropped) == (2 if red else 1) and "second" in loaded.dropped[0]
+    separate = load(tmp_path, first, eval_path=second, **also)
+    assert separate.train.column("id") == ["q1", "q2", "1/q1", "1/q3"] == [problem.id for problem in separate.train]
+
+
 def test_holding_out_everything_is_refused_with_the_key_to_change(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.num_eval"):
-        load_problems(DataConfig(format="jsonl", path=write_rows(tmp_path, row()), num_eval=400))
+        load(tmp_path, write_rows(tmp_path, row()), num_eval=400)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent.jsonl: cannot be read"):
-        load_problems(DataConfig(format="jsonl", path=tmp_path / "absent.jsonl"))
+        load(tmp_path, tmp_path / "absent.jsonl")
 
 
 def test_written_problems_are_read_back_equal_after_their_folder_moved(tmp_path: Path) -> None:
@@ -192,5 +225,6 @@ def test_written_problems_are_read_back_equal_after_their_folder_moved(tmp_path:
     folder.rename(tmp_path / "moved")
     read, bad = read_problems(tmp_path / "moved" / "rows.jsonl")
     assert bad == []
-    assert read[1] == problems[1]
+    assert replace(read[1], images=()) == replace(problems[1], images=())
+    assert Path(read[1].images[0]).read_bytes() == problems[1].images[0]
     assert (read[0].question, read[0].kind, read[0].images) == ("Wie groß?", AnswerKind.TEXT, (str(tmp_path / "moved" / "a.png"),))

@@ -9,15 +9,14 @@ import pytest
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
-from ovt_ray.problem_rows import LoadedProblems
-from ovt_ray.tabmwp import load_tabmwp
+from ovt_ray.problems import LoadedProblems, load_problems
 from ovt_ray.types import AnswerKind
 from reward.equivalence import is_equivalent
 
 
 @pytest.fixture(scope="module")
-def loaded(shared: Path) -> LoadedProblems:
-    return load_tabmwp(DataConfig(format="tabmwp", path=shared / "tabmwp"))
+def loaded(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedProblems:
+    return load_problems(DataConfig(format="tabmwp", path=shared / "tabmwp"), tmp_path_factory.mktemp("problems"))
 
 
 def read_split(shared: Path, split: str) -> dict[str, dict[str, object]]:
@@ -55,7 +54,7 @@ def test_answers_and_choices_are_those_of_the_rows(shared: Path, loaded: LoadedP
 
 
 def test_the_verifier_accepts_every_gold_answer_as_its_own(loaded: LoadedProblems) -> None:
-    assert [problem.id for problem in loaded.train + loaded.held_out if not is_equivalent(problem.answer, problem)] == []
+    assert [problem.id for problem in [*loaded.train, *loaded.held_out] if not is_equivalent(problem.answer, problem)] == []
 
 
 def test_a_unit_is_named_in_the_question_and_not_in_the_answer(loaded: LoadedProblems) -> None:
@@ -78,16 +77,42 @@ def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_
     (tmp_path / "problems_dev1k.json").write_text(json.dumps(rows))
     (tmp_path / "problems_test1k.json").write_text(json.dumps({good: rows[good]}))
 
-    loaded = load_tabmwp(DataConfig(format="tabmwp", path=tmp_path, bad_rows="drop"))
+    loaded = load_problems(DataConfig(format="tabmwp", path=tmp_path, bad_rows="drop"), tmp_path / "kept")
     assert [problem.id for problem in loaded.train] == [good]
     fragments = [(cut, "not a readable"), (gone, "no such file"), (empty, "answer: must not be empty"), (short, "question: missing")]
     for message, (pid, fragment) in zip(loaded.dropped, fragments, strict=True):
-        assert f"problems_dev1k.json problem {pid}: " in message
+        assert f"problems_dev1k.json problem {pid!r}: " in message
         assert fragment in message
     with pytest.raises(DataError, match="4 rows cannot be used"):
-        load_tabmwp(DataConfig(format="tabmwp", path=tmp_path))
+        load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")
 
 
 def test_a_folder_without_the_data_set_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"problems_test1k.json: cannot be read .*data.path"):
-        load_tabmwp(DataConfig(format="tabmwp", path=tmp_path))
+    with pytest.raises(DataError, match=r"problems_dev1k.json: cannot be read .*data.path"):
+        load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")
+
+
+@pytest.mark.parametrize("split", ["dev1k", "test1k"])
+def test_answers_units_and_solutions_are_as_the_data_set_says_of_itself(shared: Path, loaded: LoadedProblems, split: str) -> None:
+    rows = read_split(shared, split)
+    problems = loaded.train if split == "dev1k" else loaded.held_out
+    asked = [rows[problem.id] for problem in problems]
+    kinds = Counter((row["ques_type"], row["ans_type"]) for row in asked)
+    assert len(rows) == 1000
+    if split == "dev1k":
+        assert kinds == {
+            ("free_text", "integer_number"): 576,
+            ("free_text", "decimal_number"): 149,
+            ("multi_choice", "extractive_text"): 151,
+            ("multi_choice", "boolean_text"): 112,
+            ("multi_choice", "other_text"): 12,
+        }
+        assert Counter(row["unit"] for row in asked)["$"] == 217
+    for problem, row in zip(problems, asked, strict=True):
+        is_number = row["ans_type"] in ("integer_number", "decimal_number")
+        assert (problem.kind is AnswerKind.NUMBER) is is_number
+        assert problem.question.endswith(f"(Unit: {row['unit']})") is (row["unit"] is not None)
+        assert problem.solution == row["solution"]
+        if is_number:
+            value = float(problem.answer.replace(",", "").split("/")[0])
+            assert ("." in problem.answer or "/" in problem.answer or not value.is_integer()) is (row["ans_type"] == "decimal_number")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ovt_ray.distillation.filters import FILTERS, Candidate
 from ovt_ray.files import write_json_atomically, write_json_lines_atomically
-from ovt_ray.problems import problem_row
+from ovt_ray.problem_rows import problem_row
 from ovt_ray.types import Outcome, Problem
 
 CORRECT_FATES = (*FILTERS, "duplicate", "per_source", "not_selected", "trace")

@@ -29,20 +29,22 @@ HARD_SHARE = {False: 0.1, True: 0.5}
 """Share of hard kinds in the ordinary and in the hard mixture."""
 
 EASY_KINDS = tuple(kind for kind in KINDS if not kind.is_hard)
+KIND_OF = {kind.name: kind for kind in KINDS}
 HARD_KINDS = tuple(kind for kind in KINDS if kind.is_hard)
 
 
-def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool = False) -> list[Problem]:
+def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool = False, kind_name: str | None = None) -> list[Problem]:
     """Return `num` problems about figures of one split, their PNG files written to `folder`; the same for the same arguments.
 
     A figure belongs to a split by a hash of what it shows, so nothing held out is ever trained on. One problem in ten is of a
-    hard kind, with `hard` every second.
+    hard kind, with `hard` every second; or all are of the one that is named.
     """
-    rng = Random(f"{split} {seed} {hard}")
+    rng = Random(f"{split} {seed} {kind_name or hard}")
+    label = f"{kind_name.replace(' ', '-')}-" if kind_name else "hard-" if hard else ""
     problems = []
     for index in range(num):
-        kind = rng.choice(HARD_KINDS if rng.random() < HARD_SHARE[hard] else EASY_KINDS)
-        name = f"{split}-{'hard-' if hard else ''}{seed}-{index}"
+        kind = KIND_OF[kind_name] if kind_name else rng.choice(HARD_KINDS if rng.random() < HARD_SHARE[hard] else EASY_KINDS)
+        name = f"{split}-{label}{seed}-{index}"
         problems.append(draw_problem(kind, split, rng, folder, name))
     return problems
 

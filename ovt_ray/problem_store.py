@@ -1,0 +1,208 @@
+"""Problems are read and checked once: rows become an Arrow file that later starts map.
+
+    runs/.problems/<key>/problems.arrow   the problems of one split of one data set, bad.json the rows that make none
+    runs/.problems/images/                images that came as bytes, by their content
+
+The key says what was read: format, path, sizes and times of the files, and the code that reads them. An image that has changed since makes
+the rows be read anew. The folder may be deleted while nothing runs.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ovt_ray.errors import DataError
+from ovt_ray.formats import FORMATS, Row, Split
+from ovt_ray.images import BadImage, image_facts, store_image
+from ovt_ray.problem_rows import LeftOut
+from ovt_ray.problem_set import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
+from ovt_ray.types import Problem
+
+ROWS_PER_BATCH = 2048
+"""Of the Arrow file."""
+MAX_THREADS = 16
+"""More would wait for the one that parses rows."""
+ROWS_AHEAD = 8
+"""Rows in work for each thread."""
+SECONDS_BETWEEN_LINES = 2.0
+
+Made = tuple[dict[str, Any], None] | tuple[None, BadRow]
+
+
+def problem_set(format_name: str, path: Path, split: Split, folder: Path) -> ProblemSet:
+    """Return the problems of a split, from `folder` if they were read before, else read, checked and kept there."""
+    home = folder / _key(format_name, path, split)
+    if (found := _opened(home)) is not None:
+        return found
+    return keep(FORMATS[format_name].rows(path, split), str(path), home)
+
+
+def keep(rows: Iterable[Row], name: str, home: Path) -> ProblemSet:
+    """Return the problems of rows, kept in the folder `home`, which appears whole or not at all; `name` is for the progress."""
+    scratch = home.with_name(f".{home.name}.{os.getpid()}.tmp")
+    images = home.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(exist_ok=True)
+    try:
+        bad = _write(scratch / "problems.arrow", _shown(_made(rows, images), name))
+        (scratch / "bad.json").write_text(json.dumps([asdict(row) for row in bad]))
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            scratch.rename(home)
+        except OSError:  # another process was first with the same
+            if not home.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _read(home)
+
+
+def stamp(path: str) -> int:
+    """Return a number that is another one when the file's size or time is; 0 for no file."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return 0
+    return (state.st_mtime_ns ^ state.st_size << 1) or 1
+
+
+def _opened(home: Path) -> ProblemSet | None:
+    """Return what `keep` left, None if it left nothing that can be read or an image has changed since."""
+    if not (home / "bad.json").is_file():
+        return None
+    try:
+        problems = _read(home)
+    except (OSError, ValueError, pa.ArrowException):  # of a machine that lost its power: the rows are read again
+        return None
+    noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
+    changed = [path for path, before in noted.items() if stamp(path) != before]
+    if changed:
+        print(
+            f"{changed[0]}{f' and {len(changed) - 1} more images' if changed[1:] else ''} changed: reading the problems again", flush=True
+        )
+    return None if changed else problems
+
+
+def _read(home: Path) -> ProblemSet:
+    bad = [BadRow(**row) for row in json.loads((home / "bad.json").read_text())]
+    return ProblemSet(open_table(home / "problems.arrow"), bad)
+
+
+def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
+    """Yield each image's path and its stamp when it was checked."""
+    for paths, stamps in zip(problems.column("images"), problems.column("image_stamps"), strict=True):
+        yield from zip(paths, stamps, strict=True)
+
+
+def _made(rows: Iterable[Row], images: Path) -> Iterator[tuple[str, Made]]:
+    """Yield each row's place and what became of it, in order. Images are decoded in threads, a few rows ahead."""
+    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+    waiting: deque[tuple[str, Future[Made]]] = deque()
+    with ThreadPoolExecutor(num_threads, "problems") as threads:
+        for place, make in rows:
+            waiting.append((place, threads.submit(_make, place, make, images)))
+            if len(waiting) > ROWS_AHEAD * num_threads:
+                earliest, future = waiting.popleft()
+                yield earliest, future.result()
+        for place, future in waiting:
+            yield place, future.result()
+
+
+def _make(place: str, make: Callable[[], Problem], images: Path) -> Made:
+    """Return the values of one row's problem, its images stored as files, or why it has none."""
+    try:
+        problem = make()
+        facts = [image_facts(source) for source in problem.images]
+    except DataError as error:
+        source = error.source if isinstance(error, BadImage) else None
+        path = source if isinstance(source, str) else ""
+        message = f"{place}: {error}"
+        return None, BadRow(message=message, is_left_out=isinstance(error, LeftOut), image=path, image_stamp=stamp(path) if path else 0)
+    paths = [
+        store_image(source, fact, images.resolve()) if isinstance(source, bytes) else source
+        for source, fact in zip(problem.images, facts, strict=True)
+    ]
+    values = {name: getattr(problem, name) for name in COLUMNS.names} | {
+        "images": paths,
+        "kind": problem.kind.value,
+        "place": place,
+        "image_hashes": [bytes.fromhex(fact.sha256) for fact in facts],
+        "image_widths": [fact.width for fact in facts],
+        "image_heights": [fact.height for fact in facts],
+        "image_stamps": [stamp(path) for path in paths],
+    }
+    return values, None
+
+
+def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
+    """Write the problems that rows made, and return the rows that made none or repeat an id."""
+    bad: list[BadRow] = []
+    place_of: dict[str, str] = {}
+    batch: list[dict[str, Any]] = []
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for place, (values, fault) in made:
+            if values is None:
+                assert fault is not None
+                bad.append(fault)
+            elif (id := values["id"]) in place_of:
+                message = f"{place}: id: {id!r} is that of {place_of[id]} too; ids must differ"
+                bad.append(BadRow(message=message, is_left_out=False))
+            else:
+                place_of[id] = place
+                batch.append(values)
+            if len(batch) == ROWS_PER_BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
+    return bad
+
+
+def _shown(made: Iterable[tuple[str, Made]], name: str) -> Iterator[tuple[str, Made]]:
+    """Yield the same, with a line every few seconds: how many there will be is not known."""
+    began = line_at = time.monotonic()
+    num_bad = 0
+    for number, (place, one) in enumerate(made, start=1):
+        yield place, one
+        num_bad += one[1] is not None
+        if (now := time.monotonic()) - line_at > SECONDS_BETWEEN_LINES:
+            line_at = now
+            print(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad", flush=True)
+
+
+def _key(format_name: str, path: Path, split: Split) -> str:
+    """Return a name that is another one for another format, path, state of the files or reading code."""
+    parts = [format_name, split, str(path.resolve()), _code_version(), *_states(FORMATS[format_name].read_from(path))]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _states(path: Path) -> Iterator[str]:
+    """Yield name, size and time of a file, or of every file below a folder."""
+    if not path.is_dir():
+        yield str(stamp(str(path)))
+        return
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            file = os.path.join(folder, name)
+            yield f"{file} {stamp(file)}"
+
+
+@cache
+def _code_version() -> str:
+    """Return a hash of the code that decides what becomes of a row."""
+    ours = Path(__file__).parent
+    named = ("images", "problem_rows", "problem_set", "problem_store", "types")
+    files = [*(ours / f"{name}.py" for name in named), *(ours / "formats").glob("*.py"), *(ours.parent / "reward").glob("*.py")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

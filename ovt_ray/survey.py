@@ -1,0 +1,175 @@
+"""`ovt-ray data`: what a data set holds, what of it is left out and why, before anything is trained on it."""
+
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovt_ray.config import DataConfig, ModelConfig
+from ovt_ray.contact_sheet import write_contact_sheet
+from ovt_ray.formats import FORMATS
+from ovt_ray.order import permutation
+from ovt_ray.problem_rows import BenchmarkError
+from ovt_ray.problem_set import ProblemSet
+from ovt_ray.problem_store import keep, problem_set
+from ovt_ray.problems import MAX_LISTED, load_problems, settle
+from ovt_ray.progress import Progress, phase
+from ovt_ray.tasks import Tasks, Wanted
+
+NUM_PROMPTS = 200
+"""Problems whose prompts are rendered to count tokens: each costs a pass of the image processor."""
+QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surveyed:
+    """What is looked at: as `LoadedProblems`, but a benchmark has nothing to learn from."""
+
+    train: ProblemSet
+    held_out: ProblemSet
+    dropped: tuple[str, ...]
+
+
+def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: Path, num_examples: int) -> None:
+    """Print what the problems of a data set are like, and write a picture with examples of them; `folder` keeps the checked problems.
+
+    Bad rows are listed, whatever `bad_rows` says; what they would do to a run is said. With a model its prompts are measured too.
+    """
+    with tempfile.TemporaryDirectory() as drawn:
+        problems = _surveyed(config, folder, Path(drawn))
+        both = {"learn from": problems.train, "held out": problems.held_out}
+        print(f"{config.path or config.format}: {len(problems.train):,} problems to learn from, {len(problems.held_out):,} held out")
+        print(f"held out: {_how_held_out(config)}")
+        _print_counts("source", {name: some.column("source") for name, some in both.items()})
+        _print_counts("answers", {name: some.column("kind") for name, some in both.items()})
+        _print_counts("choices", {name: _sizes(some, "choices") for name, some in both.items()})
+        _print_counts("images", {name: _sizes(some, "images") for name, some in both.items()})
+        _print_image_sizes([problems.train, problems.held_out], model)
+        _print_repeats(problems)
+        shown = problems.train or problems.held_out
+        if model is not None:
+            _print_prompts(shown, model)
+        _print_left_out(problems, config)
+        examples = shown.select(permutation(len(shown), 0)[:num_examples])
+        with phase(f"drawing {len(examples)} examples to {sheet}"):
+            write_contact_sheet(sheet, examples)
+
+
+def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> Surveyed:
+    """Return the problems of a data set; of the embedded world as many as are held out, drawn for this."""
+    if config.format == "embedded":
+        return _drawn(config, drawn)
+    try:
+        loaded = load_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
+    except BenchmarkError as refusal:
+        assert config.path is not None
+        print(refusal)
+        problems = problem_set(config.format, config.path, "eval", folder)
+        return Surveyed(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
+    return Surveyed(train=loaded.train, held_out=loaded.held_out, dropped=loaded.dropped)
+
+
+def _drawn(config: DataConfig, folder: Path) -> Surveyed:
+    tasks = Tasks(config=config, seed=0, image_folder=folder / "images", loaded=None)
+    with phase("drawing problems of the embedded world"):
+        train, held_out = tasks.train(Wanted(purpose="data", num=config.num_eval)), tasks.held_out()
+    train_set, held_out_set = (
+        keep([(problem.id, partial(replace, problem)) for problem in part], name, folder / name)
+        for name, part in (("train", train), ("held_out", held_out))
+    )
+    return Surveyed(train=train_set, held_out=held_out_set, dropped=())
+
+
+def _how_held_out(config: DataConfig) -> str:
+    if config.format == "embedded":
+        return f"figures of the {config.eval_split} split, which no stage learns from"
+    if config.eval_path is not None:
+        return f"the first {config.num_eval:,} of {config.eval_path} (data.eval_path, data.num_eval)"
+    if FORMATS[config.format].has_eval_split:
+        return f"the first {config.num_eval:,} of the data set's own held-out problems (data.num_eval)"
+    return f"{config.num_eval:,} chosen by a hash of their images (data.num_eval); problems about the same images are left out"
+
+
+def _print_counts(name: str, values: dict[str, list[Any]]) -> None:
+    """Print how often each value occurs in each part."""
+    counts = {part: Counter(found) for part, found in values.items()}
+    rows = sorted(set().union(*counts.values()), key=lambda value: (-counts["learn from"][value], str(value)))
+    print(f"\n{name:<24}" + "".join(f"{part:>14}" for part in counts))
+    for value in rows:
+        print(f"  {str(value) or '(none)':<22}" + "".join(f"{found[value]:>14,}" for found in counts.values()))
+
+
+def _sizes(problems: ProblemSet, name: str) -> list[int]:
+    return [len(items) for items in problems.column(name)]
+
+
+def _print_image_sizes(parts: Sequence[ProblemSet], model: ModelConfig | None) -> None:
+    width, height = (
+        np.array([size for part in parts for sizes in part.column(name) for size in sizes]) for name in ("image_widths", "image_heights")
+    )
+    if not len(width):
+        return
+    pixels = width * height
+    _print_quantiles("image size, pixels", {"width": width, "height": height, "both multiplied": pixels})
+    if model is not None:
+        print(
+            f"  {np.count_nonzero(pixels > model.max_pixels):,} of {len(pixels):,} are scaled down to model.max_pixels={model.max_pixels:,}"
+        )
+
+
+def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
+    print(f"\n{name:<24}" + "".join(f"{quantile:>12}" for quantile in QUANTILES))
+    for row, found in values.items():
+        print(f"  {row:<22}" + "".join(f"{value:>12,.0f}" for value in np.percentile(found, list(QUANTILES.values()))))
+
+
+def _print_repeats(problems: Surveyed) -> None:
+    """Print which problems have images and question of another, and whether what is held out is also learnt from."""
+    places: dict[object, list[tuple[str, str]]] = defaultdict(list)
+    for part in (problems.train, problems.held_out):
+        for place, answer, question, images in zip(*map(part.column, ("place", "answer", "question", "image_hashes")), strict=True):
+            places[question, tuple(images)].append((place, answer))
+    repeated = [found for found in places.values() if len(found) > 1]
+    differ = [found for found in repeated if len({answer for _, answer in found}) > 1]
+    print(f"\nsame question and images: {sum(len(found) - 1 for found in repeated):,} problems, {len(differ):,} with another answer")
+    for found in sorted(repeated, key=lambda found: found not in differ)[:MAX_LISTED]:
+        print("  " + "; ".join(f"{place}: {answer!r}" for place, answer in found[:4]))
+    learnt, held_out = (
+        {digest for found in part.column("image_hashes") for digest in found} for part in (problems.train, problems.held_out)
+    )
+    print(f"images both learnt from and held out: {len(learnt & held_out):,} of {len(held_out):,}")
+
+
+def _print_prompts(problems: ProblemSet, model: ModelConfig) -> None:
+    from ovt_ray.prompts import Prompts, model_path
+
+    prompts = Prompts(model_path(model), model)
+    chosen = problems.select(permutation(len(problems), 1)[:NUM_PROMPTS])
+    lengths = list(_prompt_lengths(chosen, prompts))
+    _print_quantiles(f"prompt, {model.path}", {f"tokens, of {len(chosen):,}": np.array(lengths)})
+
+
+def _prompt_lengths(problems: ProblemSet, prompts: Any) -> Iterator[int]:
+    began = time.monotonic()
+    with Progress("prompts", len(problems)) as progress:
+        for number in range(len(problems)):
+            yield len(prompts.inputs(problems[number]).prompt_ids)
+            if time.monotonic() - began > 2:
+                progress.step(number, {})
+
+
+def _print_left_out(problems: Surveyed, config: DataConfig) -> None:
+    print(f"\nleft out: {len(problems.dropped):,}")
+    for message in problems.dropped[:MAX_LISTED]:
+        print(f"  {message}")
+    if len(problems.dropped) > MAX_LISTED:
+        print(f"  ... and {len(problems.dropped) - MAX_LISTED:,} more")
+    bad = [*problems.train.bad, *problems.held_out.bad] if problems.train.bad != problems.held_out.bad else problems.train.bad
+    if config.bad_rows == "refuse" and not all(row.is_left_out for row in bad):
+        print("  a run does not start with rows that cannot be used, unless data.bad_rows=drop")
