@@ -37,7 +37,7 @@ from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, Simu
 from learner.group import LearnerGroup
 from ovt_ray.config import RolloutConfig
 from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.order import Epochs
+from ovt_ray.problem_stream import ItemStream, Part
 from ovt_ray.samples import staleness
 from ovt_ray.services import Scoring, Services
 from ovt_ray.stage_config import GrpoConfig, Optimizer
@@ -217,7 +217,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
     ]
     return GrpoStage(
         section=section,
-        problems=Epochs(problems, 0),
+        problems=ItemStream([Part(name="", items=problems)], 0),
         traces=(),
         max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS,
         seed=0,

@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -19,7 +19,7 @@ from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from actors.worker import Ended, RolloutWorker, completion_seed
 from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.types import Completion, Problem, Sampling, VersionSpan
+from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, Weights
 
 SIGMA = 1.0
 """Of the logarithm of an answer's length."""
@@ -61,10 +61,10 @@ class SimulatedWorker(RolloutWorker):
         """Return the process id."""
         return os.getpid()
 
-    async def load_weights(self, version: int, buckets: Sequence[Any], checksums: Mapping[str, str]) -> int:
+    async def load_weights(self, weights: Weights) -> int:
         """Return the version, which completions begun from now on are said to be of."""
-        self._version = version
-        return version
+        self._version = weights.version
+        return weights.version
 
     async def weight_checksums(self) -> dict[str, str]:
         """Return the version that is served."""
