@@ -234,7 +234,7 @@ class RolloutPool:
                 request.due_at += time.monotonic() - began
 
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
+        return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
@@ -258,7 +258,8 @@ class RolloutPool:
 
     def _launch(self) -> ActorHandle:
         """Return a new worker actor, its engine starting."""
-        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
+        threads = self.config.cpus_per_worker // self.config.tensor_parallel
+        environment = engine_environment(threads) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
@@ -277,7 +278,7 @@ class RolloutPool:
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of a process that hosts an engine."""
+    """Return the environment of a process that hosts an engine, or a part of one."""
     return {
         "OMP_NUM_THREADS": str(num_threads),
         "OMP_WAIT_POLICY": "passive",

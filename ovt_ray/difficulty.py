@@ -6,9 +6,11 @@ A stage leaves `difficulty.jsonl` in its folder: a row of `Problem` with `num_co
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines, write_json_lines_atomically
 from ovt_ray.problem_rows import ProblemRow, problem_row, to_problem
+from ovt_ray.results import stage_key
 from ovt_ray.stage_config import Tier
 from ovt_ray.types import Outcome, Problem, Score
 
@@ -39,6 +41,12 @@ class PassRate:
         return "easy" if rate >= EASY_FROM else "medium" if rate >= MEDIUM_FROM else "hard"
 
 
+def measured_before(run_dir: Path, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
+    """Return the folders of a run's stages before one that may have measured pass rates, in the order of the run."""
+    stages = [(number, name) for number in range(1, iteration + 1) for name in ("distil", "grpo")]
+    return tuple(run_dir / stage_key(*before) for before in stages[: stages.index((iteration, stage))])
+
+
 def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Replace the pass rates of a stage."""
     write_json_lines_atomically(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
@@ -46,6 +54,7 @@ def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
 
 def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
+    folder.mkdir(parents=True, exist_ok=True)
     drop_torn_end(folder / FILE)
     append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
