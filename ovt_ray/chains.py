@@ -78,11 +78,17 @@ def chains_by_caption(
 
 
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Iterator[Chains]:
-    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none."""
+    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
+
+    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
+    are put.
+    """
     return _scored(services, ((problem, _worked(problem)) for problem in problems))
 
 
 def _worked(problem: Problem) -> list[str]:
+    if "</think>" in problem.solution and "<answer>" in problem.solution:
+        return [problem.solution]
     return [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else []
 
 

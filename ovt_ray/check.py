@@ -12,7 +12,7 @@ from ovt_ray.types import Problem
 
 
 def check_run(config: RunConfig) -> None:
-    """Load the reward, read the data, render one problem, look at the model, count what each stage trains, compare the cluster.
+    """Load the reward, read the data, render a problem, look at the model, ask the endpoints, count what stages train, compare the cluster.
 
     Prints each, and DeepSpeed's config. Raises ConfigError, DataError, LearnerError or RewardError for the first thing that is wrong.
     """
@@ -27,6 +27,7 @@ def check_run(config: RunConfig) -> None:
         problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
     check_model(model_path(config.model), config.learner.layout)
+    _check_endpoints(config)
     _check_parts(config)
     _check_deepspeed(config)
     _check_cluster(config)
@@ -58,6 +59,16 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
             f"rollout.max_model_len: {config.rollout.max_model_len} less {config.max_completion_tokens} of max_completion_tokens leaves "
             f"{room} tokens, problem {problem.id} needs {num_tokens}: raise it, or lower model.max_pixels (now {config.model.max_pixels})"
         )
+
+
+def _check_endpoints(config: RunConfig) -> None:
+    """Ask each endpoint that writes chains for its models."""
+    from ovt_ray.distillation.endpoint import check_endpoint
+
+    for number, turn in enumerate(config.iterations):
+        if turn.distil and (endpoint := turn.distil.endpoint):
+            check_endpoint(endpoint, f"iterations.{number}.distil.endpoint")
+            print(f"iterations.{number}.distil.endpoint: {endpoint.url} answers and has {endpoint.model}", flush=True)
 
 
 def _check_parts(config: RunConfig) -> None:

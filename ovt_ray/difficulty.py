@@ -6,9 +6,11 @@ A stage leaves `difficulty.jsonl` in its folder: a row of `Problem` with `num_co
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines, write_json_lines_atomically
 from ovt_ray.problem_rows import ProblemRow, problem_row, to_problem
+from ovt_ray.results import stage_key
 from ovt_ray.stage_config import Tier
 from ovt_ray.types import Outcome, Problem, Score
 
@@ -44,10 +46,24 @@ def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     write_json_lines_atomically(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
 
+def begin_pass_rates(folder: Path, *, goes_on: bool) -> None:
+    """Make ready for `add_pass_rates`: none are left of a stage that begins, and no half-written one of a stage that goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if goes_on:
+        drop_torn_end(folder / FILE)
+    else:
+        write_pass_rates(folder, [])
+
+
 def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
-    drop_torn_end(folder / FILE)
     append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
+
+
+def measured_before(run_dir: Path, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
+    """Return the folders of the stages before one that may have measured pass rates, in the order of the run."""
+    stages = [(number, name) for number in range(1, iteration + 1) for name in ("distil", "grpo")]
+    return tuple(run_dir / stage_key(*before) for before in stages[: stages.index((iteration, stage))])
 
 
 def read_pass_rates(folders: Sequence[Path]) -> dict[str, PassRate]:

@@ -1,4 +1,4 @@
-"""Deterministic order: which items a step uses follows from the seed and the step alone."""
+"""Deterministic order: which items a step uses follows from the seed and the step alone, or from a place in a stream."""
 
 import hashlib
 import math

@@ -1,12 +1,13 @@
 """A configuration is refused for any mistake, with the key, the value, the rule and the nearest known key."""
 
+import json
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
+from ovt_ray.config_file import load_config, stored_config
 from ovt_ray.errors import ConfigError
 from ovt_ray.section import Section
 
@@ -92,6 +93,25 @@ def test_a_choice_of_problems_that_chooses_nothing_or_what_is_not_known_is_refus
     assert choice is not None and (choice.sources, choice.tiers) == ({"height": 1}, ("hard", "unsolved"))
 
 
+def test_what_becomes_a_trace_is_checked() -> None:
+    assert "iterations.0.distil.filters.max_word: unknown key; did you mean 'max_words'?" in refusal(
+        "iterations[0].distil.filters.max_word=3"
+    )
+    assert "select: Input should be 'shortest', 'longest', 'second_longest', 'random' or 'all'" in refusal(
+        "iterations[0].distil.select=best"
+    )
+    all_of_one = ("iterations[0].distil.select=all", "iterations[0].distil.traces_per_problem=1")
+    assert "select 'all' takes every chain that passes: leave traces_per_problem out" in refusal(*all_of_one)
+    unused = "iterations[0].distil.filters={reflection: keep, reflection_keywords: [Hm]}"
+    assert "reflection 'keep' looks for no reflection_keywords" in refusal(unused)
+    assert "max_similarity: Input should be greater than 0" in refusal("iterations[0].distil.filters.max_similarity=0")
+    server = "iterations[0].distil.endpoint={url: http://host:8000/v1, model: teacher}"
+    assert "source 'caption' asks no endpoint: leave it out" in refusal(server)
+    assert "source 'endpoint' needs an endpoint: add endpoint={url: ..., model: ...}" in refusal("iterations[0].distil.source=endpoint")
+    assert load_config(TINY, [server, "iterations[0].distil.source=endpoint"]).iterations[0].distil.endpoint is not None
+    assert "endpoint.url: String should match pattern" in refusal("iterations[0].distil.endpoint={url: host, model: teacher}")
+
+
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     both = refusal("iterations[0].sft.num_epochs=1.5")
     assert "iterations.0.sft: num_steps and num_epochs both" in both and "not num_steps 120 and num_epochs 1.5" in both
@@ -100,6 +120,15 @@ def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     assert (section.num_steps, section.num_epochs) == (None, 1.5)
     assert "num_epochs: Input should be greater than 0" in refusal("iterations[0].sft.num_epochs=0")
     assert "validation_share: Input should be less than 1" in refusal("iterations[0].sft.validation_share=1")
+
+
+def test_a_stored_config_is_read_as_it_was_given(tmp_path: Path) -> None:
+    """Where every key is given, one without an effect would be refused."""
+    rewards = "reward.parts=[{name: a:b}, {name: c.py:d, weight: 2}]"
+    for overrides in ([], ["iterations[0].grpo.kl_coef=0.1", "learner.lora={rank: 4, alpha: 8}", rewards]):
+        config = load_config(TINY, overrides)
+        (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+        assert stored_config(tmp_path / "config.json") == config
 
 
 def test_what_is_no_override_is_refused() -> None:
@@ -266,12 +295,32 @@ iterations.distil
 iterations.distil.source
 iterations.distil.num_problems
 iterations.distil.num_chains
-iterations.distil.max_words
 iterations.distil.temperature
 iterations.distil.problems
 iterations.distil.problems.sources
 iterations.distil.problems.tiers
 iterations.distil.hard
+iterations.distil.select
+iterations.distil.traces_per_problem
+iterations.distil.per_source
+iterations.distil.filters
+iterations.distil.filters.format
+iterations.distil.filters.reflection
+iterations.distil.filters.reflection_keywords
+iterations.distil.filters.max_words
+iterations.distil.filters.max_repetition
+iterations.distil.filters.max_foreign
+iterations.distil.filters.max_similarity
+iterations.distil.filters.contamination
+iterations.distil.endpoint
+iterations.distil.endpoint.url
+iterations.distil.endpoint.model
+iterations.distil.endpoint.api_key_env
+iterations.distil.endpoint.instruction
+iterations.distil.endpoint.max_tokens
+iterations.distil.endpoint.concurrency
+iterations.distil.endpoint.num_attempts
+iterations.distil.endpoint.deadline_s
 iterations.sft
 iterations.sft.num_steps
 iterations.sft.num_epochs
@@ -293,6 +342,7 @@ iterations.grpo.problems.sources
 iterations.grpo.problems.tiers
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
+iterations.grpo.dynamic_sampling
 iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.top_p
@@ -312,6 +362,7 @@ iterations.grpo.sft_coef
 iterations.grpo.sft_batch_size
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
+iterations.grpo.keep_rollouts
 iterations.grpo.optimizer
 iterations.grpo.optimizer.learning_rate
 iterations.grpo.optimizer.warmup

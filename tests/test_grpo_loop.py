@@ -5,16 +5,19 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from ovt_ray.difficulty import PassRate, read_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
+from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.metrics import read_metrics
-from ovt_ray.problem_stream import ItemStream, Part
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
+from ovt_ray.stream_state import StreamState
 from ovt_ray.track import Track
 from ovt_ray.types import (
     AnswerKind,
@@ -107,6 +110,9 @@ class Services:
             group = RolloutGroup(problem=problem, prompt_ids=(9,), completions=(one, one))
             self.rollout.in_work.append(partial(on_group, PendingGroup(group=group, scoring=())))
 
+    def are_scored(self, pending: PendingGroup) -> bool:
+        return True
+
     def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         right = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
         wrong = Score(value=0.0, outcome=Outcome.WRONG, extracted="2")
@@ -116,22 +122,27 @@ class Services:
 TRACES = [TrainSample(problem=PROBLEMS[0], completion_ids=(100 + number,)) for number in range(10)]
 
 
-def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: float) -> None:
-    section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
-        update=changes
+def grpo_stage(folder: Path, **changes: Any) -> GrpoStage:
+    section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1))
+    return GrpoStage(
+        section=section.model_copy(update=changes),
+        problems=ItemStream.of(PROBLEMS, 5),
+        traces=TRACES,
+        max_tokens=8,
+        seed=5,
+        folder=folder / "iter1/grpo",
+        checkpoint_every=2,
     )
-    with Track(folder, "iter1/grpo", section.num_steps, first_step) as track:
+
+
+def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: Any) -> None:
+    stage = grpo_stage(folder, **changes)
+    with Track(folder, "iter1/grpo", stage.section.num_steps, first_step) as track:
         train_grpo(
-            section,
-            ItemStream([Part(name="", items=PROBLEMS)], seed=0),
-            TRACES,
+            stage,
             services,  # type: ignore[arg-type]
             track,
-            max_tokens=8,
-            checkpoints=folder / "checkpoints",
-            checkpoint_every=2,
-            first_step=first_step,
-            seed=5,
+            StreamState(step=first_step, position=4 * first_step),
             rollout_is_exact=rollout_is_exact,
         )
 
@@ -150,7 +161,7 @@ def test_each_step_learns_hands_over_its_weights_and_draws_with_a_seed_of_its_ow
 
 def test_every_problem_that_was_answered_leaves_its_pass_rate_for_later_stages(tmp_path: Path) -> None:
     run(Services(mixed=True), tmp_path)
-    rates = read_pass_rates([tmp_path])
+    rates = read_pass_rates([tmp_path / "iter1/grpo"])
     assert rates == {problem.id: PassRate(num_correct=1, num_scored=2) for problem in PROBLEMS}, "4 steps of 4 are two epochs of 8"
 
 
@@ -202,7 +213,7 @@ def test_a_stage_that_goes_on_mixes_in_the_traces_of_an_unbroken_one(tmp_path: P
 
 def test_nothing_but_flat_groups_ends_the_run_with_the_reason_and_no_update(tmp_path: Path) -> None:
     services = Services(mixed=False)
-    with pytest.raises(StageError, match="3 steps in a row had only groups whose answers all score alike.*0% were correct"):
+    with pytest.raises(StageError, match="3 steps in a row had only groups whose answers all score alike.*answers 0% were correct"):
         run(services, tmp_path, max_flat_steps=3)
     assert services.learner.updates == [] and services.rollout.loaded == []
     assert len(read_metrics(tmp_path)) == 3
