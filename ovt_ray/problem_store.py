@@ -183,7 +183,7 @@ def _shown(made: Iterable[tuple[str, Made]], name: str) -> Iterator[tuple[str, M
 
 def _key(format_name: str, path: Path, split: Split) -> str:
     """Return a name that is another one for another format, path, state of the files or reading code."""
-    parts = [format_name, split, str(path.resolve()), _code_version(), *_states(path)]
+    parts = [format_name, split, str(path.resolve()), _code_version(), *_states(FORMATS[format_name].read_from(path))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -10,16 +10,18 @@ from pyarrow import parquet
 
 from ovt_ray.chains import chains_by_dataset
 from ovt_ray.cli import main
-from ovt_ray.distil import DistilReport, read_traces, write_traces
+from ovt_ray.distil import read_traces
 from ovt_ray.errors import DataError
 from ovt_ray.export import write_easyr1, write_llama_factory
+from ovt_ray.files import write_json_lines_atomically
 from ovt_ray.formats.hub import parsed
+from ovt_ray.problem_rows import problem_row
+from ovt_ray.problem_store import problem_set
 from ovt_ray.prompts import shown_text
 from ovt_ray.types import AnswerKind, Outcome, Problem, Trace
 from reward.accuracy import score_accuracy
 from tests.published import picture, png, read, write_json
 
-REPORT = DistilReport(**dict.fromkeys(DistilReport.__dataclass_fields__, 0))
 RESPONSE = "<think> Two and two. </think> <answer> 4 </answer>"
 
 
@@ -178,7 +180,9 @@ def test_the_traces_of_a_run_are_exported_and_read_back(tmp_path: Path, capsys: 
         Problem(id="2", question="How many?", images=(on_disk,), answer="4", kind=AnswerKind.NUMBER),
     ]
     traces = [Trace(problem=problem, response=f"<think> So. </think> <answer> {problem.answer} </answer>") for problem in problems]
-    source = write_traces(tmp_path / "run/distil", traces, REPORT)
+    source = tmp_path / "run/distil/traces.jsonl"
+    rows = [problem_row(trace.problem, source.parent) | {"response": trace.response} for trace in traces]
+    write_json_lines_atomically(source, rows)
     assert read_traces(source) == traces
 
     out = tmp_path / "out/traces.json"
@@ -270,6 +274,14 @@ def test_a_folder_that_datasets_opens_is_read_by_its_published_columns(kept_as: 
             read("hub", Path(f"{folder}:absent"))
     if kept_as == "parquet":
         assert read("hub", Path(f"stream:{folder}"))[0] == problems
+
+
+def test_a_split_of_a_folder_is_read_anew_when_the_folder_changes(tmp_path: Path, own_cache: None) -> None:
+    folder, table = tmp_path / "set", published_table()
+    datasets.DatasetDict({"test": table.select([0])}).save_to_disk(folder)
+    assert list(problem_set("hub", Path(f"{folder}:test"), "eval", tmp_path / "kept").column("id")) == ["a"]
+    datasets.DatasetDict({"test": table.select([0, 1])}).save_to_disk(folder)
+    assert list(problem_set("hub", Path(f"{folder}:test"), "eval", tmp_path / "kept").column("id")) == ["a", "b"]
 
 
 def test_a_hub_name_may_be_followed_by_a_table_and_a_split() -> None:
