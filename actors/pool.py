@@ -1,15 +1,19 @@
 """The rollout service: one Ray actor per vLLM engine, and the pool that feeds and heals them."""
 
+import heapq
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
+from actors.collector import Line, Order
+from actors.placed import PlacedWorker, Worker, into, placement
 from actors.worker import Ended, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
@@ -18,11 +22,16 @@ from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 """Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
 pages that the kernel has to clear each time, which takes longer than the copying."""
-GRACE_S = 1.0
-"""Longest wait for news of a problem whose deadline has passed."""
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
-
+AHEAD = 0.25
+"""What an engine is handed beyond what it decodes at a time, as a share of it: a sequence that ends is followed at once, and not when the
+pool has heard of it."""
+WORKERS_PER_COLLECTOR = 512
+GATHER_S = 0.05
+"""How long news wait for others on their way to the driver, which hears so often, from one collector or another, at most."""
+CHECK_S = 1.0
+"""Time between two looks at the deadlines."""
 
 OnCompletion = Callable[[Problem, int, Completion], None]
 """Told of each completion, with its index in the group, as it ends."""
@@ -34,12 +43,18 @@ def _unheard(problem: Problem, index: int, completion: Completion) -> None:
     """For callers who wait for whole groups."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Seat:
-    """One worker's place in the pool; the actor in it may be replaced."""
+    """One worker's place in the pool; the worker in it may be replaced."""
 
-    actor: ActorHandle
+    number: int
+    worker: Worker
+    line: Line
+    joins_by: float = math.inf
+    """When a successor has to serve the current weights, on the clock of `time.monotonic`."""
     tokens_in_flight: int = 0
+    calls: "dict[int, _Call]" = field(default_factory=dict)
+    """Those that are not finished."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -69,7 +84,7 @@ class _Request:
 
 @dataclass(eq=False)
 class _Call:
-    """A call to a worker, which streams back what ends."""
+    """A call to a worker."""
 
     seat: _Seat
     requests: dict[str, _Request]
@@ -85,15 +100,25 @@ class RolloutPool:
         self.model = model
         self.model_path = model_path
         self._weights: Weights | None = None
-        self._seats = [_Seat(self._launch()) for _ in range(config.num_workers)]
+        num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
+        self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
+        self._seats = [
+            _Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
+        ]
+        for line in self._lines:
+            self._introduce(line)
+        self._joining: dict[ray.ObjectRef, _Seat] = {}
+        """Seats of successors that do not serve the current weights, by what says that they do."""
         self._pending: deque[_Request] = deque()
         """Requests that no worker has."""
-        self._calls: dict[ray.ObjectRefGenerator, _Call] = {}
-        """By what they bring; a call ends when all its requests are answered."""
+        self._calls: dict[int, _Call] = {}
+        """Those that are not finished, by their number."""
+        self._numbers = count()
+        self._checked_at = -math.inf
 
     def wait_until_ready(self) -> None:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
-        self._gather([seat.actor.ready.remote() for seat in self._seats], "start")
+        self._gather([seat.worker.actor.ready.remote() for seat in self._seats], "start", self.config.deadline_s)
 
     def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
         """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
@@ -127,84 +152,129 @@ class RolloutPool:
         return not self._pending and not self._calls
 
     def poll(self, timeout_s: float = math.inf) -> None:
-        """Wait for news of what was submitted, at most so long, and tell of it; returns at once if nothing was.
+        """Wait for news of what was submitted, at most so long, and tell of it; returns at once if nothing was, and may return without.
 
         Raises RolloutError when an engine refuses a problem, a group takes longer than the deadline, or workers keep dying of a problem.
         """
-        for stream in self._with_news(timeout_s):
-            if (call := self._calls.get(stream)) is None:
+        if self.is_idle:
+            return
+        awaited = [*(line.news for line in self._lines), *self._joining]
+        ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
+        ready = set(ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)[0])
+        try:
+            for joined in ready & self._joining.keys():
+                self._admit(joined)
+            for line in self._lines:
+                if line.news in ready:
+                    self._hear(line)
+            self._check_deadlines()
+            self._dispatch()
+        finally:
+            for line in self._lines:
+                line.listen()
+
+    def _hear(self, line: Line) -> None:
+        """Take in a collector's news; one that died is replaced, and what its workers had not finished is generated again."""
+        try:
+            told = line.hear()
+        except RayError as error:
+            line.open()
+            self._introduce(line)
+            for seat in self._seats:
+                if seat.line is line:
+                    self._take_back(seat, error)
+            return
+        for news in told:
+            if (call := self._calls.get(news.call)) is None:
                 continue  # its worker died a moment ago
-            try:
-                ended = ray.get(next(stream))
-            except StopIteration:
-                assert not call.requests, f"a worker ended its call without an answer to {list(call.requests)}"
-                del self._calls[stream]
-            except RayTaskError as error:
-                raise RolloutError(str(error.cause)) from error
-            except RayError as error:  # the worker died, whatever of
-                self._replace(call.seat, error)
+            if news.refusal:
+                raise RolloutError(news.refusal)
+            if news.death:
+                self._replace(call.seat, RolloutError(news.death))
             else:
-                self._take_in(call, ended)
-        self._dispatch()
+                self._take_in(news.call, call, news.ended)
 
     def abandon(self) -> None:
         """Give up all that was submitted and is not finished."""
-        for stream in self._calls:
-            ray.cancel(stream)
+        first_call = next(self._numbers)
+        for line in self._lines:
+            line.collector.abandon.remote(first_call)
         self._calls.clear()
         self._pending.clear()
         for seat in self._seats:
+            seat.calls.clear()
             seat.tokens_in_flight = 0
 
     def _dispatch(self) -> None:
         """Hand out requests, each to the worker with the fewest tokens in flight, while any has room."""
-        batches: dict[tuple[_Seat, Sampling], list[_Request]] = {}
-        while self._pending:
+        if not self._pending:
+            return
+        joining = set(self._joining.values())
+        loads = [(seat.tokens_in_flight, place) for place, seat in enumerate(self._seats) if seat not in joining]
+        heapq.heapify(loads)
+        batches: dict[tuple[int, Sampling], list[_Request]] = {}
+        due_at = time.monotonic() + self.config.deadline_s
+        while self._pending and loads:
             request = self._pending[0]
-            seat = min(self._seats, key=lambda seat: seat.tokens_in_flight)
-            room = max(request.num_tokens, self.config.max_num_seqs * request.sampling.max_tokens)
-            if seat.tokens_in_flight + request.num_tokens > room:
+            tokens_in_flight, place = loads[0]
+            if tokens_in_flight >= (1 + AHEAD) * self.config.max_num_seqs * request.sampling.max_tokens:
                 break
             self._pending.popleft()
-            request.due_at = time.monotonic() + self.config.deadline_s
-            batches.setdefault((seat, request.sampling), []).append(request)
-            seat.tokens_in_flight += request.num_tokens
-        for (seat, sampling), requests in batches.items():
-            call = seat.actor.generate.options(num_returns="streaming").remote([request.problem for request in requests], sampling)
-            self._calls[call] = _Call(seat, {request.problem.id: request for request in requests})
+            request.due_at = due_at
+            batches.setdefault((place, request.sampling), []).append(request)
+            heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, place))
+        self._call([(self._seats[place], sampling, requests) for (place, sampling), requests in batches.items()])
 
-    def _with_news(self, timeout_s: float) -> "list[ray.ObjectRefGenerator]":
-        """Return the streams that have a next part, or have ended, waiting for the first."""
-        if not self._calls:
-            return []
-        streams = list(self._calls)
-        in_work = [(request.due_at, request, call) for call in self._calls.values() for request in call.requests.values()]
-        due_at, oldest, its_call = min(in_work, key=lambda one: one[0], default=(math.inf, None, None))
-        wait_s = min(max(GRACE_S, due_at - time.monotonic()), timeout_s)  # what ended while nobody listened is heard first
-        ray.wait(streams, num_returns=1, timeout=None if wait_s == math.inf else wait_s, fetch_local=False)
-        ready, _ = ray.wait(streams, num_returns=len(streams), timeout=0, fetch_local=False)
-        if oldest and time.monotonic() > due_at and not any(self._calls[stream] is its_call for stream in ready):
-            raise RolloutError(
-                f"problem {oldest.problem.id}: only {len(oldest.ended)} of its completions ended within "
-                f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
-            )
-        return ready
+    def _call(self, batches: "Sequence[tuple[_Seat, Sampling, Sequence[_Request]]]") -> None:
+        """Call workers with requests, in one message to each collector."""
+        orders: dict[Line, list[Order]] = {}
+        for seat, sampling, requests in batches:
+            call = _Call(seat, {request.problem.id: request for request in requests})
+            number = next(self._numbers)
+            self._calls[number] = seat.calls[number] = call
+            seat.tokens_in_flight += sum(request.num_tokens for request in requests)
+            problems = tuple(request.problem for request in requests)
+            orders.setdefault(seat.line, []).append(Order(call=number, seat=seat.number, problems=problems, sampling=sampling))
+        for line, its_orders in orders.items():
+            line.ask(its_orders)
 
-    def _take_in(self, call: _Call, ended: Sequence[Ended]) -> None:
-        """Take in what a worker's stream brought, and tell of it."""
+    def _check_deadlines(self) -> None:
+        """Raise RolloutError if a successor is late, or a problem of which its collector, asked since, does not say that it has ended."""
+        now = time.monotonic()
+        if now < self._checked_at + CHECK_S:
+            return
+        self._checked_at = now
+        for joined in [joined for joined, seat in self._joining.items() if seat.joins_by < now]:
+            self._admit(joined)
+        for call in self._calls.values():
+            for request in call.requests.values():
+                # A collector always answers: one that does not for so long is stuck.
+                if request.due_at < call.seat.line.heard_at or call.seat.line.asked_at + self.config.deadline_s < now:
+                    raise RolloutError(
+                        f"problem {request.problem.id}: only {len(request.ended)} of its completions ended within "
+                        f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
+                    )
+
+    def _take_in(self, number: int, call: _Call, ended: Sequence[Ended]) -> None:
+        """Take in what a worker's call brought, and tell of it."""
         for one in ended:
             request = call.requests[one.problem_id]
             request.ended.append(one)
+            call.seat.tokens_in_flight -= request.sampling.max_tokens
             request.on_completion(request.problem, one.index, one.completion)
             if len(request.ended) == request.sampling.num_completions:
                 del call.requests[one.problem_id]
-                call.seat.tokens_in_flight -= request.num_tokens
                 request.on_group(request.group())
+        if not call.requests:
+            del self._calls[number], call.seat.calls[number]
 
-    def _replace(self, seat: _Seat, error: Exception) -> None:
-        """Put a new worker with the current weights into a dead one's seat; what it had not finished is generated again, first."""
-        lost = [request for call in self._calls.values() if call.seat is seat for request in call.requests.values()]
-        self._calls = {stream: call for stream, call in self._calls.items() if call.seat is not seat}
+    def _take_back(self, seat: _Seat, error: Exception) -> None:
+        """Put what a worker has not finished before all that waits for one."""
+        lost = [request for call in seat.calls.values() for request in call.requests.values()]
+        for number in seat.calls:
+            del self._calls[number]
+        seat.calls.clear()
+        seat.tokens_in_flight = 0
         for request in lost:
             request.ended.clear()
             request.num_lost += 1
@@ -213,40 +283,64 @@ class RolloutPool:
                     f"problem {request.problem.id}: {request.num_lost} rollout workers died while they had it, the last one: {error}"
                 ) from error
         self._pending.extendleft(reversed(lost))
-        seat.tokens_in_flight = 0
-        ray.kill(seat.actor)
-        seat.actor = self._launch()
-        if self._weights is not None:
-            self._gather([self._load(seat.actor, self._weights)], "load weights")
+
+    def _replace(self, seat: _Seat, error: Exception) -> None:
+        """Put a new worker into a dead one's seat, where it has work once it serves the current weights; others have the dead one's."""
+        self._take_back(seat, error)
+        self._joining = {ref: joining for ref, joining in self._joining.items() if joining is not seat}
+        seat.worker.end()
+        seat.worker = self._launch()
+        seat.line.seat({seat.number: seat.worker.actor})
+        seat.joins_by = time.monotonic() + self.config.deadline_s
+        self._joining[self._load(seat.worker.actor, self._weights) if self._weights else seat.worker.actor.ready.remote()] = seat
+
+    def _admit(self, joined: ray.ObjectRef) -> None:
+        """Let a successor have work; raises RolloutError if it died, or refused the weights."""
+        limit_s = max(0.0, self._joining[joined].joins_by - time.monotonic())
+        self._gather([joined], "load weights" if self._weights else "start", limit_s)
+        del self._joining[joined]
+
+    def _introduce(self, line: Line) -> None:
+        """Tell a collector whom it calls."""
+        line.seat({seat.number: seat.worker.actor for seat in self._seats if seat.line is line})
 
     def load_weights(self, weights: Weights) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
+        self._wait_for_successors()
         self._weights = weights
         began = time.monotonic()
         due_at = began + self.config.deadline_s
-        for seat, ref in [(seat, self._load(seat.actor, weights)) for seat in self._seats]:
+        for seat, ref in [(seat, self._load(seat.worker.actor, weights)) for seat in self._seats]:
             try:
                 ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
                 self._replace(seat, error)
+        self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
 
+    def _wait_for_successors(self) -> None:
+        for joined in list(self._joining):
+            self._admit(joined)
+
     def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights.version, list(weights.buckets), dict(weights.checksums))
+        return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
-        return self._gather([seat.actor.weight_checksums.remote() for seat in self._seats], "compute checksums")
+        self._wait_for_successors()
+        return self._gather(
+            [seat.worker.actor.weight_checksums.remote() for seat in self._seats], "compute checksums", self.config.deadline_s
+        )
 
     def process_ids(self) -> list[int]:
         """Return each worker's process id."""
-        return self._gather([seat.actor.ready.remote() for seat in self._seats], "answer")
+        return self._gather([seat.worker.actor.ready.remote() for seat in self._seats], "answer", self.config.deadline_s)
 
-    def _gather(self, refs: list[ray.ObjectRef], what: str) -> list:
+    def _gather(self, refs: list[ray.ObjectRef], what: str, limit_s: float) -> list:
         try:
-            return ray.get(refs, timeout=self.config.deadline_s)
+            return ray.get(refs, timeout=limit_s)
         except GetTimeoutError as error:
             raise RolloutError(
                 f"rollout workers did not {what} within rollout.deadline_s={self.config.deadline_s:g} s; asked for "
@@ -256,28 +350,33 @@ class RolloutPool:
         except RayError as error:
             raise RolloutError(f"a rollout worker could not {what}: {error}") from error
 
-    def _launch(self) -> ActorHandle:
-        """Return a new worker actor, its engine starting."""
-        environment = engine_environment(self.config.cpus_per_worker) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
+    def _launch(self) -> Worker:
+        """Return a new worker, its engine starting once it has its place."""
+        threads = self.config.cpus_per_worker // self.config.tensor_parallel
+        environment = engine_environment(threads) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
+        group = placement(self.config)
         remote = ray.remote(
             num_cpus=self.config.cpus_per_worker,
             num_gpus=self.config.gpus_per_worker,
             max_concurrency=1000,
+            scheduling_strategy=into(group),
             runtime_env={"env_vars": environment},
         )(RolloutWorker)
-        return remote.remote(self.model_path, self.model, self.config)
+        return PlacedWorker(remote.remote(self.model_path, self.model, self.config), group)
 
     def close(self) -> None:
         """End every worker and its engine."""
-        closing = [seat.actor.close.remote() for seat in self._seats]
+        closing = [seat.worker.actor.close.remote() for seat in self._seats]
         ray.wait(closing, num_returns=len(closing), timeout=10)
         for seat in self._seats:
-            ray.kill(seat.actor)
-        self._seats = []
+            seat.worker.end()
+        for line in self._lines:
+            ray.kill(line.collector)
+        self._seats, self._lines = [], []
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of a process that hosts an engine."""
+    """Return the environment of a process that hosts an engine, or a part of one."""
     return {
         "OMP_NUM_THREADS": str(num_threads),
         "OMP_WAIT_POLICY": "passive",

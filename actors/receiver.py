@@ -9,17 +9,22 @@ import hashlib
 import mmap
 import multiprocessing
 import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import psutil
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
+from actors.worker import WORKER_PID
+from ovt_ray.types import merged
 
 BACKEND = "shared_memory"
 
@@ -35,6 +40,10 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
     tensors: list[tuple[str, str, tuple[int, ...], str, int]] = field(default_factory=list)
     """Of each tensor its Hugging Face name, dtype, shape, and the path and offset where this process finds its bytes."""
+    adapters: list[tuple[str, float, str, str]] = field(default_factory=list)
+    """Of each adapter the name of the tensor that it is added to, its scale, and the names of B and A; all three are among `tensors`."""
+    is_complete: bool = True
+    """Whether all of the model is there; else it is what has an adapter, of a base that the engine has loaded whole before."""
     checksums: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""
 
@@ -45,7 +54,7 @@ def tensor_checksum(tensor: torch.Tensor) -> str:
 
 
 class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads a complete set of weights from memory of this node into the running model."""
+    """Loads a version of the weights from memory of this node into the running model."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
@@ -55,28 +64,27 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""
-        self._expected = {name for name, _ in self.model.named_parameters()}  # tied ones once, as in a checkpoint
+        self._all = {name for name, _ in self.model.named_parameters()}  # tied ones once, as in a checkpoint
         reload = InPlaceReload if packs_in_place(self.vllm_config) else LayerwiseReload
         self._reload = reload(self.model, self.model_config)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load all tensors; raises RuntimeError if one is missing, unknown or damaged."""
-        unread = set(update_info.checksums)
-        written = self.model.load_weights(self._tensors(update_info, unread))
-        lacking = sorted(unread) + sorted(self._expected - written) + self._reload.unfinished()
+        """Load all tensors, adapters merged; raises RuntimeError if one is missing, unknown or damaged."""
+        sent = _Sent(update_info, self._map({path for *_, path, _ in update_info.tensors}))
+        apart = {part for name, _, up, down in update_info.adapters for part in (name, up, down)}
+        written = self.model.load_weights((name, sent.read(name)) for name in sent.names if name not in apart)
+        changed = self.model.load_weights((adapter[0], self._merged(sent, *adapter)) for adapter in update_info.adapters)
+        expected = self._all if update_info.is_complete else self._adapted
+        lacking = sorted(sent.unread) + sorted(expected - written - changed) + self._reload.unfinished()
         if lacking:
             raise RuntimeError(f"weight update leaves {len(lacking)} tensors as they were, for example {lacking[0]}")
+        self._adapted = changed
+        self._is_complete = update_info.is_complete
 
-    def _tensors(self, update_info: UpdateInfo, unread: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-        files = self._map({path for *_, path, _ in update_info.tensors})
-        for name, dtype_name, shape, path, offset in update_info.tensors:
-            dtype = getattr(torch, dtype_name)
-            num_bytes = torch.Size(shape).numel() * dtype.itemsize
-            tensor = files[path][offset : offset + num_bytes].view(dtype).view(*shape)
-            if update_info.checksums and tensor_checksum(tensor) != update_info.checksums.get(name):
-                raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
-            unread.discard(name)
-            yield name, tensor
+    def _merged(self, sent: "_Sent", name: str, scale: float, up: str, down: str) -> torch.Tensor:
+        """Return a tensor with its adapter, made on the engine's device."""
+        base, b, a = (sent.read(part).to(self.device) for part in (name, up, down))
+        return merged(base, up=b, down=a, scale=scale)
 
     def _map(self, paths: set[str]) -> dict[str, torch.Tensor]:
         """Return the bytes of each file, (num_bytes,) uint8, read only in effect: what would be written stays in this process.
@@ -107,7 +115,7 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         name; an output head tied to the embedding never is, and would go on with the weights of the engine's start.
         """
         self._reload.finish()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self._is_complete:
             for module in self.model.modules():
                 if isinstance(module, ParallelLMHead):
                     pack_anew(module)
@@ -116,26 +124,79 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Let go of the files."""
         self._files = {}
 
+    _adapted: set[str] = set()
+    """Parameters that the adapters of the last update changed; replaced, never changed."""
     _files: dict[tuple[str, int, int, int], torch.Tensor] = {}
     """Bytes of the files of the last update by path, device, inode and size; replaced, never changed."""
+
+
+class _Sent:
+    """The tensors of a version, read where they lie."""
+
+    def __init__(self, update_info: UpdateInfo, files: dict[str, torch.Tensor]) -> None:
+        self._places = {tensor[0]: tensor for tensor in update_info.tensors}
+        self._checksums = update_info.checksums
+        self._files = files
+        self.unread = set(update_info.checksums) | set(self._places)
+        """Names of what is not read yet."""
+
+    @property
+    def names(self) -> list[str]:
+        """In the order of the model's folder."""
+        return list(self._places)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor, not copied; raises RuntimeError if it is missing or damaged."""
+        if name not in self._places:
+            raise RuntimeError(f"weight update: tensor {name} was not sent")
+        _, dtype_name, shape, path, offset = self._places[name]
+        dtype = getattr(torch, dtype_name)
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        tensor = self._files[path][offset : offset + num_bytes].view(dtype).view(*shape)
+        if self._checksums and tensor_checksum(tensor) != self._checksums.get(name):
+            raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
+        self.unread.discard(name)
+        return tensor
 
 
 class WeightReceiver:
     """Named as vLLM's worker extension so that this module is imported in the engine's processes."""
 
 
-def exit_with_parent() -> None:
-    """End this process within a second of its parent's end, so that a killed rollout worker leaves no engine behind."""
-    parent = os.getppid()
+def exit_with_worker(parent: int, worker: int) -> None:
+    """End this process within a second of the rollout worker's end, so that a killed one leaves no engine behind.
+
+    The processes of a split engine are children of the engine's own, in which nothing of ours runs: they take it along.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and worker in (parent, _parent_of(parent)):
             time.sleep(0.5)
+        if parent != worker and os.getppid() == parent:  # it lives, or it would not be our parent
+            os.kill(parent, signal.SIGKILL)
+        for path in shared_files():
+            path.unlink(missing_ok=True)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()
+    threading.Thread(target=watch, daemon=True, name="exit-with-worker").start()
+
+
+def shared_files() -> set[Path]:
+    """Return the named files in memory that this process shares: those by which the parts of a split engine speak with each other.
+
+    The object store is none of them: its file has lost its name.
+    """
+    mapped = (line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    return {Path(path) for path in mapped if path.startswith("/dev/shm/") and not path.endswith("(deleted)")}
+
+
+def _parent_of(process: int) -> int | None:
+    """Return the parent of a process; None if that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).ppid()
+    return None
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
-if multiprocessing.parent_process() is not None:
-    exit_with_parent()
+if (_parent := multiprocessing.parent_process()) and _parent.pid:
+    exit_with_worker(_parent.pid, int(os.environ.get(WORKER_PID, _parent.pid)))

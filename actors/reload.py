@@ -71,12 +71,12 @@ class InPlaceReload:
                 self._matrices.append(matrix)
 
     def unfinished(self) -> list[str]:
-        """Return the layers of which a part has not come, when all others are packed."""
+        """Return the layers of which only a part has come, when all that are complete are packed."""
         self._threads.shutdown()
         for matrix in self._matrices:
             if matrix.packed is not None:
                 matrix.packed.result()
-        return [matrix.name for matrix in self._matrices if matrix.packed is None]
+        return [matrix.name for matrix in self._matrices if matrix.is_partial]
 
     def finish(self) -> None:
         """Do nothing: every layer is in place."""
@@ -92,12 +92,19 @@ class _Matrix:
         self._layer = layer
         self._threads = threads
         self._parts: dict[int, Tensor] = {}
+        """Rows that wait for the others."""
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether rows have come, but not all of them."""
+        return bool(self._parts)
 
     def take(self, parameter: nn.Parameter, part: Tensor, shard: str | int | None = None) -> None:
         """Take some of the rows; with the last ones the matrix is packed, in the background."""
         self._parts[QKV[shard] if isinstance(shard, str) else shard or 0] = part
         if sum(len(rows) for rows in self._parts.values()) == self._layer.output_size:
             parts = [self._parts[place].to(parameter.dtype) for place in sorted(self._parts)]
+            self._parts = {}  # one that was made for this update goes when it is packed
             self.packed = self._threads.submit(self._pack, parts)
 
     def _pack(self, parts: Sequence[Tensor]) -> None:

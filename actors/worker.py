@@ -3,27 +3,34 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from actors.images import DecodedImages
 from actors.shared_memory import in_shared_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, WeightTensor
+from ovt_ray.types import Adapter, Completion, Problem, Sampling, VersionSpan, Weights, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams
     from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+    from vllm.inputs import TokensPrompt
     from vllm.logprobs import FlatLogprobs
-    from vllm.outputs import WeightVersionSpan
+    from vllm.outputs import RequestOutput, WeightVersionSpan
     from vllm.tokenizers import TokenizerLike
 
 
 GATHER_S = 0.02
 """How long a completion that has ended waits for others to be sent with: each message costs as much as a completion."""
+
+WORKER_PID = "OVT_WORKER_PID"
+"""Environment variable that tells the engine's processes whose they are."""
+MAX_TRIES = 3
+"""Times that a request is sent to an engine that ends completions with an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +103,13 @@ class RolloutWorker:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self.prompts = Prompts(model_path, model)
+        self._images = DecodedImages(model.max_pixels)
         self._num_requests = 0
-        self._takes_requests = asyncio.Event()
-        self._takes_requests.set()
+        self._base_buckets: tuple[Any, ...] = ()
+        """References to the base that the engine has, where its weights are those of a base with adapters."""
+        self._base: list[WeightTensor] = []
+        """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
+        os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
 
     async def ready(self) -> int:
@@ -137,20 +148,39 @@ class RolloutWorker:
             prompt = TokensPrompt(prompt_token_ids=self.prompts.engine_ids(problem))
             if problem.images:
                 # In a thread: decoding a large image would hold up the completions of all other problems.
-                prompt["multi_modal_data"] = {"image": await asyncio.to_thread(self.prompts.images, problem)}
+                images = await asyncio.to_thread(self._images.of, problem)
+                prompt["multi_modal_data"] = {"image": [image for _, image in images]}
+                prompt["multi_modal_uuids"] = {"image": [name for name, _ in images]}  # vLLM would hash the pixels
             params = sampling_params(sampling, problem.id, self.prompts)
-            await self._takes_requests.wait()
             prompt_ids: tuple[int, ...] = ()
-            async for output in self.engine.generate(prompt, params, request_id):
+            async for output, choice in self._ended_choices(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
-                for choice in output.outputs:
-                    if choice.finished():
-                        completion = self._completion(choice, problem.id, prompt_ids)
-                        ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
+                completion = self._completion(choice, problem.id, prompt_ids)
+                ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
         except Exception as error:
             ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
+
+    async def _ended_choices(
+        self, prompt: "TokensPrompt", params: "SamplingParams", request_id: str
+    ) -> "AsyncIterator[tuple[RequestOutput, CompletionOutput]]":
+        """Yield each completion of a request once, when it has ended.
+
+        vLLM's client sends no pixels that the engine should still have, but may be wrong: when a call was cancelled on its way, or where
+        both threw out what was shown least of late. The engine then ends the completion with an error, and the client, which has been
+        told, sends the pixels at the next try. What is drawn does not depend on the try.
+        """
+        seen: set[int] = set()
+        for number in range(MAX_TRIES):
+            is_last = number == MAX_TRIES - 1
+            async for output in self.engine.generate(prompt, params, f"{request_id}/{number}"):
+                for choice in output.outputs:
+                    if choice.finished() and choice.index not in seen and (is_last or choice.finish_reason != "error"):
+                        seen.add(choice.index)
+                        yield output, choice
+            if len(seen) == params.n:
+                return
 
     def _completion(self, choice: "CompletionOutput", problem_id: str, prompt_ids: Sequence[int]) -> Completion:
         if choice.finish_reason not in ("stop", "length"):
@@ -164,37 +194,42 @@ class RolloutWorker:
             versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
         )
 
-    async def load_weights(self, version: int, buckets: "Sequence[Awaitable[Sequence[WeightTensor]]]", checksums: Mapping[str, str]) -> int:
+    async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        `buckets` are Ray object references; generation pauses when all are on this node. The caches of prompts and of image
-        features are emptied: they were computed with the old weights. Raises RuntimeError if the engine did not take every
-        tensor; it is then stuck in the middle of an update and must be replaced.
+        Generation pauses when all is on this node. Of a version whose base the engine has, only what has an adapter is loaded. What was
+        computed with the old weights, of prompts and of images, is forgotten. Raises RuntimeError if the engine did not take
+        every tensor; it is then stuck in the middle of an update and must be replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        tensors = [tensor for bucket in await asyncio.gather(*buckets) for tensor in bucket]
-        with in_shared_memory([tensor.content for tensor in tensors]) as places:
+        adapters = [adapter for bucket in await asyncio.gather(*weights.adapters) for adapter in bucket]
+        is_complete = not adapters or weights.buckets != self._base_buckets
+        base = [tensor for bucket in await asyncio.gather(*weights.buckets) for tensor in bucket] if is_complete else self._base
+        sent = base if is_complete else _with_adapter(base, adapters)
+        sent = [*sent, *(factor for adapter in adapters for factor in (adapter.up, adapter.down))]
+        names = {tensor.name for tensor in sent}
+        with in_shared_memory([tensor.content for tensor in sent]) as places:
             update = {
                 "tensors": [
-                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset)
-                    for tensor, place in zip(tensors, places, strict=True)
+                    (tensor.name, tensor.dtype, tensor.shape, place.path, place.offset) for tensor, place in zip(sent, places, strict=True)
                 ],
-                "checksums": dict(checksums),
+                "adapters": [(adapter.name, adapter.scale, adapter.up.name, adapter.down.name) for adapter in adapters],
+                "is_complete": is_complete,
+                "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
-            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), version))
-        return version
+            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
+        self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
+        return weights.version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
-        self._takes_requests.clear()  # an image that came between the resets of vLLM's two caches would be known to one of them only
-        await self.engine.pause_generation(mode="keep", clear_cache=True)
+        await self.engine.pause_generation(mode="keep", clear_cache=False)  # clearing would take the images' pixels as well
+        await self.engine.reset_prefix_cache(reset_running_requests=True)
+        await self.engine.reset_encoder_cache()
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
         await self.engine.finish_weight_update(str(version))
-        await self.engine.reset_mm_cache()
-        await self.engine.reset_encoder_cache()
         await self.engine.resume_generation()
-        self._takes_requests.set()
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
@@ -227,6 +262,12 @@ async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) ->
     return parts
 
 
+def _with_adapter(base: Sequence[WeightTensor], adapters: Sequence[Adapter]) -> list[WeightTensor]:
+    """Return the tensors that an adapter is added to."""
+    names = {adapter.name for adapter in adapters}
+    return [tensor for tensor in base if tensor.name in names]
+
+
 def _version_span(span: "WeightVersionSpan") -> VersionSpan:
     """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
     version = 0 if span.version == "default" else int(span.version)
@@ -244,7 +285,8 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         dtype=rollout.dtype,
         max_model_len=rollout.max_model_len,
         max_num_seqs=rollout.max_num_seqs,
-        tensor_parallel_size=max(1, rollout.gpus_per_worker),
+        tensor_parallel_size=rollout.num_shards,
+        distributed_executor_backend="mp" if rollout.num_shards > 1 else "uni",  # inside an actor vLLM may start actors of its own
         enforce_eager=on_cpu,
         # A CPU engine cannot take back a seeded draw (vLLM 0.32: "CPU Generator does not use offset"), which a prompt
         # prefilled in two chunks needs; so there each prompt is prefilled whole.

@@ -8,6 +8,9 @@ its memory is left out, with a word. The learner publishes by the code of `learn
 `RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
 before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
 
+With one engine the same is done with adapters in all linear layers of the language model (LoRA of rank 16): each version after the first
+brings only these, and the engine adds them to the base that it finds in the object store.
+
 Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
 The last line is one JSON object.
 """
@@ -34,10 +37,11 @@ from safetensors.torch import load_file
 from actors.pool import KEPT_HEAP, RolloutPool, engine_environment
 from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
+from learner.adapters import add_adapters
 from learner.group import CHECKSUM_EVERY, put_buckets
 from learner.model import load_model
-from learner.weights import weight_buckets
-from ovt_ray.config import ModelConfig, RolloutConfig
+from learner.weights import adapter_buckets, base_buckets, on_the_wire, weight_buckets
+from ovt_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.types import Weights
 
 NUM_READERS = (1, 2, 4)
@@ -50,6 +54,7 @@ STORE_VERSIONS = 4
 ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
 """Memory of an engine without its weights."""
+LORA = LoraConfig(rank=16, alpha=32)
 BETWEEN_HOSTS = "between-hosts"
 """First argument of the run on the first of two hosts."""
 PACKING = "packing"
@@ -74,7 +79,9 @@ def main(arguments: Sequence[str]) -> None:
             if reason := lack_of_memory(num_bytes, num_readers):
                 say(f"{num_readers} readers left out: {reason}")
                 continue
-            readers[str(num_readers)] = measure_node(model, num_bytes, num_readers)
+            readers[str(num_readers)] = measure_node(model, num_bytes, num_readers, lora=None)
+            if num_readers == 1:
+                readers["1, LoRA"] = measure_node(model, num_bytes, num_readers, LORA)
         if reason := hosts.why_not():
             say(f"two hosts left out: {reason}")
         else:
@@ -91,16 +98,16 @@ def lack_of_memory(num_bytes: int, num_readers: int) -> str:
     return "" if needed <= free else f"they may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
 
 
-def measure_node(model: Path, num_bytes: int, num_readers: int) -> dict[str, float]:
+def measure_node(model: Path, num_bytes: int, num_readers: int, lora: LoraConfig | None) -> dict[str, float]:
     """Return the figures of one learner and so many engines on this machine."""
-    say(f"{num_readers} readers: starting")
+    say(f"{num_readers} readers{', LoRA' if lora else ''}: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
     environment = {**os.environ, **engine_environment(threads), **KEPT_HEAP, "VLLM_LOGGING_LEVEL": "ERROR"}
     command = [sys.executable, "-m", "benchmarks.weights", PACKING, str(model)]
     packing = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
     with started_ray(num_cpus=num_cores + num_readers + 1, object_store_memory=STORE_VERSIONS * num_bytes):
-        pool, learner = services(model, num_readers, threads)
+        pool, learner = services(model, num_readers, threads, lora)
         before = memory_by_process()
         figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS)
         figures["packing_alone_s"] = round(float(packing), 4)
@@ -126,37 +133,53 @@ def started_ray(**options: object) -> Iterator[None]:
 class Learner:
     """A learner that only publishes."""
 
-    def __init__(self, model: Path) -> None:
-        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model))
+    def __init__(self, model: Path, lora: LoraConfig | None) -> None:
+        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model), lora)
         ray.get(self._actor.__ray_ready__.remote())
         self._version = 0
+        self._base = ray.get(self._actor.publish_base.remote()) if lora else None
 
     def publish(self) -> Weights:
         """Return the next version, as `LearnerGroup.publish` does."""
         self._version += 1
-        buckets, sums = ray.get(self._actor.publish.remote(self._version % CHECKSUM_EVERY == 1))
-        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+        is_checked = self._version % CHECKSUM_EVERY == 1
+        published, sums = ray.get(self._actor.publish.remote(is_checked))
+        if self._base is None:
+            return Weights(version=self._version, buckets=tuple(published), checksums=sums)
+        buckets, base_sums = self._base
+        sums = base_sums | sums if is_checked else {}
+        return Weights(version=self._version, buckets=tuple(buckets), adapters=tuple(published), checksums=sums)
 
 
 class Publisher:
     """Holds the model in the learner's process."""
 
-    def __init__(self, model_path: str) -> None:
+    def __init__(self, model_path: str, lora: LoraConfig | None) -> None:
         self._model = load_model(model_path, "bfloat16", "padded", None)
+        self._lora = lora
+        if lora:
+            add_adapters(self._model, lora, seed=0)
+            self._model.to(torch.bfloat16)
+
+    def publish_base(self) -> tuple[list[Any], dict[str, str]]:
+        """Return the references and checksums of the buckets of all weights without adapters."""
+        return put_buckets(map(on_the_wire, base_buckets(self._model, keep=True)), with_checksums=True)
 
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
-        """Return the references and checksums of all buckets."""
-        return put_buckets(weight_buckets(self._model, keep=True), with_checksums)
+        """Return the references and checksums of all buckets, with adapters only of these."""
+        if self._lora:
+            return put_buckets(adapter_buckets(self._model, keep=True), with_checksums)
+        return put_buckets(map(on_the_wire, weight_buckets(self._model, keep=True)), with_checksums)
 
 
-def services(model: Path, num_readers: int, threads: int) -> tuple[RolloutPool, Learner]:
+def services(model: Path, num_readers: int, threads: int, lora: LoraConfig | None) -> tuple[RolloutPool, Learner]:
     """Return engines and a learner that are ready; the engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
     pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
     pool.wait_until_ready()
-    learner = Learner(model)
+    learner = Learner(model, lora)
     return pool, learner
 
 
@@ -179,11 +202,20 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
         rows.append({"publish_s": published - began, "load_s": ended - published, "total_s": ended - began, "memcpy_s": memcpy_s})
         rows[-1]["over_memcpy"] = rows[-1]["total_s"] / memcpy_s
     figures = {name: round(median(row[name] for row in rows[NUM_WARM_UP:]), 4) for name in rows[0]}
+    figures["version_mb"] = round(num_bytes_of(weights) / 1e6, 2)
     figures["best_over_memcpy"] = round(min(row["over_memcpy"] for row in rows[NUM_WARM_UP:]), 3)
     figures["first_s"] = round(checked[0], 3)
     if len(checked) > 1:
         figures["checked_s"] = round(checked[-1], 3)
     return figures
+
+
+def num_bytes_of(weights: Weights) -> int:
+    """Return the bytes that a version brings to an engine that serves the one before."""
+    if weights.adapters:
+        adapters = [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]
+        return sum(factor.content.nbytes for adapter in adapters for factor in (adapter.up, adapter.down))
+    return sum(tensor.content.nbytes for bucket in ray.get(list(weights.buckets)) for tensor in bucket)
 
 
 def memcpy_of(num_bytes: int) -> Callable[[], None]:
@@ -284,7 +316,7 @@ def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
 def between_hosts(model: Path, num_bytes: int) -> None:
     """Print the figures of the hand-over to an engine on the second host; this runs on the first."""
     with started_ray():
-        pool, learner = services(model, num_readers=1, threads=2)
+        pool, learner = services(model, num_readers=1, threads=2, lora=None)
         link = hosts.link_bytes_per_s()
         say(f"  the link carries {link / 1e9:.2f} GB/s")
         figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS_BETWEEN_HOSTS)

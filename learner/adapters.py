@@ -1,6 +1,6 @@
 """LoRA (arXiv 2106.09685, section 4.1) through peft: adapters in the model, the model without them, and the weights with them merged.
 
-Nothing outside this file and what calls it knows of adapters: published weights and exported folders hold W + (alpha / rank) B A.
+Exported folders hold W + (alpha / rank) B A; what is published is W, once, and B and A with every version.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from learner.parts import part_of
 from ovt_ray.config import LoraConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.section import Part
+from ovt_ray.types import merged
 
 ADAPTER = "default"
 
@@ -94,8 +95,8 @@ class PlainWeight:
         """Return W + scale B A, summed in float32 and rounded once to the type of W; W itself, not a copy, where there is no adapter."""
         if self.adapter is None:
             return self.base.detach()
-        up, down = (parameter.detach().float() for parameter in self.adapter)
-        return (self.base.detach().float() + self.scale * (up @ down)).to(self.base.dtype)
+        up, down = self.adapter
+        return merged(self.base.detach(), up.detach(), down.detach(), self.scale)
 
 
 def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:

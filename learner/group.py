@@ -10,14 +10,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from torch import Tensor
 
 from learner.rank import LearnerRank
 from learner.stage import Stage
 from learner.weights import checksums, on_the_wire
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.errors import ConfigError, LearnerError
-from ovt_ray.types import TrainSample, UpdateStats, Weights
+from ovt_ray.types import Adapter, TrainSample, UpdateStats, Weights, WeightTensor
 
 PLACEMENT_DEADLINE_S = 60.0
 CHECKSUM_EVERY = 10
@@ -35,19 +34,27 @@ class RankActor(LearnerRank):
 
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return what `put_buckets` does of the policy's weights; nothing above rank 0."""
-        return put_buckets(self.weights(), with_checksums)
+        return put_buckets(map(on_the_wire, self.weights()), with_checksums)
+
+    def publish_base(self) -> tuple[list[Any], dict[str, str]]:
+        """Return what `publish` does of the policy without its adapters."""
+        return put_buckets(map(on_the_wire, self.base_weights()), with_checksums=True)
+
+    def publish_adapters(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+        """Return what `publish` does of the policy's adapters."""
+        return put_buckets(self.adapters(), with_checksums)
 
 
-def put_buckets(buckets: Iterable[dict[str, Tensor]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
+def put_buckets(buckets: Iterable[Sequence[WeightTensor | Adapter]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
     """Return a reference to each bucket in the object store, and the tensors' checksums if asked for; empty buckets are left out.
 
     On a CPU the store's copy is the only one: it is made from the parameters themselves.
     """
     references, sums = [], {}
     for bucket in buckets:
-        if tensors := on_the_wire(bucket):
-            references.append(ray.put(tensors))
-            sums.update(checksums(tensors) if with_checksums else {})
+        if bucket:
+            references.append(ray.put(bucket))
+            sums.update(checksums(bucket) if with_checksums else {})
     return references, sums
 
 
@@ -61,6 +68,8 @@ class LearnerGroup:
         """
         self._config = config
         self._version = 0
+        self._base: tuple[list[Any], dict[str, str]] | None = None
+        """References and checksums of the stage's first model, once it is published; with adapters only."""
         self._placement = place(config, PLACEMENT_DEADLINE_S)
         env = {"OMP_NUM_THREADS": str(config.cpus_per_rank), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         self._actors = [
@@ -80,6 +89,7 @@ class LearnerGroup:
     def begin(self, stage: Stage) -> None:
         """Load the stage's first model with a fresh optimizer in place of what an earlier stage left."""
         self._collect(self._joined, "start")
+        self._base = None
         self._all("begin", stage)
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
@@ -99,7 +109,10 @@ class LearnerGroup:
         return self._all("validation_loss", ray.put(list(samples)))[0]
 
     def publish(self) -> Weights:
-        """Return the next version of the weights; the object store of rank 0's node holds the bytes."""
+        """Return the next version of the weights; the object store of rank 0's node holds the bytes.
+
+        With adapters, the first version of a stage publishes the stage's first model, checked; each later one refers to it.
+        """
         self._version += 1
         return self._published(with_checksums=self._version % CHECKSUM_EVERY == 1)
 
@@ -137,8 +150,19 @@ class LearnerGroup:
             remove_placement_group(self._placement)
 
     def _published(self, *, with_checksums: bool) -> Weights:
-        buckets, sums = self._all("publish", with_checksums)[0]
-        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+        if self._config.lora is None:
+            buckets, sums = self._all("publish", with_checksums)[0]
+            return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+        if self._base is None:
+            self._base, with_checksums = self._all("publish_base")[0], True
+        buckets, base_sums = self._base
+        adapters, sums = self._all("publish_adapters", with_checksums)[0]
+        return Weights(
+            version=self._version,
+            buckets=tuple(buckets),
+            adapters=tuple(adapters),
+            checksums=base_sums | sums if with_checksums else {},
+        )
 
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""

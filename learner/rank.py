@@ -26,11 +26,11 @@ from learner.rendering import PromptCache
 from learner.requirements import check_model
 from learner.schedule import learning_rate
 from learner.stage import Stage
-from learner.weights import gather_weights, weight_buckets, write_model_folder
+from learner.weights import adapter_buckets, base_buckets, gather_weights, weight_buckets, write_model_folder
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import TrainSample, UpdateStats
+from ovt_ray.types import Adapter, TrainSample, UpdateStats
 
 VALIDATION_SAMPLES = 256
 """Held-out samples rendered at a time: all of them with their images might not fit in memory."""
@@ -161,6 +161,14 @@ class LearnerRank:
         A bucket's tensors hold until the next one is asked for; every rank has to take all.
         """
         return weight_buckets(self._engine.module.model, keep=self._rank == 0)
+
+    def base_weights(self) -> Iterator[dict[str, Tensor]]:
+        """Yield what `weights` does of the policy without its adapters, which is the stage's first model."""
+        return base_buckets(self._engine.module.model, keep=self._rank == 0)
+
+    def adapters(self) -> Iterator[list[Adapter]]:
+        """Yield the policy's adapters as `weights` does its weights."""
+        return adapter_buckets(self._engine.module.model, keep=self._rank == 0)
 
     def save(self, folder: Path, step: int) -> None:
         """Write everything the stage needs to go on after `step`; the checkpoint before is removed when this one is complete."""

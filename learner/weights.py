@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from learner.adapters import PlainWeight, plain_weights
 from learner.parts import num_elements
-from ovt_ray.types import WeightTensor
+from ovt_ray.errors import LearnerError
+from ovt_ray.types import Adapter, WeightTensor
 
 GATHER_ELEMENTS = 200_000_000
 """Elements of ZeRO-3 parameters made whole at a time."""
@@ -36,12 +39,48 @@ def weight_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
     Where no adapter is merged the tensors are the parameters themselves, not copies: they hold until the next bucket is asked for.
     Every rank has to take every bucket.
     """
+    return _gathered_buckets(model, plain_weights(model), keep)
+
+
+def base_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
+    """Yield what `weight_buckets` does of the model without its adapters."""
+    return _gathered_buckets(model, (replace(weight, adapter=None) for weight in plain_weights(model)), keep)
+
+
+def _gathered_buckets(model: nn.Module, weights: Iterable[PlainWeight], keep: bool) -> Iterator[dict[str, Tensor]]:
+    for bucket in _buckets(weights):
+        with _whole(parameter for weight in bucket for parameter in weight.parameters):
+            yield _as_in_folder(model, {weight.name: weight.merged() for weight in bucket}) if keep else {}
+
+
+def adapter_buckets(model: nn.Module, keep: bool) -> Iterator[list[Adapter]]:
+    """Yield all adapters, whole, as they are published, bucket by bucket; empty unless `keep`.
+
+    Their contents hold until the next bucket is asked for; every rank has to take every bucket. Raises LearnerError where a weight is
+    another tensor in the model's folder than in the model, as an adapter could not be added to that.
+    """
+    for bucket in _buckets(weight for weight in plain_weights(model) if weight.adapter):
+        with _whole(factor for weight in bucket for factor in weight.adapter or ()):
+            yield [_adapter(model, weight) for weight in bucket] if keep else []
+
+
+def _adapter(model: nn.Module, weight: PlainWeight) -> Adapter:
+    assert weight.adapter
+    base = weight.base.detach()
+    [(name, in_folder), *others] = _as_in_folder(model, {weight.name: base}).items()
+    if others or in_folder is not base:
+        raise LearnerError(
+            f"learner.lora: {weight.name} is kept as {name!r}, in another form: train all weights of this model, without lora"
+        )
+    up, down = on_the_wire({f"{name}.lora_B": weight.adapter[0].detach(), f"{name}.lora_A": weight.adapter[1].detach()})
+    return Adapter(name=name, scale=weight.scale, up=up, down=down)
+
+
+def _whole(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
+    """Make ZeRO-3's parameters whole until the context ends; every rank has to enter it."""
     import deepspeed
 
-    for bucket in _buckets(plain_weights(model)):
-        sharded = [parameter for weight in bucket for parameter in weight.parameters if hasattr(parameter, "ds_id")]
-        with deepspeed.zero.GatheredParameters(sharded):
-            yield _as_in_folder(model, {weight.name: weight.merged() for weight in bucket}) if keep else {}
+    return deepspeed.zero.GatheredParameters([parameter for parameter in parameters if hasattr(parameter, "ds_id")])
 
 
 def _as_in_folder(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,8 +120,9 @@ def on_the_wire(bucket: dict[str, Tensor]) -> list[WeightTensor]:
     ]
 
 
-def checksums(tensors: Sequence[WeightTensor]) -> dict[str, str]:
+def checksums(bucket: Sequence[WeightTensor | Adapter]) -> dict[str, str]:
     """Return the SHA-256 of each tensor's bytes by its name."""
+    tensors = [tensor for one in bucket for tensor in ((one.up, one.down) if isinstance(one, Adapter) else (one,))]
     return {tensor.name: hashlib.sha256(tensor.content).hexdigest() for tensor in tensors}
 
 

@@ -1,4 +1,4 @@
-"""The command line: `ovt-ray run | check | data | score | report | export-data | replay | doctor`, also `python -m ovt_ray`.
+"""The command line: `ovt-ray run | check | data | score | report | replay | export-data | doctor`, also `python -m ovt_ray`.
 
 Nothing heavy is imported before the configuration is known to be good.
 """
@@ -101,16 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
     report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
     report.set_defaults(command=_report)
-    export = commands.add_parser("export-data", help="write a run's traces for LLaMA-Factory or EasyR1")
-    export.add_argument("source", type=Path, metavar="TRACES", help="for example runs/NAME/iter1/distil/traces.jsonl")
-    export.add_argument("target", type=Path, metavar="OUT", help="OUT.json for LLaMA-Factory, OUT.parquet for EasyR1")
-    export.set_defaults(command=_export)
     replay = commands.add_parser("replay", help="learn from, or generate, a kept step of GRPO again", description=REPLAY)
     replay.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
     replay.add_argument("stage", metavar="STAGE", help="for example iter1/grpo")
     replay.add_argument("step", type=int, metavar="STEP", help="counted from 0, as in metrics.jsonl")
     replay.add_argument("--only", choices=("learn", "generate"), help="half of the step, without the services of the other")
     replay.set_defaults(command=_replay)
+    export = commands.add_parser("export-data", help="write a run's traces for LLaMA-Factory or EasyR1")
+    export.add_argument("source", type=Path, metavar="TRACES", help="for example runs/NAME/iter1/distil/traces.jsonl")
+    export.add_argument("target", type=Path, metavar="OUT", help="OUT.json for LLaMA-Factory, OUT.parquet for EasyR1")
+    export.set_defaults(command=_export)
     commands.add_parser("doctor", help="say what is installed, what the machine has, and what is wrong").set_defaults(command=_doctor)
     return parser
 
@@ -189,17 +189,17 @@ def _report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _replay(parsed: argparse.Namespace) -> int:
+    from ovt_ray.replay import replay
+
+    return 0 if replay(parsed.run_dir, parsed.stage, parsed.step, [parsed.only] if parsed.only else ["learn", "generate"]) else 1
+
+
 def _export(parsed: argparse.Namespace) -> int:
     from ovt_ray.export import export_traces
 
     print(export_traces(parsed.source, parsed.target))
     return 0
-
-
-def _replay(parsed: argparse.Namespace) -> int:
-    from ovt_ray.replay import replay
-
-    return 0 if replay(parsed.run_dir, parsed.stage, parsed.step, [parsed.only] if parsed.only else ["learn", "generate"]) else 1
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -100,6 +100,8 @@ class RolloutConfig(Section):
     """Logical CPUs asked of Ray, and threads of a CPU engine."""
     gpus_per_worker: int = Field(default=0, ge=0)
     """GPUs of one worker, used tensor parallel; 0 runs on CPU."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Processes that share the matrices, and the threads, of an engine on CPU; with GPUs there is one for each."""
     dtype: Dtype = "float32"
     """Of weights and activations."""
     max_model_len: int = Field(default=512, ge=16)
@@ -112,6 +114,22 @@ class RolloutConfig(Section):
     """Share of a GPU's memory that its engine takes."""
     deadline_s: float = Field(default=600, gt=0)
     """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
+
+    @property
+    def num_shards(self) -> int:
+        """Parts that an engine's matrices are split into, each in a process of its own."""
+        return self.gpus_per_worker or self.tensor_parallel
+
+    @model_validator(mode="after")
+    def _shards_fit_devices(self) -> "RolloutConfig":
+        if self.gpus_per_worker and self.tensor_parallel > 1:
+            raise ValueError(f"tensor_parallel {self.tensor_parallel} is for engines on CPU: gpus_per_worker splits others; leave it out")
+        if self.cpus_per_worker % self.tensor_parallel:
+            raise ValueError(
+                f"tensor_parallel {self.tensor_parallel} does not divide the threads of cpus_per_worker {self.cpus_per_worker}: "
+                "raise cpus_per_worker to a multiple"
+            )
+        return self
 
 
 class LoraConfig(Section):

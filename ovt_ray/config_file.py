@@ -40,28 +40,6 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     return parse_config(values, str(path))
 
 
-def load_data_config(values: dict[str, object], overrides: list[str]) -> DataConfig:
-    """Return the section `data` made of plain values with overrides `data.key=value` applied. Raises ConfigError as `load_config` does."""
-    for item in overrides:
-        key, value = _override(item)
-        if not key.startswith("data."):
-            raise ConfigError(f"override {item!r}: only keys of data are of use here, such as data.num_eval=50")
-        values |= {key.removeprefix("data."): value}
-    try:
-        return DataConfig.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain({**problem, "loc": ("data", *problem["loc"])}) for problem in error.errors()]
-        raise ConfigError("\n".join(lines)) from error
-
-
-def _override(item: str) -> tuple[str, object]:
-    """Return key and value of an override."""
-    key, equals, value = item.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {item!r} is not of the form key=value")
-    return key, yaml.safe_load(value)
-
-
 def stored_config(path: Path) -> RunConfig:
     """Return the configuration that a run stored, which has every key, as if those with the default's value had not been given.
 
@@ -88,6 +66,28 @@ def _given(values: object, section: type[Section]) -> object:
         inner = _section_in(field.annotation) if field else None
         kept[key] = _given(value, inner) if inner else value
     return kept
+
+
+def load_data_config(values: dict[str, object], overrides: list[str]) -> DataConfig:
+    """Return the section `data` made of plain values with overrides `data.key=value` applied. Raises ConfigError as `load_config` does."""
+    for item in overrides:
+        key, value = _override(item)
+        if not key.startswith("data."):
+            raise ConfigError(f"override {item!r}: only keys of data are of use here, such as data.num_eval=50")
+        values |= {key.removeprefix("data."): value}
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain({**problem, "loc": ("data", *problem["loc"])}) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _override(item: str) -> tuple[str, object]:
+    """Return key and value of an override."""
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {item!r} is not of the form key=value")
+    return key, yaml.safe_load(value)
 
 
 def parse_config(values: object, origin: str) -> RunConfig:

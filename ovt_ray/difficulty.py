@@ -41,6 +41,12 @@ class PassRate:
         return "easy" if rate >= EASY_FROM else "medium" if rate >= MEDIUM_FROM else "hard"
 
 
+def measured_before(run_dir: Path, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
+    """Return the folders of a run's stages before one that may have measured pass rates, in the order of the run."""
+    stages = [(number, name) for number in range(1, iteration + 1) for name in ("distil", "grpo")]
+    return tuple(run_dir / stage_key(*before) for before in stages[: stages.index((iteration, stage))])
+
+
 def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Replace the pass rates of a stage."""
     write_json_lines_atomically(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
@@ -58,12 +64,6 @@ def begin_pass_rates(folder: Path, *, goes_on: bool) -> None:
 def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
     append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
-
-
-def measured_before(run_dir: Path, iteration: int, stage: Literal["distil", "grpo"]) -> tuple[Path, ...]:
-    """Return the folders of the stages before one that may have measured pass rates, in the order of the run."""
-    stages = [(number, name) for number in range(1, iteration + 1) for name in ("distil", "grpo")]
-    return tuple(run_dir / stage_key(*before) for before in stages[: stages.index((iteration, stage))])
 
 
 def read_pass_rates(folders: Sequence[Path]) -> dict[str, PassRate]:

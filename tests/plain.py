@@ -20,7 +20,7 @@ from learner.stage import Stage
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.prompts import Prompts
 from ovt_ray.stage_config import GrpoConfig, Optimizer
-from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats, Weights
+from ovt_ray.types import AnswerKind, Problem, TrainSample, UpdateStats, Weights, WeightTensor
 
 OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)
 GRPO = GrpoConfig(
@@ -153,11 +153,17 @@ def current_weights(rank: LearnerRank) -> dict[str, Tensor]:
 
 
 def published_weights(weights: Weights) -> dict[str, Tensor]:
-    return {
-        tensor.name: torch.from_numpy(tensor.content.copy()).view(getattr(torch, tensor.dtype)).view(tensor.shape)
-        for bucket in ray.get(list(weights.buckets))
-        for tensor in bucket
-    }
+    """The version's tensors, adapters merged."""
+    found = {tensor.name: as_tensor(tensor) for bucket in ray.get(list(weights.buckets)) for tensor in bucket}
+    for adapter in [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]:
+        base = found[adapter.name]
+        change = (adapter.scale * as_tensor(adapter.up).float()) @ as_tensor(adapter.down).float()
+        found[adapter.name] = (base.float() + change).to(base.dtype)
+    return found
+
+
+def as_tensor(sent: WeightTensor) -> Tensor:
+    return torch.from_numpy(sent.content.copy()).view(getattr(torch, sent.dtype)).view(sent.shape)
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

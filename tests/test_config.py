@@ -83,16 +83,6 @@ def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
 
-def test_a_choice_of_problems_that_chooses_nothing_or_what_is_not_known_is_refused() -> None:
-    assert "neither sources nor tiers is given" in refusal("iterations[0].grpo.problems={}")
-    assert "problems.sources.height: Input should be greater than 0" in refusal("iterations[0].grpo.problems.sources={height: 0}")
-    assert "Input should be 'easy', 'medium', 'hard' or 'unsolved'" in refusal("iterations[0].grpo.problems.tiers=[harder]")
-    assert "iterations.0.distil.problems.tiers: no stage before it measures" in refusal("iterations[0].distil.problems.tiers=[hard]")
-    assert "hard and problems both say" in refusal("iterations[1].distil.problems.tiers=[hard]")
-    choice = load_config(TINY, ["iterations[0].grpo.problems={sources: {height: 1}, tiers: [hard, unsolved]}"]).iterations[0].grpo.problems
-    assert choice is not None and (choice.sources, choice.tiers) == ({"height": 1}, ("hard", "unsolved"))
-
-
 def test_what_becomes_a_trace_is_checked() -> None:
     assert "iterations.0.distil.filters.max_word: unknown key; did you mean 'max_words'?" in refusal(
         "iterations[0].distil.filters.max_word=3"
@@ -110,6 +100,16 @@ def test_what_becomes_a_trace_is_checked() -> None:
     assert "source 'endpoint' needs an endpoint: add endpoint={url: ..., model: ...}" in refusal("iterations[0].distil.source=endpoint")
     assert load_config(TINY, [server, "iterations[0].distil.source=endpoint"]).iterations[0].distil.endpoint is not None
     assert "endpoint.url: String should match pattern" in refusal("iterations[0].distil.endpoint={url: host, model: teacher}")
+
+
+def test_a_choice_of_problems_that_chooses_nothing_or_what_is_not_known_is_refused() -> None:
+    assert "neither sources nor tiers is given" in refusal("iterations[0].grpo.problems={}")
+    assert "problems.sources.height: Input should be greater than 0" in refusal("iterations[0].grpo.problems.sources={height: 0}")
+    assert "Input should be 'easy', 'medium', 'hard' or 'unsolved'" in refusal("iterations[0].grpo.problems.tiers=[harder]")
+    assert "iterations.0.distil.problems.tiers: no stage before it measures" in refusal("iterations[0].distil.problems.tiers=[hard]")
+    assert "hard and problems both say" in refusal("iterations[1].distil.problems.tiers=[hard]")
+    choice = load_config(TINY, ["iterations[0].grpo.problems={sources: {height: 1}, tiers: [hard, unsolved]}"]).iterations[0].grpo.problems
+    assert choice is not None and (choice.sources, choice.tiers) == ({"height": 1}, ("hard", "unsolved"))
 
 
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
@@ -151,6 +151,14 @@ def test_offloading_is_refused_where_it_has_no_effect() -> None:
     with_kl = ("iterations[0].grpo.kl_coef=0.1", "learner.reference_on_cpu=true")
     assert load_config(TINY, list(with_kl)).learner.reference_on_cpu
     assert "with lora the reference is the policy" in refusal(*with_kl, "learner.lora={rank: 4, alpha: 8}")
+
+
+def test_an_engine_on_cpu_is_split_over_its_own_threads_and_one_with_gpus_over_them() -> None:
+    split = load_config(TINY, ["rollout.tensor_parallel=2", "rollout.cpus_per_worker=4"]).rollout
+    assert (split.num_shards, load_config(TINY, ["rollout.gpus_per_worker=8"]).rollout.num_shards) == (2, 8)
+    assert load_config(TINY, []).rollout.num_shards == 1
+    assert "gpus_per_worker splits others" in refusal("rollout.tensor_parallel=2", "rollout.gpus_per_worker=2")
+    assert "tensor_parallel 2 does not divide" in refusal("rollout.tensor_parallel=2", "rollout.cpus_per_worker=3")
 
 
 def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
@@ -238,6 +246,7 @@ rollout
 rollout.num_workers
 rollout.cpus_per_worker
 rollout.gpus_per_worker
+rollout.tensor_parallel
 rollout.dtype
 rollout.max_model_len
 rollout.max_num_seqs

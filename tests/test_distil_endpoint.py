@@ -31,8 +31,8 @@ def choices(*texts: object, **more: object) -> Reply:
 class Server:
     """What the server does, and what it was asked."""
 
-    reply: Callable[[int, dict[str, Any]], Reply | bytes] = lambda number, body: choices(*[GOOD] * body["n"])
-    """Status and JSON, or raw bytes of a whole HTTP reply, to the request of a number with a body."""
+    reply: Callable[[int, dict[str, Any]], Reply | bytes | Iterator[bytes]] = lambda number, body: choices(*[GOOD] * body["n"])
+    """Status and JSON, or the bytes of a whole HTTP reply, at once or piece by piece, to the request of a number with a body."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[str | None] = field(default_factory=list)
     url: str = ""
@@ -60,11 +60,13 @@ def server() -> Iterator[Server]:
             reply = state.reply(number, body)
             with lock:
                 state.num_at_once -= 1
-            if isinstance(reply, bytes):
-                self.wfile.write(reply)
-                self.close_connection = True
-            else:
+            if isinstance(reply, tuple):
                 self._send(*reply)
+                return
+            with suppress(BrokenPipeError, ConnectionResetError):
+                for piece in [reply] if isinstance(reply, bytes) else reply:
+                    self.wfile.write(piece)
+            self.close_connection = True
 
         def _send(self, status: int, value: object) -> None:
             content = json.dumps(value).encode()
@@ -77,7 +79,10 @@ def server() -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Patient(ThreadingHTTPServer):
+        request_queue_size = 64
+
+    http = Patient(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{http.server_port}/v1"
     thread = threading.Thread(target=http.serve_forever, args=(0.02,))
     thread.start()
@@ -193,16 +198,31 @@ def test_a_server_that_is_gone_ends_the_stage(server: Server) -> None:
         asked(section(server, num_attempts=1), "a")
 
 
-def test_a_reply_that_drips_beyond_the_deadline_is_no_answer(server: Server) -> None:
-    def drip(number: int, body: dict[str, Any]) -> Reply | bytes:
+def test_a_server_that_says_nothing_is_not_waited_for(server: Server) -> None:
+    def silent(number: int, body: dict[str, Any]) -> Reply | bytes:
         time.sleep(1.0)
-        return choices(GOOD, GOOD)
+        return b""
 
-    server.reply = drip
+    server.reply = silent
+    assert seconds_until_given_up(server) < 0.9
+
+
+def test_a_reply_that_drips_is_not_waited_for_beyond_the_deadline(server: Server) -> None:
+    def drip() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+        for _ in range(15):
+            time.sleep(0.1)
+            yield b"["
+
+    server.reply = lambda number, body: drip()
+    assert seconds_until_given_up(server) < 0.9
+
+
+def seconds_until_given_up(server: Server) -> float:
     began = time.monotonic()
     with pytest.raises(StageError, match="no answer: TimeoutError"):
-        asked(section(server, deadline_s=0.2, num_attempts=1), "a")
-    assert time.monotonic() - began < 0.9
+        asked(section(server, deadline_s=0.3, num_attempts=1), "a")
+    return time.monotonic() - began
 
 
 def test_a_redirect_is_not_followed_with_the_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

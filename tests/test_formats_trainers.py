@@ -112,9 +112,14 @@ def test_llama_factory_conversations_become_problems_and_worked_solutions(tmp_pa
         conversation() | {"videos": ["clip.mp4"]},
     ]
     (first, second, third), messages = read("llama_factory", write_json(tmp_path / "rows.json", rows))
-    assert (first.question, first.answer, first.solution) == ("How many?", "4", "Two and two.")
+    assert (first.question, first.answer, first.solution) == ("How many?", "4", RESPONSE)
     assert first.images == (str(tmp_path / "pictures/1.png"),)
-    assert (second.question, second.kind, second.images, second.solution) == ("Is it?", AnswerKind.YESNO, (), "It is.")
+    assert (second.question, second.kind, second.images, second.solution) == (
+        "Is it?",
+        AnswerKind.YESNO,
+        (),
+        "<think>It is.</think><answer>yes</answer>",
+    )
     assert (third.question, third.answer) == ("Add.\n1 and 2", "3")
     assert "row 2: the assistant's message does not begin with <think>; it must be" in messages[0]
     assert "row 3: messages: must be 'user', then 'assistant', one question and one answer, got ['user', 'assistant'," in messages[1]
@@ -144,7 +149,7 @@ def test_llama_factory_json_is_read_and_written_out_equal(tmp_path: Path) -> Non
     for name in ("1", "2"):
         picture(tmp_path / f"pictures/{name}.png")
     rows = [
-        conversation(),
+        conversation(response="<think>Two\nand two.</think>\n\nSo: <answer>4</answer>\n"),
         conversation("What is\n1 + 1?", images=()),
         conversation("<image><image>Which?", images=("pictures/1.png", "pictures/2.png")),
     ]
@@ -210,7 +215,7 @@ def test_real_problems_leave_and_come_back_with_their_answers_solutions_and_imag
     for problem, talk, row in zip(problems, from_json, from_parquet, strict=True):
         content = Path(str(problem.images[0])).read_bytes()
         assert (Path(str(talk.images[0])).read_bytes(), row.images[0]) == (content, content)
-        assert (talk.answer, row.answer, talk.solution) == (problem.answer, problem.answer, problem.solution.strip())
+        assert (talk.answer, row.answer, talk.solution) == (problem.answer, problem.answer, as_traces([problem])[0].response)
         assert talk.question == row.question == shown_text(problem)
         assert score_accuracy(talk, as_traces([talk])[0].response).outcome is Outcome.CORRECT
 
@@ -304,7 +309,7 @@ def test_a_set_without_an_answer_column_has_its_answers_in_tags_of_its_solutions
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
     problems, (message,) = read("hub", tmp_path / "set")
     assert [(problem.answer, problem.solution, problem.kind.value) for problem in problems] == [
-        ("3", "Two and one.", "number"),
+        ("3", "<think>Two and one.</think> <answer> 3 </answer>", "number"),
         ("yes", "", "yesno"),
     ]
     assert message.endswith("set row 3: answer: missing, and the solution 'It is 3.' has none between <answer> tags")

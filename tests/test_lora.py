@@ -1,5 +1,6 @@
 """Contract: with LoRA the learner takes the step that plain torch takes through peft's own wrapper, and nobody else sees an adapter."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import peft
 import pytest
+import ray
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -188,18 +190,38 @@ def test_adapters_begin_as_nothing_and_sft_trains_them_in_every_part(
     assert moved == vision | {name for name in first if is_adapted(name)}
 
 
-def test_two_ranks_that_share_the_weights_merge_as_one_does(
+def test_two_ranks_that_share_the_weights_publish_their_base_once_and_merge_as_one_does(
     ray_session: None,
     tiny_model: Path,
     samples: list[TrainSample],
     peft_run: Any,
+    tmp_path: Path,
 ) -> None:
+    first = file_weights(tiny_model)
     group = LearnerGroup(lora_config(3, num_ranks=2), ModelConfig(path=str(tiny_model)), seed=0)
     group.begin(grpo_stage(tiny_model, FAST))
+    begun = group.publish()
+    assert equal(published_weights(begun), first)
     stats = [group.update(samples) for _ in range(2)]
-    published = published_weights(group.publish())
+    weights = group.publish()
+    published = published_weights(weights)
+    group.export(tmp_path / "model")
+    assert equal(published, file_weights(tmp_path / "model"))  # to the bit
+    assert_same_adapters(published, stats, peft_run, first)
+
+    assert weights.buckets == begun.buckets and weights.version == begun.version + 1
+    adapters = [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]
+    assert {adapter.name for adapter in adapters} == {name for name in first if is_adapted(name)}
+    factors = [factor for adapter in adapters for factor in (adapter.up, adapter.down)]
+    digests = {tensor.name: hashlib.sha256(tensor.content).hexdigest() for tensor in factors}
+    assert begun.checksums.keys() == first.keys() | digests.keys() and not weights.checksums
+    group._version = 10
+    checked = group.publish()
+    assert checked.checksums == {name: begun.checksums[name] for name in first} | digests
+
+    group.begin(grpo_stage(tmp_path / "model", FAST))  # another first model is another base
+    assert equal(published_weights(group.publish()), published)
     group.close()
-    assert_same_adapters(published, stats, peft_run, file_weights(tiny_model))
 
 
 def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference_has_used_it_too(

@@ -25,17 +25,19 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from learner.adapters import add_adapters
 from learner.batching import collate
 from learner.model import TokenPositions, TokenScorer, load_model
 from learner.packing import micro_batches
 from learner.rendering import PromptCache
 from learner.requirements import check_model
-from ovt_ray.config import Layout, ModelConfig
+from learner.weights import adapter_buckets, base_buckets, weight_buckets
+from ovt_ray.config import Layout, LoraConfig, ModelConfig
 from ovt_ray.errors import ConfigError, DataError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, TrainSample
 from tests.families import CAUSAL_FAMILIES, FAMILIES
-from tests.plain import GRPO, grpo_stage, learner_config, single_rank
+from tests.plain import GRPO, as_tensor, grpo_stage, learner_config, single_rank
 
 pytestmark = pytest.mark.usefixtures("compiled_operators")
 
@@ -315,6 +317,25 @@ def test_a_stage_whose_model_does_not_fit_its_layout_does_not_begin(folders: dic
     rank = single_rank(folders["gemma3"], learner_config(0))
     with pytest.raises(ConfigError, match="set learner.layout=padded"):
         rank.begin(grpo_stage(folders["gemma3"]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_base_and_adapters_are_published_by_the_names_of_the_folder_and_together_are_the_model(folders: dict[str, Path], name: str) -> None:
+    model = load_model(str(folders[name]), "float32", "padded", None)
+    add_adapters(model, LoraConfig(rank=2, alpha=6, parts=("vision_tower", "language_model")), seed=0)
+    for of, parameter in model.named_parameters():
+        if "lora_B" in of:
+            parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    [base] = base_buckets(model, keep=True)
+    [whole] = weight_buckets(model, keep=True)
+    [adapters] = adapter_buckets(model, keep=True)
+    in_folder = load_file(folders[name] / "model.safetensors")
+    assert base.keys() == in_folder.keys() and all(torch.equal(base[of], in_folder[of]) for of in base)
+    for adapter in adapters:
+        up, down = (as_tensor(sent) for sent in (adapter.up, adapter.down))
+        base[adapter.name] = base[adapter.name] + (3 * up) @ down
+    assert base.keys() == whole.keys() and all(torch.equal(base[of], whole[of]) for of in base)
+    assert {of for of in base if not torch.equal(base[of], in_folder[of])} == {adapter.name for adapter in adapters}
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "internvl", "llava_onevision"])

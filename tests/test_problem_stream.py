@@ -3,7 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovt_ray.problem_stream import Interleaving, ItemStream, Part
@@ -21,6 +21,7 @@ def stream_of(sizes: list[int], seed: int, shares: list[float] | None = None) ->
     return ItemStream(parts, seed)
 
 
+@settings(deadline=None)
 @given(SHARES, st.integers(0, 400))
 def test_every_prefix_of_a_mixture_has_each_share_to_within_one_item(shares: list[float], num: int) -> None:
     interleaving, exact = Interleaving(shares), [Fraction(str(share)) for share in shares]
@@ -40,12 +41,14 @@ def test_the_turns_of_a_mixture_by_hand() -> None:
     assert [Interleaving([3, 1]).turn(position) for position in (0, 3, 4, 4_000_003)] == [(0, 0), (1, 0), (0, 3), (1, 1_000_000)]
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 2**40), st.integers(0, 60), st.integers(0, 30))
 def test_an_item_depends_on_seed_and_position_alone(sizes: list[int], seed: int, position: int, count: int) -> None:
     whole = stream_of(sizes, seed).take(0, position + count)
     assert stream_of(sizes, seed).take(position, count) == whole[position:], "without what was taken before"
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 2**40), st.integers(1, 3))
 def test_a_part_goes_through_all_its_items_before_it_repeats_one(sizes: list[int], seed: int, num_epochs: int) -> None:
     stream = stream_of(sizes, seed, shares=[float(size) for size in sizes])  # so that their epochs end together
@@ -54,6 +57,7 @@ def test_a_part_goes_through_all_its_items_before_it_repeats_one(sizes: list[int
         assert sorted(taken) == [(number, item) for number, size in enumerate(sizes) for item in range(size)]
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(0, 2**40), st.lists(st.integers(0, 9), max_size=8), st.integers(1, 4))
 def test_ranks_and_restarts_that_share_positions_take_what_one_taker_would(
     sizes: list[int], seed: int, counts: list[int], num_ranks: int

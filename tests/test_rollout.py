@@ -1,13 +1,18 @@
 """The rollout service on real vLLM engines: reproducible, parity-safe, always at the current weights, and it heals."""
 
+import asyncio
+import hashlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -18,14 +23,20 @@ from transformers import AutoModelForImageTextToText
 
 from actors.pool import RolloutPool
 from actors.worker import RolloutWorker, completion_text
-from learner.weights import checksums, on_the_wire
-from ovt_ray.config import ModelConfig, RolloutConfig
+from learner.adapters import add_adapters
+from learner.group import put_buckets
+from learner.model import load_model
+from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wire, weight_buckets
+from ovt_ray.config import LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, Weights
 from ovt_ray.world import world_problems
 
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
+
 CONFIG = RolloutConfig(num_workers=1, max_model_len=256, kv_cache_gib=0.1)
+SPLIT = RolloutConfig(num_workers=1, cpus_per_worker=2, tensor_parallel=2, max_model_len=256, kv_cache_gib=0.1)
 PAIR = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
 
 
@@ -53,6 +64,45 @@ def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
     published = on_the_wire(tensors)
     half = len(published) // 2
     return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
+
+
+def ended_within(seconds: float, processes: list[psutil.Process]) -> bool:
+    """Whether all processes end in time; nobody need have asked how."""
+    deadline = time.monotonic() + seconds
+    while (alive := any(lives(process) for process in processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not alive
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Adapted:
+    """A learner's model with adapters, which publishes as a learner does."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = load_model(str(model), "float32", "padded", None)
+        add_adapters(self.model, LoraConfig(rank=4, alpha=12, parts=("vision_tower", "projector", "language_model")), seed=0)
+        self.base = put_buckets(map(on_the_wire, base_buckets(self.model, True)), with_checksums=True)
+
+    def move(self, seed: int) -> None:
+        """Put noise into all B."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.model.named_parameters():
+            if "lora_B" in name:
+                parameter.data.normal_(0, 0.02, generator=generator)
+
+    def publish(self, version: int) -> Weights:
+        adapters, sums = put_buckets(adapter_buckets(self.model, True), with_checksums=True)
+        return Weights(version=version, buckets=tuple(self.base[0]), adapters=tuple(adapters), checksums=self.base[1] | sums)
+
+    def publish_whole(self, version: int) -> Weights:
+        references, sums = put_buckets(map(on_the_wire, weight_buckets(self.model, True)), with_checksums=True)
+        return Weights(version=version, buckets=tuple(references), checksums=sums)
 
 
 def jittered(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
@@ -87,6 +137,18 @@ def transformers_logprobs(model: torch.nn.Module, prompts: Prompts, group: Rollo
     return logprobs.gather(1, ids[0, len(inputs.prompt_ids) :, None])[:, 0].tolist()
 
 
+def knows(worker: RolloutWorker, name: str) -> bool:
+    """Whether vLLM's client has processed the image."""
+    cache = worker.engine.renderer.mm_processor_cache
+    return cache is not None and cache.is_cached_item(name)
+
+
+def forget(worker: RolloutWorker) -> None:
+    """Let the engine, but not its client, forget all pixels."""
+    loop = cast("asyncio.Task[None]", worker.engine.output_handler).get_loop()
+    asyncio.run_coroutine_threadsafe(worker.engine.engine_core.reset_mm_cache_async(), loop).result(10)
+
+
 def test_every_problem_gets_its_group_once_with_as_many_completions_as_asked(pool: RolloutPool, problems: list[Problem]) -> None:
     groups = list(pool.generate(problems, sampling()))
     assert sorted(group.problem.id for group in groups) == sorted(problem.id for problem in problems)
@@ -99,6 +161,15 @@ def test_a_seed_gives_the_same_tokens_whatever_else_is_running(pool: RolloutPool
     alone = by_id(pool.generate(problems[5:6], sampling(seed=3)))
     assert together[problems[5].id] == alone[problems[5].id]
     assert together != by_id(pool.generate(problems, sampling(seed=4)))
+
+
+def test_a_seed_gives_the_same_tokens_whatever_the_number_of_workers(pool: RolloutPool, problems: list[Problem]) -> None:
+    seats, draw = pool._seats, sampling(seed=5)
+    by_two = by_id(pool.generate(problems, draw))
+    for first, last in ((0, 1), (1, 2)):
+        pool._seats = seats[first:last]
+        assert by_id(pool.generate(problems, draw)) == by_two
+    pool._seats = seats
 
 
 def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -179,6 +250,44 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
 
+def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_them(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    """What the processor makes of an image does not depend on weights; that an engine no longer has it costs a second try, no error."""
+    shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
+    actors = [seat.actor for seat in pool._seats]
+    before = by_id(pool.generate(problems, sampling()))
+    pool.load_weights(as_weights(45, load_file(tiny_model / "model.safetensors")))
+    known = [
+        set(ray.get(actor.__ray_call__.remote(lambda worker, names: [name for name in names if knows(worker, name)], shown)))
+        for actor in actors
+    ]
+    assert shown and set(shown) == set().union(*known)
+    ray.get([actor.__ray_call__.remote(forget) for actor in actors])
+    assert by_id(pool.generate(problems, sampling())) == before
+
+
+def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    def state() -> tuple[object, object]:
+        return pool.weight_checksums(), by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+
+    first = state()
+    learner = Adapted(tiny_model)
+    learner.move(seed=1)
+    pool.load_weights(learner.publish(40))  # brings the base
+    learner.move(seed=2)
+    update = learner.publish(41)
+    unused = dict.fromkeys(("model.norm.weight", "model.embed_tokens.weight"), "not read")
+    pool.load_weights(replace(update, checksums={**update.checksums, **unused}))
+    by_adapters = state()
+    pool.load_weights(learner.publish_whole(42))
+    assert by_adapters == state() != first
+    pool.load_weights(as_weights(43, load_file(tiny_model / "model.safetensors")))
+    assert state() == first
+
+
 def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None, tiny_model: Path) -> None:
     worker = ray.remote(runtime_env={"env_vars": {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}})(
         RolloutWorker
@@ -195,7 +304,21 @@ def test_weights_that_are_damaged_or_lack_a_tensor_are_refused(ray_session: None
         weights = as_weights(1, tensors)
         expected = {**weights.checksums, name: "0"} if is_damaged else dict(weights.checksums)
         with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
-            ray.get(worker.load_weights.remote(1, list(weights.buckets), expected))
+            ray.get(worker.load_weights.remote(replace(weights, checksums=expected)))
+    learner = Adapted(tiny_model)
+    ray.get(worker.load_weights.remote(learner.publish(2)))
+    [adapters] = ray.get(list(learner.publish(3).adapters))
+    query = next(adapter for adapter in adapters if adapter.name.endswith("layers.1.self_attn.q_proj.weight"))
+    others = [adapter for adapter in adapters if adapter is not query]
+    for damaged, refusal in (
+        (others, "leaves 1 tensors as they were.*layers.1.self_attn.qkv_proj"),
+        ([adapter for adapter in adapters if "mlp.down_proj" not in adapter.name], "leaves . tensors as they were.*down_proj"),
+        ([*others, replace(query, name="elsewhere.weight")], "tensor elsewhere.weight was not sent"),
+        ([*others, replace(query, down=replace(query.down, content=query.down.content[::-1].copy()))], "not what the learner published"),
+    ):
+        weights = replace(learner.publish(3), adapters=(ray.put(damaged),))
+        with pytest.raises(ray.exceptions.RayTaskError, match=refusal):
+            ray.get(worker.load_weights.remote(weights))
     ray.get(worker.close.remote())
     ray.kill(worker)
 
@@ -256,7 +379,13 @@ def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version
     assert pool.weight_checksums() == before
 
 
-def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(pool: RolloutPool, problems: list[Problem]) -> None:
+def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    learner = Adapted(tiny_model)
+    for version in (51, 52):
+        learner.move(seed=version)
+        pool.load_weights(learner.publish(version))  # the successor needs the base and the adapters
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     victim = pool.process_ids()[0]
@@ -269,9 +398,36 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     assert disturbed == undisturbed
     assert victim not in pool.process_ids()
     assert pool.weight_checksums() == before
-    deadline = time.monotonic() + 5
-    while any(process.is_running() for process in engine) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in engine), (
-        "the killed worker's engine lives on"
-    )
+    assert ended_within(5, engine), "the killed worker's engine lives on"
+
+
+def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    learner = Adapted(tiny_model)
+    learner.move(seed=7)
+    first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
+    versions = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
+    learner.move(seed=8)
+    seen = []
+    for weights in (*versions, learner.publish(63), as_weights(64, first)):
+        for one in (pool, split):
+            one.load_weights(weights)
+        whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
+        for name, [(tokens, logprobs)] in whole.items():
+            assert parts[name][0][0] == tokens
+            assert parts[name][0][1] == pytest.approx(logprobs, abs=2e-5)
+        seen.append(whole)
+    assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
+
+    worker = psutil.Process(split.process_ids()[0])
+    processes = worker.children(recursive=True)
+    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
+    mapped = {Path(place.path) for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
+    named = {path for path in mapped if path.exists()}
+    assert named, "what the parts speak through"
+    worker.kill()
+    assert ended_within(5, processes)
+    assert not [path for path in named if path.exists()]
+    split.close()

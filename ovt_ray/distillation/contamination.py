@@ -54,7 +54,7 @@ class EvaluationSet:
                     return f"{about}, with the same numbers and answer"
             if ours is None:  # decoded for few of all problems
                 ours = [look(picture(source, problem.id)) for source in problem.images]
-            if any(look_alike(one, self._pictures.look(source, other.id)) for one in ours for source in other.images):
+            if any(look_alike(one, theirs) for one in ours for theirs in self._pictures.looks(place)):
                 return f"{about}, and its picture looks alike"
         return None
 
@@ -68,42 +68,48 @@ class EvaluationSet:
 
 
 class _Pictures:
-    """The pictures of the evaluation problems, each decoded once, when it is first compared."""
+    """The pictures of the evaluation problems, each decoded when it is first compared; only what is compared is kept of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
         self._digests: dict[tuple[int, int], dict[str, str]] = {}
-        self._looks: dict[ImageSource, Look] = {}
-        self._compared: dict[ImageSource, str | None] = {}
+        self._looks: dict[int, list[Look]] = {}
+        self._compared: dict[str, str | None] = {}
 
     def same(self, source: ImageSource, problem_id: str) -> str | None:
         """Return the id of an evaluation problem with the same pixels. Only a picture as large as one of theirs is decoded."""
-        if source not in self._compared:  # many problems may show one picture
-            shape = size(source, problem_id)
-            known = self._digests_of(shape) if shape in self._by_size else {}
-            self._compared[source] = known.get(pixel_digest(picture(source, problem_id)) or "") if known else None
+        if not isinstance(source, str):
+            return self._same(source, problem_id)
+        if source not in self._compared:  # many problems may show one file
+            self._compared[source] = self._same(source, problem_id)
         return self._compared[source]
+
+    def looks(self, place: int) -> list[Look]:
+        """Return how the pictures of one evaluation problem look."""
+        if place not in self._looks:
+            problem = self._problems[place]
+            self._looks[place] = [look(picture(source, problem.id)) for source in problem.images]
+        return self._looks[place]
+
+    def _same(self, source: ImageSource, problem_id: str) -> str | None:
+        known = self._digests_of(size(source, problem_id))
+        return known.get(pixel_digest(picture(source, problem_id)) or "") if known else None
 
     def _digests_of(self, shape: tuple[int, int]) -> dict[str, str]:
         """Return the problem that shows each picture of one size, by the digest of its pixels."""
         if shape not in self._digests:
-            digests = ((pixel_digest(picture(source, id)), id) for source, id in self._by_size[shape].items())
-            self._digests[shape] = {digest: id for digest, id in digests if digest is not None}
+            shown = [(self._problems[place], number) for place, number in self._by_size.get(shape, ())]
+            digests = [(pixel_digest(picture(problem.images[number], problem.id)), problem.id) for problem, number in shown]
+            self._digests[shape] = {digest: id for digest, id in reversed(digests) if digest is not None}
         return self._digests[shape]
 
-    def look(self, source: ImageSource, problem_id: str) -> Look:
-        """Return how a picture of an evaluation problem looks."""
-        if source not in self._looks:
-            self._looks[source] = look(picture(source, problem_id))
-        return self._looks[source]
-
     @cached_property
-    def _by_size(self) -> dict[tuple[int, int], dict[ImageSource, str]]:
-        """The pictures and the problem that shows each, by the size that the file states."""
-        found: defaultdict[tuple[int, int], dict[ImageSource, str]] = defaultdict(dict)
-        for problem in self._problems:
-            for source in problem.images:
-                found[size(source, problem.id)].setdefault(source, problem.id)
+    def _by_size(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Place of the problem and of the picture in it, by the size that the file states."""
+        found: defaultdict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for place, problem in enumerate(self._problems):
+            for number, source in enumerate(problem.images):
+                found[size(source, problem.id)].append((place, number))
         return dict(found)
 
 

@@ -17,7 +17,7 @@ from ovt_ray.formats.reading import PublishedRow, checked, named_option, numbere
 from ovt_ray.formats.tables import ROWS_AT_ONCE, check_placeholders, image_sources
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
-from reward.extract import ANSWER, END_ANSWER, END_THINK, THINK
+from reward.extract import ANSWER, END_ANSWER, END_THINK
 
 COLUMNS = {
     "id": ("id", "pid", "question_id", "uid"),
@@ -111,7 +111,7 @@ def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
     images = image_sources(row.images, folder)
     check_placeholders(row.question, images, "question")
     choices = row.choices or []
-    thinking, answer = (row.solution or "", row.answer) if row.answer is not None else _stated(row.solution or "")
+    worked, answer = (row.solution or "", row.answer) if row.answer is not None else _stated(row.solution or "")
     return to_problem(
         {
             "id": str(number) if row.id is None else str(row.id),
@@ -120,19 +120,22 @@ def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
             "answer": _gold(answer, choices) if choices else answer,
             "choices": choices,
             "source": Path(name).name,
-            "solution": thinking,
+            "solution": worked,
         },
         folder,
     )
 
 
 def _stated(solution: str) -> tuple[str, str]:
-    """Return (thinking, answer) of a solution that ends in `<answer> ... </answer>`, as sets for R1-style training have them."""
+    """Return (worked solution, answer) of a solution that ends in `<answer> ... </answer>`, as sets for R1-style training have them.
+
+    One with its thinking in tags is a whole response and stays as it is; of any other the answer goes.
+    """
     thinking, opened, rest = solution.rpartition(ANSWER)
     answer, closed, _ = rest.partition(END_ANSWER)
     if not (opened and closed and answer.strip()):
         raise DataError(f"answer: missing, and the solution {solution[-60:]!r} has none between {ANSWER} tags")
-    return thinking.replace(THINK, "").replace(END_THINK, "").strip(), answer.strip()
+    return solution if END_THINK in thinking else thinking.strip(), answer.strip()
 
 
 def _gold(answer: str | int | float, choices: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 ShareGPT: a list of messages, of a user and the assistant. Alpaca: `instruction`, `input`, `output`. Which columns hold what is read from
 `dataset_info.json` beside the file where it names the file, else told from the row. The gold answer is what the assistant's message has
-between `<answer>` tags; its thinking is the problem's worked solution, which `distil.source: dataset` makes traces of.
+between `<answer>` tags; the whole message is the problem's worked solution, which `distil.source: dataset` takes as it is for a trace.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from ovt_ray.formats.reading import PublishedRow, checked, read_object, without_
 from ovt_ray.formats.tables import TableRow, check_placeholders, image_sources, table_rows
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
-from reward.extract import END_THINK, THINK, extract_answer
+from reward.extract import extract_answer
 
 
 class Columns(PublishedRow):
@@ -99,7 +99,7 @@ def _problem(described: Layout | None, source: TableRow) -> Problem:
             "images": images,
             "answer": found.answer,
             "source": source.folder.name,
-            "solution": response.partition(THINK)[2].partition(END_THINK)[0].strip(),
+            "solution": response,
         },
         source.folder,
     )

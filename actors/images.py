@@ -1,0 +1,53 @@
+"""The images of problems as an engine takes them: decoded once where they are shown again, named by their content."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovt_ray.prompts import load_image
+from ovt_ray.types import ImageSource, Problem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KEPT_BYTES = 2**28
+"""Pixels that a worker keeps: those of 340 images of 512 x 512."""
+
+
+class DecodedImages:
+    """Decodes images, and keeps those that were shown last. Threads may share it."""
+
+    def __init__(self, max_pixels: int, kept_bytes: int = KEPT_BYTES) -> None:
+        self._max_pixels = max_pixels
+        self._kept_bytes = kept_bytes
+        self._kept: OrderedDict[str, Image] = OrderedDict()
+        """By name; the image that was shown last is at the end."""
+        self._lock = threading.Lock()
+
+    def of(self, problem: Problem) -> "list[tuple[str, Image]]":
+        """Return the problem's images in order, RGB of at most `max_pixels` pixels, each with the SHA-256 of its encoded bytes.
+
+        Raises OSError or DataError naming the file if one cannot be read or decoded.
+        """
+        return [self._named(source, problem.id) for source in problem.images]
+
+    def _named(self, source: ImageSource, problem_id: str) -> "tuple[str, Image]":
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        name = hashlib.sha256(content).hexdigest()
+        with self._lock:
+            if (image := self._kept.get(name)) is not None:
+                self._kept.move_to_end(name)
+                return name, image
+        image = load_image(source, self._max_pixels, problem_id)
+        with self._lock:
+            self._kept[name] = image
+            while sum(map(num_bytes, self._kept.values())) > self._kept_bytes:
+                self._kept.popitem(last=False)
+        return name, image
+
+
+def num_bytes(image: "Image") -> int:
+    """Return the bytes of an RGB image's pixels."""
+    return 3 * image.width * image.height

@@ -1,0 +1,254 @@
+"""What the driver spends on a completion, however many rollout workers there are, and how busy it keeps them.
+
+    python -m benchmarks.scale [WORKERS ...]
+
+The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`): no vLLM, no
+learner, no reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
+sizes are offered the same rate, OFFERED_PER_S completions a second: what their engines make together while no slot is empty. So a size that
+costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
+answers; each step ends in a load of weights, which are empty, on every worker.
+
+- `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it heard of.
+- `collector_us_per_completion`: that of the collectors, which is what the driver is spared.
+- `driver_mb`: resident memory at the end, most of it the completions of two steps.
+- `utilisation`: time that slots had a completion in them over slots x time, from the end of the first step to that of the last.
+- `rate`: completions that came, a second. It is OFFERED_PER_S times the utilisation less what simulated engines are late on a busy machine.
+- `load_weights_ms`: wall-clock time of a load of empty weights on all workers.
+
+`ray` in the JSON has the same of 16 workers in a process each, and what a driver would spend that read their streams itself, with none of
+our code (`bare_us_per_message`: `ray.wait` over all streams, `next`, `ray.get`; nearly every message brings one completion). The last line
+is one JSON object.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import ray
+
+from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
+from learner.group import LearnerGroup
+from ovt_ray.config import RolloutConfig
+from ovt_ray.grpo_stage import GrpoStage
+from ovt_ray.problem_stream import ItemStream, Part
+from ovt_ray.samples import staleness
+from ovt_ray.services import Scoring, Services
+from ovt_ray.stage_config import GrpoConfig, Optimizer
+from ovt_ray.stream import GroupStream
+from ovt_ray.stream_state import StreamState
+from ovt_ray.types import AnswerKind, Outcome, Problem, Sampling, Score, Weights
+from reward.pool import RewardPool
+from reward.protocol import Answer
+
+OFFERED_PER_S = 800
+MEAN_TOKENS = 100
+NUM_COMPLETIONS = 8
+SLOTS = {1: 256, 16: 64, 256: 8, 1024: 4}
+"""Completions at a time of each engine, by the number of workers."""
+ROUNDS_PER_STEP = 6
+"""Completions of a step over all slots: while the longest ends, the slots go through four rounds of the next step."""
+MIN_WINDOW_S = 15.0
+LEARN_S = 0.5
+"""The learner is a pause."""
+NUM_HOSTS = 2
+REAL_WORKERS = 16
+RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What was measured of one size."""
+
+    driver_us_per_completion: float
+    collector_us_per_completion: float
+    driver_mb: float
+    utilisation: float
+    rate: float
+    load_weights_ms: float
+
+
+class NoReward(RewardPool):
+    """Takes what a reward pool takes, counts it and finds nothing wrong."""
+
+    def __init__(self) -> None:
+        self.num_heard = 0
+
+    def submit(self, problem: Problem, answers: Sequence[Answer]) -> Scoring:
+        """Return a reference to no score."""
+        self.num_heard += len(answers)
+        return ray.ObjectRef.nil()
+
+    def are_ready(self, scoring: Sequence[Scoring]) -> bool:
+        """Return True."""
+        return True
+
+    def collect(self, scores: Scoring) -> tuple[Score, ...]:
+        """Return the same score for all."""
+        return (RIGHT,)
+
+
+class NoLearner(LearnerGroup):
+    """A learner that learns nothing and publishes it."""
+
+    def __init__(self) -> None:
+        self._version = 0
+
+    def publish(self) -> Weights:
+        """Return the next version, which has no tensor."""
+        self._version += 1
+        return Weights(version=self._version, buckets=(), checksums={})
+
+
+class RolloutsOnly(Services):
+    """The services without learner and reward."""
+
+    reward: NoReward
+
+    def __init__(self, rollout: HostedPool | PlacedPool) -> None:
+        self.rollout = rollout
+        self.reward = NoReward()
+        self.learner = NoLearner()
+
+
+class Meter:
+    """Reads the clocks of the driver, its collectors and the workers' slots."""
+
+    def __init__(self, pool: HostedPool | PlacedPool) -> None:
+        self._pool = pool
+        self._collectors: list[psutil.Process] = []
+
+    def read(self) -> tuple[float, float, float, float]:
+        """Return seconds: of the clock, of the driver's processor time, of the collectors', and those in which slots were busy."""
+        if not self._collectors:  # at the end of a step they run for sure
+            children = psutil.Process().children(recursive=True)
+            self._collectors = [process for process in children if "Collector" in " ".join(process.cmdline())]
+        collectors = sum(sum(process.cpu_times()[:2]) for process in self._collectors)
+        return time.monotonic(), time.process_time(), collectors, self._pool.busy_s()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a row for each size, what Ray's own calls take, and the figures as JSON."""
+    sizes = [int(argument) for argument in arguments] or list(SLOTS)
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    ray.init("local", num_cpus=REAL_WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    print(f"{'workers':<14}" + "".join(f"{name:>29}" for name in Figures.__slots__))
+    figures: dict[str, dict[str, float]] = {}
+    for num_workers in sizes:
+        pool = HostedPool(settings(num_workers), speed(num_workers), min(NUM_HOSTS, num_workers))
+        figures[str(num_workers)] = report(str(num_workers), pool, num_workers)
+    real = PlacedPool(settings(REAL_WORKERS), speed(REAL_WORKERS))
+    in_processes = report(f"{REAL_WORKERS} processes", real, REAL_WORKERS)
+    bare = bare_us_per_message()
+    print(f"bare streams of {REAL_WORKERS} processes: {bare:.0f} us of the driver for each message")
+    ray.shutdown()
+    print(json.dumps({"offered_per_s": OFFERED_PER_S, "sizes": figures, "ray": in_processes | {"bare_us_per_message": bare}}))
+
+
+def settings(num_workers: int) -> RolloutConfig:
+    """Return the configuration of a size."""
+    return RolloutConfig(num_workers=num_workers, max_num_seqs=SLOTS[num_workers])
+
+
+def speed(num_workers: int) -> Speed:
+    """Return how fast engines are that make OFFERED_PER_S completions a second together."""
+    num_slots = num_workers * SLOTS[num_workers]
+    return Speed(num_slots=SLOTS[num_workers], mean_tokens=MEAN_TOKENS, token_s=num_slots / OFFERED_PER_S / MEAN_TOKENS)
+
+
+def report(name: str, pool: HostedPool | PlacedPool, num_workers: int) -> dict[str, float]:
+    """Measure a size, print its row and return its figures."""
+    pool.wait_until_ready()
+    try:
+        figures = {key: round(value, 3) for key, value in asdict(measure(pool, num_workers * SLOTS[num_workers])).items()}
+    finally:
+        pool.close()
+    print(f"{name:<14}" + "".join(f"{value:>29,.2f}" for value in figures.values()), flush=True)
+    return figures
+
+
+def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
+    """Return what steps cost from the end of the first to the end of the last."""
+    num_problems = ROUNDS_PER_STEP * num_slots // NUM_COMPLETIONS
+    num_steps = 1 + max(1, round(MIN_WINDOW_S * OFFERED_PER_S / (num_problems * NUM_COMPLETIONS)))
+    stage = stage_of(num_steps + 1, num_problems)
+    services = RolloutsOnly(pool)
+    meter = Meter(pool)
+    readings, loads = [], []
+    with GroupStream(stage, services, StreamState()) as stream, ThreadPoolExecutor(1) as background:
+        for step in range(num_steps):
+            stream.generate(step)
+            groups = list(stream.take(step).groups.values())
+            assert max(staleness(groups, services.learner.version)) <= 1
+            stream.work_until(background.submit(time.sleep, LEARN_S))
+            began = time.monotonic()
+            pool.load_weights(services.learner.publish())
+            loads.append(time.monotonic() - began)
+            readings.append((services.reward.num_heard, *meter.read()))
+    completions, seconds, driver_s, collector_s, busy_s = (last - first for first, last in zip(readings[0], readings[-1], strict=True))
+    return Figures(
+        driver_us_per_completion=1e6 * driver_s / completions,
+        collector_us_per_completion=1e6 * collector_s / completions,
+        driver_mb=psutil.Process().memory_info().rss / 1e6,
+        utilisation=busy_s / (seconds * num_slots),
+        rate=completions / seconds,
+        load_weights_ms=1000 * median(loads),
+    )
+
+
+def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
+    """Return a stage of steps of so many problems, one ahead."""
+    section = GrpoConfig(
+        num_steps=num_steps,
+        problems_per_step=num_problems,
+        num_completions=NUM_COMPLETIONS,
+        max_staleness=1,
+        optimizer=Optimizer(learning_rate=1e-6),
+    )
+    problems = [
+        Problem(id=str(number), question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
+        for number in range(num_steps * num_problems)
+    ]
+    return GrpoStage(
+        section=section,
+        problems=ItemStream([Part(name="", items=problems)], 0),
+        traces=(),
+        max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS,
+        seed=0,
+        folder=Path(),
+        checkpoint_every=num_steps,
+    )
+
+
+def bare_us_per_message() -> float:
+    """Return the processor time that reading streams of real workers takes, by Ray's calls alone."""
+    num_completions = 200
+    its_speed = Speed(num_slots=1, mean_tokens=MEAN_TOKENS, token_s=REAL_WORKERS / OFFERED_PER_S / MEAN_TOKENS)
+    actors = [ray.remote(num_cpus=0)(SimulatedWorker).remote(its_speed) for _ in range(REAL_WORKERS)]
+    ray.get([actor.ready.remote() for actor in actors])
+    problem = Problem(id="bare", question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
+    sampling = Sampling(num_completions=num_completions, temperature=1.0, max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS, seed=0)
+    began, num_heard = time.process_time(), 0
+    streams = [actor.generate.remote([problem], sampling) for actor in actors]
+    while streams:
+        ready, _ = ray.wait(streams, num_returns=1, fetch_local=False)
+        for stream in ready:
+            try:
+                ray.get(next(stream))
+                num_heard += 1
+            except StopIteration:
+                streams.remove(stream)
+    seconds = time.process_time() - began
+    for actor in actors:
+        ray.kill(actor)
+    return 1e6 * seconds / num_heard
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,27 @@
+"""Rollout workers whose completions are as long as the problem says. Ray's processes import them from here."""
+
+import ray
+
+from actors.placed import PlacedWorker, Worker, into, placement
+from actors.pool import RolloutPool
+from benchmarks.simulated import SimulatedWorker, Speed
+from ovt_ray.types import Problem, Sampling
+
+TOKEN_S = 0.01
+
+
+class Scripted(SimulatedWorker):
+    """A worker whose completions are as long as the problem's question says."""
+
+    def _length(self, problem: Problem, sampling: Sampling, index: int) -> int:
+        return int(problem.question.split()[index])
+
+
+class ScriptedPool(RolloutPool):
+    """The pool, with scripted workers where engines would be."""
+
+    def _launch(self) -> Worker:
+        group = placement(self.config)
+        speed = Speed(num_slots=self.config.max_num_seqs, mean_tokens=1, token_s=TOKEN_S)
+        remote = ray.remote(num_cpus=1, max_concurrency=1000, scheduling_strategy=into(group))(Scripted)
+        return PlacedWorker(remote.remote(speed), group)

@@ -1,0 +1,160 @@
+"""The rollout pool with workers that have no engine: who hears of what, who is handed what, and what is lost when something dies."""
+
+import asyncio
+import math
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+
+import psutil
+import pytest
+import ray
+
+from actors.collector import Collector, News, Order
+from actors.pool import RolloutPool
+from actors.worker import Ended
+from benchmarks.simulated import HostedPool, Speed
+from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.errors import RolloutError
+from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling, Weights
+from tests.scripted import ScriptedPool
+
+
+@pytest.fixture(scope="module")
+def pair(ray_session: None) -> Iterator[ScriptedPool]:
+    """Two workers of four slots each."""
+    pool = ScriptedPool(RolloutConfig(num_workers=2, max_num_seqs=4, deadline_s=60), ModelConfig(path=""), "")
+    pool.wait_until_ready()
+    yield pool
+    pool.close()
+
+
+def problem(name: str, lengths: str = "1 1 1 1") -> Problem:
+    return Problem(id=name, question=lengths, images=(), answer="1", kind=AnswerKind.NUMBER)
+
+
+def sampling(num_completions: int = 4, max_tokens: int = 10_000) -> Sampling:
+    return Sampling(num_completions=num_completions, temperature=1.0, max_tokens=max_tokens, seed=0)
+
+
+def drain(pool: RolloutPool) -> None:
+    while not pool.is_idle:
+        pool.poll()
+
+
+def test_a_worker_is_handed_the_next_problem_while_the_longest_completion_of_the_last_one_is_not_done(pair: ScriptedPool) -> None:
+    """A problem whose straggler takes three seconds holds one slot, not four."""
+    groups: list[RolloutGroup] = []
+    slow = [problem(f"slow {number}", "1 1 1 300") for number in range(2)]
+    pair.submit([*slow, *(problem(f"quick {number}") for number in range(20))], sampling(), groups.append)
+    drain(pair)
+    assert [group.problem.id.split()[0] for group in groups] == ["quick"] * 20 + ["slow"] * 2
+
+
+def test_no_worker_has_more_than_a_quarter_beyond_its_slots_and_one_problem(pair: ScriptedPool) -> None:
+    pair.submit([problem(f"{number}", "20 20 20 20") for number in range(14)], sampling(), lambda group: None)
+    most = 0
+    while not pair.is_idle:
+        most = max(most, *(seat.tokens_in_flight for seat in pair._seats))
+        pair.poll()
+    assert most == 2 * 4 * sampling().max_tokens, "four are under way, and a problem more as there is room for one completion"
+    assert [seat.tokens_in_flight for seat in pair._seats] == [0, 0]
+
+
+def test_a_problem_that_passes_the_deadline_is_named_with_what_has_ended_of_it(pair: ScriptedPool) -> None:
+    before, pair.config = pair.config, pair.config.model_copy(update={"deadline_s": 0.5})
+    try:
+        with pytest.raises(RolloutError, match=r"problem late: only 3 of its completions ended within rollout.deadline_s=0.5 s"):
+            list(pair.generate([problem("late", "1 1 1 5000")], sampling()))
+    finally:
+        pair.config = before
+    assert [group.problem.id for group in pair.generate([problem("next")], sampling())] == ["next"], "what was given up is forgotten"
+
+
+def test_a_killed_collector_is_replaced_and_what_was_in_work_is_answered_once(pair: ScriptedPool) -> None:
+    [collector] = [process for process in psutil.process_iter() if is_collector(process)]
+    killer = threading.Timer(0.3, collector.kill)
+    killer.start()
+    groups = list(pair.generate([problem(f"{number}", "10 20 30 40") for number in range(12)], sampling()))
+    killer.join()
+    assert sorted(int(group.problem.id) for group in groups) == list(range(12))
+    assert {tuple(len(completion.token_ids) for completion in group.completions) for group in groups} == {(10, 20, 30, 40)}
+
+
+def is_collector(process: psutil.Process) -> bool:
+    try:
+        ours = psutil.Process().children(recursive=True)
+        return process in ours and "Collector" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def test_a_pool_that_finds_no_room_says_what_it_asked_for_and_what_there_is(pair: ScriptedPool) -> None:
+    pool = ScriptedPool(RolloutConfig(num_workers=9, deadline_s=1), ModelConfig(path=""), "")
+    with pytest.raises(RolloutError, match=r"did not start within .* asked for 9 x \(CPU 1, GPU 0\), the cluster has CPU 4, GPU 0"):
+        pool.wait_until_ready()
+    for seat in pool._seats:
+        seat.worker.end()
+    assert list(pair.generate([problem("still there")], sampling()))
+
+
+def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current_weights_and_nothing_is_lost_or_told_twice(
+    ray_session: None,
+) -> None:
+    """Two processes have 150 workers each; one of them is killed."""
+    pool = HostedPool(RolloutConfig(num_workers=300, max_num_seqs=4), Speed(num_slots=4, mean_tokens=50, token_s=0.01), num_hosts=2)
+    pool.wait_until_ready()
+    pool.load_weights(Weights(version=7, buckets=(), checksums={}))
+    victim = ray.get(pool.hosts[0].call.remote(0, "ready"))
+    heard: Counter[tuple[str, int]] = Counter()
+    groups: list[RolloutGroup] = []
+
+    def on_group(group: RolloutGroup) -> None:
+        assert all(heard[group.problem.id, index] for index in range(2)), "each completion is heard of before its group"
+        groups.append(group)
+
+    pool.submit(
+        [problem(f"{number}") for number in range(900)], sampling(2, 200), on_group, lambda of, index, _: heard.update([(of.id, index)])
+    )
+    while len(groups) < 100:
+        pool.poll()
+    assert len(pool._calls) > 200
+    pool.hosts[0] = pool.new_host()
+    os.kill(victim, signal.SIGKILL)
+    drain(pool)
+    assert Counter(group.problem.id for group in groups) == {f"{number}": 1 for number in range(900)}
+    assert 1800 < sum(heard.values()) < 1800 + 150 * 7, "what the dead had ended of unfinished groups was heard of twice"
+    pool.load_weights(Weights(version=8, buckets=(), checksums={}))
+    assert pool.weight_checksums() == [{"version": "8"}] * 300
+    pool.close()
+
+
+class Feed:
+    """A worker's handle whose stream is fed by the test."""
+
+    def __init__(self) -> None:
+        self.parts: asyncio.Queue[Sequence[Ended] | None] = asyncio.Queue()
+
+    @property
+    def generate(self) -> "Feed":
+        return self
+
+    async def remote(self, problems: Sequence[Problem], sampling: Sampling) -> AsyncIterator[Awaitable[Sequence[Ended]]]:
+        while (part := await self.parts.get()) is not None:
+            yield asyncio.sleep(0, part)
+
+
+def test_news_are_told_together_and_at_once_where_no_more_can_come() -> None:
+    async def told() -> list[list[News]]:
+        collector, feeds = Collector(gather_s=math.inf), [Feed(), Feed()]
+        await collector.seat(dict(enumerate(feeds)))
+        orders = [Order(call=10 + seat, seat=seat, problems=(problem("a"),), sampling=sampling()) for seat in (0, 1)]
+        await collector.ask(orders)
+        for part in ([], None):
+            for feed in feeds:
+                feed.parts.put_nowait(part)
+        return [await collector.news([])]
+
+    assert [[news.call for news in batch] for batch in asyncio.run(told())] == [[10, 11]]
