@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from statistics import fmean
 
-from ovt_ray.difficulty import add_pass_rates
+from ovt_ray.difficulty import add_pass_rates, begin_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.lesson import learn, lesson_of, update_figures
@@ -35,6 +35,7 @@ def train_grpo(stage: GrpoStage, services: Services, track: Track, state: Stream
     Raises StageError when no group of several steps, or of several problems, in a row had anything to teach.
     """
     section, learner, num_flat = stage.section, services.learner, state.num_flat
+    begin_pass_rates(stage.folder, goes_on=state.step > 0)
     with GroupStream(stage, services, state) as stream, _background() as background:
         for step in range(state.step, section.num_steps):
             track.begin("generate")

@@ -150,8 +150,6 @@ class Stages:
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
-        if state.step == 0:
-            write_pass_rates(stage.folder, [])  # none of an attempt that was given up
         gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
         first = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
         gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
