@@ -24,6 +24,8 @@ class DistilReport:
     """How many were asked, answered, correct and kept, and what dropped the others."""
 
     num_problems: int
+    num_uncaptioned: int
+    """Problems without responses because the captioner said nothing of them."""
     num_responses: int
     num_correct: int
     num_unparseable: int
@@ -63,6 +65,7 @@ def select(chains: Sequence[Chains], max_words: int) -> tuple[list[Trace], Disti
     outcomes = [score.outcome for score in scores]
     return traces, DistilReport(
         num_problems=len(chains),
+        num_uncaptioned=sum(chain.caption == "" for chain in chains),
         num_responses=len(scores),
         num_correct=outcomes.count(Outcome.CORRECT),
         num_unparseable=outcomes.count(Outcome.UNPARSEABLE),

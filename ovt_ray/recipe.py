@@ -14,6 +14,7 @@ from ovt_ray.report import write_report
 from ovt_ray.results import StageResult, stage_table
 from ovt_ray.stages import Stages
 from ovt_ray.tasks import check_amounts, load_tasks
+from ovt_ray.teachers import check_teachers
 from reward.check import check_rewards
 
 
@@ -27,6 +28,8 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
         check_model(model_path(config.model), config.learner.layout)
+        if any(turn.distil.source == "caption" for turn in config.iterations):
+            check_teachers(config.captioner, config.reasoner)
         with Stages(config, folder, tasks) as stages:
             base = stages.base()
             for number, iteration in enumerate(config.iterations, start=1):

@@ -66,6 +66,14 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
 
+def test_teachers_that_cannot_work_are_refused() -> None:
+    assert "reasoner: instruction has no {question}" in refusal("reasoner.instruction='{caption}'")
+    assert "captioner.max_model_len (16): raise the latter" in refusal("captioner.max_model_len=16")
+    assert "no room for a question beside a caption of captioner.max_completion_tokens (200)" in refusal(
+        "captioner.max_completion_tokens=200"
+    )
+
+
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     both = refusal("iterations[0].sft.num_epochs=1.5")
     assert "iterations.0.sft: num_steps and num_epochs both" in both and "not num_steps 120 and num_epochs 1.5" in both
@@ -203,6 +211,23 @@ learner.lora.alpha
 learner.lora.parts
 learner.checkpoint_every
 learner.deadline_s
+captioner
+captioner.path
+captioner.dtype
+captioner.max_model_len
+captioner.max_completion_tokens
+captioner.max_pixels
+captioner.system_prompt
+captioner.instruction
+captioner.temperature
+reasoner
+reasoner.path
+reasoner.dtype
+reasoner.max_model_len
+reasoner.max_completion_tokens
+reasoner.system_prompt
+reasoner.instruction
+reasoner.temperature
 reward
 reward.parts
 reward.parts.name

@@ -52,7 +52,7 @@ class ProceduralCaptioner:
         for source in problem.images:
             image = load_image(source, MAX_PIXELS, problem.id)
             figure = read_figure(image)
-            known = f"{image.width} x {image.height} pixels ." if figure is None else caption(_misread(figure, self.misread, rng))
+            known = f"{image.width} x {image.height} pixels ." if figure is None else caption(misread(figure, self.misread, rng))
             captions.append(known)
         return " ".join(captions)
 
@@ -125,7 +125,7 @@ def _any_answer(words: str, choices: tuple[str, ...], rng: Random) -> str:
     return rng.choice(choices or re.findall(r"\d+", words) or ("yes", "no"))
 
 
-def _misread(figure: Figure, share: float, rng: Random) -> Figure:
+def misread(figure: Figure, share: float, rng: Random) -> Figure:
     """Return the figure with each reading replaced, with probability `share`, by a neighbouring or another one."""
     if isinstance(figure, BarChart):
         return BarChart(tuple((colour, _slip_height(height, rng) if rng.random() < share else height) for colour, height in figure.bars))
