@@ -71,7 +71,7 @@ def _check_teachers(config: RunConfig, problem: Problem) -> None:
         return
     check_teachers(config.captioner, config.reasoner)
     model = reasoner_model(config.reasoner)
-    asked = captioned(problem, "(caption)", config.reasoner.instruction, ())
+    asked = captioned(problem, "(caption)", config.reasoner.instruction)
     print(f"captioner: {config.captioner.path}; reasoner: {model.path}, asked:\n{Prompts(model.path, model).text(asked)}", flush=True)
 
 

@@ -11,19 +11,21 @@ from reward.extract import ANSWER, END_THINK, THINK
 PLACES = re.compile(r"\{(caption|question)\}")
 
 
-def captioned(problem: Problem, caption: str, instruction: str, control_tokens: Collection[str]) -> Problem:
+def captioned(problem: Problem, caption: str, instruction: str) -> Problem:
     """Return the text-only problem that the reasoner is asked: the instruction with caption, question and choices in their places.
 
-    It holds neither picture nor gold answer. A caption is written by a model and may hold anything: what the reasoner reads as a control
-    token is replaced by a space, and a place in it is not filled.
+    It holds neither picture nor gold answer. A place that stands in a caption or a question is not filled.
     """
-    texts = {"caption": without_tokens(caption, control_tokens), "question": question_text(problem)}
+    texts = {"caption": caption, "question": question_text(problem)}
     question = PLACES.sub(lambda place: texts[place[1]], instruction)
     return Problem(id=problem.id, question=question, images=(), answer="", kind=AnswerKind.TEXT)
 
 
 def without_tokens(text: str, tokens: Collection[str]) -> str:
-    """Return the text, its ends trimmed, with a space for each token; a space, as what stood around a token could else become one."""
+    """Return the text, its ends trimmed, with a space for each token; a space, as what stood around a token could else become one.
+
+    A caption is written by a model and may hold anything, such as what the reasoner reads as the end of its turn.
+    """
     for token in sorted(tokens, key=len, reverse=True):
         text = text.replace(token, " ")
     return text.strip()

@@ -16,7 +16,7 @@ from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.order import stable_seed
 from ovt_ray.progress import Progress
 from ovt_ray.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
-from ovt_ray.reasoner_text import as_response, captioned
+from ovt_ray.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
 from reward.pool import RewardPool
 
@@ -63,14 +63,15 @@ class Teachers:
 
     def chains(self, reward: RewardPool, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int) -> Generator[Chains]:
         """Yield the scored chains of the problems in any order; one without a caption has none."""
-        for problem in problems:
-            if not captions[problem.id]:
-                yield Chains(problem=problem, responses=(), scores=(), caption="")
+        model = reasoner_model(self.reasoner)
+        control_tokens = Prompts(model.path, model).added_tokens
+        words = {problem.id: without_tokens(captions[problem.id], control_tokens) for problem in problems}
+        yield from (Chains(problem=problem, responses=(), scores=(), caption="") for problem in problems if not words[problem.id])
         groups: dict[str, RolloutGroup] = {}
-        described = [problem for problem in problems if captions[problem.id]]
-        for problem, texts, scores in reward.score_texts(self._reasoned(described, captions, num_chains, groups)):
+        described = [problem for problem in problems if words[problem.id]]
+        for problem, texts, scores in reward.score_texts(self._reasoned(described, words, num_chains, groups)):
             num_tokens = sum(len(completion.token_ids) for completion in groups.pop(problem.id).completions)
-            yield Chains(problem=problem, responses=tuple(texts), scores=scores, num_tokens=num_tokens, caption=captions[problem.id])
+            yield Chains(problem=problem, responses=tuple(texts), scores=scores, num_tokens=num_tokens, caption=words[problem.id])
 
     def _reasoned(
         self, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int, groups: dict[str, RolloutGroup]
@@ -79,12 +80,10 @@ class Teachers:
         if not problems:
             return
         section = self.reasoner
-        model = reasoner_model(section)
-        control_tokens = Prompts(model.path, model).added_tokens
-        asked = [captioned(problem, captions[problem.id], section.instruction, control_tokens) for problem in problems]
+        asked = [captioned(problem, captions[problem.id], section.instruction) for problem in problems]
         problem_of = {problem.id: problem for problem in problems}
         sampling = self._sampling("reason", num_chains, section.temperature, section.max_completion_tokens)
-        with closing(self._pool(section, model)) as pool:
+        with closing(self._pool(section, reasoner_model(section))) as pool:
             for group in pool.generate(asked, sampling):
                 groups[group.problem.id] = group
                 yield problem_of[group.problem.id], [as_response(completion.text) for completion in group.completions]

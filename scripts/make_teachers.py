@@ -48,7 +48,7 @@ def main() -> None:
 def reasoning_rows(config: RunConfig, num: int) -> list[tuple[Problem, str]]:
     """Return what the reasoner is asked, as a run asks it, and what it is to say."""
     rows = reasoning_corpus(num, SEED)
-    return [(captioned(problem, words, config.reasoner.instruction, ()), chain) for problem, words, chain in rows]
+    return [(captioned(problem, words, config.reasoner.instruction), chain) for problem, words, chain in rows]
 
 
 def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[int], list[tuple[Problem, str]]]) -> Path:

@@ -24,6 +24,13 @@ def test_the_shipped_configs_are_valid() -> None:
     assert load_config(TINY.with_name("tabmwp.yaml"), ["data.path=somewhere"]).data.format == "tabmwp"
 
 
+def test_the_paper_s_recipe_is_valid() -> None:
+    config = load_config(TINY.with_name("openvlthinker-7b.yaml"), ["data.path=somewhere"])
+    assert [turn.distil.source for turn in config.iterations] == ["caption", "policy", "policy"]
+    assert (config.captioner.path, config.reasoner.path) == ("Qwen/Qwen2.5-VL-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")
+    assert all((turn.grpo.problems_per_step, turn.grpo.updates_per_step, turn.grpo.kl_coef) == (512, 4, 0.01) for turn in config.iterations)
+
+
 def test_overrides_reach_every_depth() -> None:
     config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=7e-5", "rollout.num_workers=2"])
     assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 7e-5, 2)
