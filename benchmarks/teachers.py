@@ -15,7 +15,6 @@ from statistics import fmean
 
 from ovt_ray.chains import Chains
 from ovt_ray.config_file import load_config
-from ovt_ray.distil import REFLECTION
 from ovt_ray.services import connect
 from ovt_ray.teachers import Teachers
 from ovt_ray.types import Outcome

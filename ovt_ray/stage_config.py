@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ovt_ray.section import Fraction, Part, Section
+from ovt_ray.trace_config import EndpointConfig, SelectionRule, TraceFilters
 
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
 Ratio = Literal["token", "sequence", "clipped_weight"]
@@ -39,23 +40,46 @@ class Optimizer(Section):
 class DistilConfig(Section):
     """One distillation stage: who writes traces, and which are kept."""
 
-    source: Literal["caption", "dataset", "policy"]
+    source: Literal["caption", "dataset", "policy", "endpoint"]
     """`caption`: a captioner describes each image and a text-only reasoner answers; `dataset`: the worked solutions that came
-    with the data; `policy`: the last RL model answers."""
+    with the data; `policy`: the last RL model answers; `endpoint`: a model behind an OpenAI-compatible server answers."""
     num_problems: int = Field(ge=1)
     """Problems that traces are asked for."""
     num_chains: int = Field(default=4, ge=1)
     """k, traces asked for per problem."""
-    max_words: int = Field(default=500, ge=1)
-    """Longer traces are dropped."""
     temperature: float = Field(default=1.0, ge=0)
-    """Of the policy's chains."""
+    """Of the policy's and the endpoint's chains."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
+    select: SelectionRule = "shortest"
+    """Which correct chains that pass the filters are taken first: the shortest in words (arXiv 2503.17352, section 3), the longest, those
+    below the longest (the paper's published script), any (`random`, by the run's seed), or `all` of them."""
+    traces_per_problem: int = Field(default=1, ge=1)
+    """Traces taken of one problem."""
+    per_source: int | None = Field(default=None, ge=1)
+    """Traces taken of problems with one `source`; None takes all."""
+    filters: TraceFilters = TraceFilters()
+    """What a chain must keep to be taken."""
+    endpoint: EndpointConfig | None = None
+    """The server that `source: endpoint` asks."""
+
+    @property
+    def num_asked(self) -> int:
+        """Chains asked for each problem; a data set has one."""
+        return 1 if self.source == "dataset" else self.num_chains
+
+    @model_validator(mode="after")
+    def _endpoint_fits_source(self) -> "DistilConfig":
+        if (self.endpoint is None) == (self.source == "endpoint"):
+            need = "needs an endpoint: add endpoint={url: ..., model: ...}" if self.endpoint is None else "asks no endpoint: leave it out"
+            raise ValueError(f"source {self.source!r} {need}")
+        if self.select == "all" and "traces_per_problem" in self.model_fields_set:
+            raise ValueError("select 'all' takes every chain that passes: leave traces_per_problem out")
+        return self
 
     @model_validator(mode="after")
     def _options_fit_source(self) -> "DistilConfig":
-        unused = {"dataset": {"num_chains", "temperature"}, "caption": {"temperature"}, "policy": set()}[self.source]
+        unused = {"dataset": {"num_chains", "temperature"}, "caption": {"temperature"}}.get(self.source, set())
         if given := sorted(unused & self.model_fields_set):
             raise ValueError(f"source {self.source!r} takes no {given[0]}: leave it out")
         return self

@@ -110,19 +110,17 @@ class Stages:
         chains = self._all_chains(key, section, problems)
         if section.source == "caption":
             self.services.start_rollout()  # in the background, while the next stage begins
-        traces, report = select(chains, section.max_words)
-        print(
-            f"[{key}] {report.num_responses} chains: {report.num_correct} correct, {report.num_reflections_cut} with reflections cut, "
-            f"{report.num_too_long} too long; {report.num_traces} traces kept for {report.num_problems} problems",
-            flush=True,
-        )
-        if not traces:
+        selection = select(chains, section, self._held_out, stable_seed(self.config.seed, key))
+        report = selection.report
+        print(f"[{key}] {report.summary}", flush=True)
+        if not selection.traces:
+            fates = report.fates
             raise StageError(
                 f"{key}: none of {report.num_responses} responses to {report.num_problems} problems gives a trace "
-                f"({report.num_correct} correct, {report.num_unparseable} without a final answer, {report.num_unscorable} unscorable): "
-                "use easier problems, more chains, or another source"
+                f"({report.num_correct} correct, {fates['unparseable']} without a final answer, {fates['unscorable']} unscorable): "
+                "use easier problems, more chains, another source, or other filters"
             )
-        path = write_traces(self.folder.stage_folder(iteration, "distil"), traces, report)
+        path = write_traces(self.folder.stage_folder(iteration, "distil"), selection)
         self.folder.finish(key, [path])
         shutil.rmtree(self._checkpoints(key))
         return path

@@ -81,6 +81,25 @@ def test_teachers_that_cannot_work_are_refused() -> None:
     )
 
 
+def test_what_becomes_a_trace_is_checked() -> None:
+    assert "iterations.0.distil.filters.max_word: unknown key; did you mean 'max_words'?" in refusal(
+        "iterations[0].distil.filters.max_word=3"
+    )
+    assert "select: Input should be 'shortest', 'longest', 'second_longest', 'random' or 'all'" in refusal(
+        "iterations[0].distil.select=best"
+    )
+    all_of_one = ("iterations[0].distil.select=all", "iterations[0].distil.traces_per_problem=1")
+    assert "select 'all' takes every chain that passes: leave traces_per_problem out" in refusal(*all_of_one)
+    unused = "iterations[0].distil.filters={reflection: keep, reflection_keywords: [Hm]}"
+    assert "reflection 'keep' looks for no reflection_keywords" in refusal(unused)
+    assert "max_similarity: Input should be greater than 0" in refusal("iterations[0].distil.filters.max_similarity=0")
+    server = "iterations[0].distil.endpoint={url: http://host:8000/v1, model: teacher}"
+    assert "source 'caption' asks no endpoint: leave it out" in refusal(server)
+    assert "source 'endpoint' needs an endpoint: add endpoint={url: ..., model: ...}" in refusal("iterations[0].distil.source=endpoint")
+    assert load_config(TINY, [server, "iterations[0].distil.source=endpoint"]).iterations[0].distil.endpoint is not None
+    assert "endpoint.url: String should match pattern" in refusal("iterations[0].distil.endpoint={url: host, model: teacher}")
+
+
 def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     both = refusal("iterations[0].sft.num_epochs=1.5")
     assert "iterations.0.sft: num_steps and num_epochs both" in both and "not num_steps 120 and num_epochs 1.5" in both
@@ -268,9 +287,29 @@ iterations.distil
 iterations.distil.source
 iterations.distil.num_problems
 iterations.distil.num_chains
-iterations.distil.max_words
 iterations.distil.temperature
 iterations.distil.hard
+iterations.distil.select
+iterations.distil.traces_per_problem
+iterations.distil.per_source
+iterations.distil.filters
+iterations.distil.filters.format
+iterations.distil.filters.reflection
+iterations.distil.filters.reflection_keywords
+iterations.distil.filters.max_words
+iterations.distil.filters.max_repetition
+iterations.distil.filters.max_foreign
+iterations.distil.filters.max_similarity
+iterations.distil.filters.contamination
+iterations.distil.endpoint
+iterations.distil.endpoint.url
+iterations.distil.endpoint.model
+iterations.distil.endpoint.api_key_env
+iterations.distil.endpoint.instruction
+iterations.distil.endpoint.max_tokens
+iterations.distil.endpoint.concurrency
+iterations.distil.endpoint.num_attempts
+iterations.distil.endpoint.deadline_s
 iterations.sft
 iterations.sft.num_steps
 iterations.sft.num_epochs

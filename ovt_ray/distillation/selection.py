@@ -1,0 +1,105 @@
+"""Which of the chains that passed every filter become the traces of their problem.
+
+`second_longest` is the rule of the paper's published script (generation/generate_reasoning_thinker.py): a single correct chain is taken,
+of several the longest is removed and the longest of the others taken. `shortest` is the rule of its text.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from ovt_ray.distillation.contamination import gold, question_text
+from ovt_ray.distillation.filters import Candidate
+from ovt_ray.distillation.pictures import content_digest
+from ovt_ray.distillation.texts import Grams, SimilarTexts, grams, similarity
+from ovt_ray.order import shuffled, stable_seed
+from ovt_ray.trace_config import SelectionRule
+from ovt_ray.types import Problem
+
+Likeness = tuple[str, tuple[str, ...]]
+"""Gold answer and digests of the pictures: a trace of a problem with other ones is no duplicate."""
+
+
+def ranked(rule: SelectionRule, candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
+    """Return the candidates of one problem, the first choice first, without those that the rule never takes.
+
+    Of chains of one length the first comes first. `random` follows from seed and problem id.
+    """
+    if rule == "random":
+        return shuffled(candidates, stable_seed(seed, "select", candidates[0].problem.id)) if candidates else []
+    if rule == "all":
+        return list(candidates)
+    if rule == "shortest":
+        return sorted(candidates, key=lambda candidate: candidate.num_words)
+    longest_first = sorted(candidates, key=lambda candidate: -candidate.num_words)
+    return longest_first[1:] if rule == "second_longest" and len(longest_first) > 1 else longest_first
+
+
+class Quota:
+    """How many traces there may be of each source."""
+
+    def __init__(self, per_source: int | None) -> None:
+        self._per_source = per_source
+        self._num_taken: Counter[str] = Counter()
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Return why no further trace of a problem's source is taken; None where one is."""
+        is_full = self._per_source is not None and self._num_taken[problem.source] >= self._per_source
+        return f"source {problem.source!r} has its {self._per_source} traces" if is_full else None
+
+    def take(self, problem: Problem) -> None:
+        """Count a trace that was taken."""
+        self._num_taken[problem.source] += 1
+
+
+class Duplicates:
+    """Finds chains that say what a chosen one says: of the same problem, or of one with its pictures and answer and a similar question."""
+
+    def __init__(self, candidates: Sequence[Candidate], bound: float | None) -> None:
+        """`candidates` are all that will be asked about; with a bound of None nothing is a duplicate."""
+        self._bound = bound
+        self._questions: dict[str, Grams] = {}
+        self._likeness: dict[str, Likeness] = {}
+        self._candidates: defaultdict[Likeness, list[Candidate]] = defaultdict(list)
+        self._taken: defaultdict[Likeness, list[Candidate]] = defaultdict(list)
+        self._indices: dict[Likeness, SimilarTexts] = {}
+        for candidate in candidates if bound is not None else ():
+            self._candidates[self._likeness_of(candidate.problem)].append(candidate)
+
+    def original(self, candidate: Candidate) -> str | None:
+        """Return of which chosen chain a candidate is a duplicate, and how similar it is; None for one that is like none."""
+        if self._bound is None or not self._taken[likeness := self._likeness_of(candidate.problem)]:
+            return None
+        for place, share in self._index(likeness, self._bound).similar(grams(candidate.response)):
+            other = self._taken[likeness][place]
+            if other.problem.id == candidate.problem.id or self._ask_alike(candidate.problem, other.problem):
+                return f"{share:.0%} that of chain {other.index} of problem {other.problem.id!r}"
+        return None
+
+    def take(self, candidate: Candidate) -> None:
+        """Remember a chain that was chosen."""
+        if self._bound is not None:
+            likeness = self._likeness_of(candidate.problem)
+            self._taken[likeness].append(candidate)
+            if likeness in self._indices:
+                self._indices[likeness].add(grams(candidate.response))
+
+    def _index(self, likeness: Likeness, bound: float) -> SimilarTexts:
+        """Return the chosen chains as what can be searched; made when a second chain is asked about, which most problems never see."""
+        if likeness not in self._indices:
+            self._indices[likeness] = SimilarTexts([grams(candidate.response) for candidate in self._candidates[likeness]], bound)
+            for taken in self._taken[likeness]:
+                self._indices[likeness].add(grams(taken.response))
+        return self._indices[likeness]
+
+    def _ask_alike(self, first: Problem, second: Problem) -> bool:
+        return similarity(self._question_of(first), self._question_of(second)) >= (self._bound or 0)
+
+    def _likeness_of(self, problem: Problem) -> Likeness:
+        if problem.id not in self._likeness:
+            self._likeness[problem.id] = (gold(problem), tuple(sorted(map(content_digest, problem.images))))
+        return self._likeness[problem.id]
+
+    def _question_of(self, problem: Problem) -> Grams:
+        if problem.id not in self._questions:
+            self._questions[problem.id] = grams(question_text(problem))
+        return self._questions[problem.id]

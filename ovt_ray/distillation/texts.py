@@ -1,0 +1,72 @@
+"""Texts as runs of words, and which of many are alike. Everything here takes time linear in a text."""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Grams = NDArray[np.int64]
+"""The different runs of words of a text, by hash, in ascending order."""
+
+NUM_WORDS = 3
+"""Words of a run by which texts are compared."""
+_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]{{1,16}}|[^\w\s]")
+"""An ideograph, at most 16 letters and digits (so that endless digits are many words), or a sign."""
+
+
+def words(text: str) -> list[str]:
+    """Return the words and signs of a text in lower case, without white space."""
+    return _WORD.findall(text.casefold())
+
+
+def grams(text: str) -> Grams:
+    """Return the runs of three words of a text; a shorter text is one run, one without words has none."""
+    spoken = words(text)
+    runs = zip(*(spoken[first:] for first in range(NUM_WORDS)), strict=False) if len(spoken) > NUM_WORDS else [tuple(spoken)]
+    return np.unique(np.fromiter(map(hash, runs), np.int64)) if spoken else np.empty(0, np.int64)
+
+
+def similarity(first: Grams, second: Grams) -> float:
+    """Return the Jaccard index of two sets of runs, from 0 (none shared) to 1 (the same); 0 where either is empty."""
+    shared = len(np.intersect1d(first, second, assume_unique=True))
+    return shared / (len(first) + len(second) - shared) if shared else 0.0
+
+
+class SimilarTexts:
+    """Finds exactly those texts that are at least `bound` similar to another, without comparing it with all.
+
+    Two sets of n and m runs with a Jaccard index of `bound` share at least `bound * n` of the n. So if both are put into one order, their
+    first n - bound * n + 1 and m - bound * m + 1 have one in common (prefix filtering: Chaudhuri et al., ICDE 2006). With the rarest
+    runs first, few other texts have it.
+    """
+
+    def __init__(self, known: Iterable[Grams], bound: float) -> None:
+        """`known` tells which runs are rare: the texts that will be added."""
+        self._bound = bound
+        self._values, self._counts = np.unique(np.concatenate([np.empty(0, np.int64), *known]), return_counts=True)
+        self._texts: list[Grams] = []
+        self._places: defaultdict[int, list[int]] = defaultdict(list)
+
+    def add(self, text: Grams) -> None:
+        """Take in a text; its place is the number of those added before."""
+        for run in self._rarest(text):
+            self._places[run].append(len(self._texts))
+        self._texts.append(text)
+
+    def similar(self, text: Grams) -> list[tuple[int, float]]:
+        """Return place and similarity of the added texts that are similar enough, in the order in which they were added."""
+        candidates = sorted({place for run in self._rarest(text) for place in self._places.get(run, ())})
+        alike = ((place, similarity(text, self._texts[place])) for place in candidates)
+        return [(place, share) for place, share in alike if share >= self._bound]
+
+    def _rarest(self, text: Grams) -> Sequence[int]:
+        if not len(text):
+            return []
+        places = np.searchsorted(self._values, text).clip(max=max(0, len(self._values) - 1))
+        counts = np.where(self._values[places] == text, self._counts[places], 0) if len(self._values) else np.zeros(len(text))
+        num_kept = len(text) - math.ceil(self._bound * len(text) - 1e-9) + 1
+        return text[np.lexsort((text, counts))[:num_kept]].tolist()
