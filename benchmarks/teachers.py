@@ -66,7 +66,7 @@ def chain_figures(chains: Sequence[Chains]) -> dict[str, float]:
         "short cuts, one step": fmean(text.startswith(SHORT_CUT) for problem, text, _ in rows if problem.source not in SEVERAL_STEPS),
         "correct short cuts, several steps": fmean(outcome is Outcome.CORRECT for *_, outcome in guesses),
         "correct careful chains": fmean(outcome is Outcome.CORRECT for *_, outcome in careful),
-        "reflections among careful chains": fmean(REFLECTION.search(text) is not None for _, text, _ in careful),
+        "reflections among careful chains": fmean("Wait," in text for _, text, _ in careful),
         "words": fmean(len(text.split()) for _, text, _ in rows),
         "short cuts among the shortest correct, several steps": fmean(text.startswith(SHORT_CUT) for text in kept),
         "problems with a correct chain": fmean(shortest_correct(one) is not None for one in chains),

@@ -29,8 +29,8 @@ SEED = 0
 CHECKPOINT_EVERY = 100
 CAPTIONER = SftConfig(num_steps=300, optimizer=Optimizer(learning_rate=5e-4, betas=(0.9, 0.95), final_lr=0.05))
 REASONER = SftConfig(
-    num_steps=1600,
-    optimizer=Optimizer(learning_rate=2e-3, betas=(0.9, 0.95), final_lr=0.05, freeze=("vision_tower", "projector")),
+    num_steps=1500,
+    optimizer=Optimizer(learning_rate=3e-3, betas=(0.9, 0.95), final_lr=0.05, freeze=("vision_tower", "projector")),
 )
 
 
@@ -38,11 +38,11 @@ def main() -> None:
     """Train what is not trained yet, and ship both."""
     config = load_config(Path("configs/tiny.yaml"), [])
     connect(config)
-    model = train(config, "reasoner", REASONER, lambda num: reasoning_rows(config, num))
-    write_text_model(model, EMBEDDED_REASONER)
-    ship(EMBEDDED_REASONER, EMBEDDED_REASONER)
     model = train(config, "captioner", CAPTIONER, lambda num: caption_corpus(num, SEED, FOLDER / "images"))
     ship(model, EMBEDDED_CAPTIONER)
+    model = train(config, "reasoner", REASONER, lambda num: reasoning_rows(config, num))
+    write_text_model(model, FOLDER / "reasoner-text")
+    ship(FOLDER / "reasoner-text", EMBEDDED_REASONER)
 
 
 def reasoning_rows(config: RunConfig, num: int) -> list[tuple[Problem, str]]:
@@ -83,9 +83,8 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
 
 def ship(model: Path, into: Path) -> None:
     """Put a model folder into the package, its weights in bfloat16."""
-    if model != into:
-        shutil.rmtree(into, ignore_errors=True)
-        shutil.copytree(model, into)
+    shutil.rmtree(into, ignore_errors=True)
+    shutil.copytree(model, into)
     weights = into / "model.safetensors"
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     print(f"{into}: {sum(file.stat().st_size for file in into.iterdir()) / 1e6:.1f} MB", flush=True)

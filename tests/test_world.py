@@ -145,7 +145,7 @@ def test_a_reasoner_knows_only_what_the_caption_says() -> None:
     right = sum(chain.endswith("<answer> 6</answer>") for chain in chains if "maybe" not in chain)
     lucky = sum(chain.endswith("<answer> 6</answer>") for chain in chains if "maybe" in chain)
     num_guesses = sum("maybe" in chain for chain in chains)
-    assert lucky / num_guesses < 0.8 < 0.9 < right / (len(chains) - num_guesses)
+    assert lucky / num_guesses < 0.88 < 0.92 < right / (len(chains) - num_guesses)
 
 
 def test_questions_of_another_world_are_guessed_at_and_raise_nothing() -> None:
