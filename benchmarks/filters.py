@@ -22,6 +22,7 @@ from ovt_ray.order import stable_seed
 from ovt_ray.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.services import Services
 from ovt_ray.sft import num_sft_steps, train_sft
+from ovt_ray.stage_config import DistilConfig, SftConfig
 from ovt_ray.statistics import wilson_interval
 from ovt_ray.tasks import Tasks, load_tasks
 from ovt_ray.teachers import Teachers
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> None:
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
     tasks = {seed: load_tasks(config.data, seed, FOLDER / "images") for seed in seeds}
-    asked = {seed: tasks[seed].train("iter1/distil", config.iterations[0].distil.num_problems) for seed in seeds}
+    num_problems = sections(config)[0].num_problems
+    asked = {seed: tasks[seed].train("iter1/distil", num_problems) for seed in seeds}
     done = {(row["seed"], row["setting"]) for row in read_json_lines(FOLDER / "results.jsonl")}
     FOLDER.mkdir(parents=True, exist_ok=True)
     with Services(config, str(EMBEDDED_MODEL)) as services:
@@ -62,6 +64,13 @@ def main(arguments: Sequence[str]) -> None:
     print_table(seeds)
 
 
+def sections(config: RunConfig) -> tuple[DistilConfig, SftConfig]:
+    """Return what the first iteration says of traces and of SFT."""
+    first = config.iterations[0]
+    assert first.distil and first.sft
+    return first.distil, first.sft
+
+
 def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem]) -> Mapping[str, Chains]:
     """Return the teachers' chains by the id of their problem: those on the disk, and those that had to be asked for."""
     path = FOLDER / "chains.jsonl"
@@ -70,21 +79,21 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
         services.end_rollout(str(EMBEDDED_MODEL))
         teachers = Teachers(captioner=config.captioner, reasoner=config.reasoner, rollout=config.rollout, seed=config.seed)
         captions = teachers.captions(left, FOLDER / "captions.jsonl", "filters")
-        written = teachers.chains(services.reward, left, captions, config.iterations[0].distil.num_chains)
+        written = teachers.chains(services.reward, left, captions, sections(config)[0].num_chains)
         found |= {one.problem.id: one for one in keep_chains(path, written, "filters chains", len(found), len(problems))}
     return found
 
 
 def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], seed: int, setting: str) -> None:
     """Fine-tune the base model on the traces that a setting leaves, and measure it."""
-    section = config.iterations[0].distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
-    traces = select(chains, section, tasks.held_out(), stable_seed(seed, "iter1/distil")).traces
+    distil, sft = sections(config)
+    rules = distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
+    traces = select(chains, rules, tasks.held_out(), stable_seed(seed, "iter1/distil")).traces
     prompts = Prompts(str(EMBEDDED_MODEL), config.model)
     samples = [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
-    sft, stage = config.iterations[0].sft, f"seed {seed}, {setting}"
     num_steps = num_sft_steps(sft, len(samples))
     services.learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=sft.optimizer, num_updates=num_steps, policy_loss=None))
-    with Track(FOLDER, stage, num_steps, first_step=0) as track:
+    with Track(FOLDER, f"seed {seed}, {setting}", num_steps, first_step=0) as track:
         train_sft(
             sft,
             samples,

@@ -67,7 +67,7 @@ def _check_teachers(config: RunConfig, problem: Problem) -> None:
     from ovt_ray.reasoner_text import captioned
     from ovt_ray.teachers import check_teachers, reasoner_model
 
-    if all(turn.distil.source != "caption" for turn in config.iterations):
+    if not config.has_teachers:
         return
     check_teachers(config.captioner, config.reasoner)
     model = reasoner_model(config.reasoner)

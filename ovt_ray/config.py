@@ -102,6 +102,15 @@ class CaptionerConfig(Section):
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
 
+    @model_validator(mode="after")
+    def _prompts_have_room(self) -> "CaptionerConfig":
+        if self.max_completion_tokens >= self.max_model_len:
+            raise ValueError(
+                f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in max_model_len "
+                f"({self.max_model_len}): raise the latter"
+            )
+        return self
+
 
 class ReasonerConfig(Section):
     """The text-only model that writes chains where `distil.source` is `caption`. It has the rollout workers' place while it works."""
@@ -278,11 +287,17 @@ class RunConfig(Section):
         return self.runs_dir / self.name
 
     @property
+    def has_teachers(self) -> bool:
+        """Whether any iteration's traces come from captioner and reasoner."""
+        return any(turn.distil is not None and turn.distil.source == "caption" for turn in self.iterations)
+
+    @property
     def optimizers(self) -> dict[str, Optimizer]:
         """The optimizer of each training stage by the dotted name of the stage's section."""
         sections: dict[str, SftConfig | GrpoConfig] = {"base": self.base} if self.base else {}
         for number, turn in enumerate(self.iterations):
-            sections |= {f"iterations.{number}.sft": turn.sft, f"iterations.{number}.grpo": turn.grpo}
+            sections |= {f"iterations.{number}.sft": turn.sft} if turn.sft else {}
+            sections |= {f"iterations.{number}.grpo": turn.grpo}
         return {name: section.optimizer for name, section in sections.items()}
 
     @property
@@ -309,6 +324,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _captions_fit_the_reasoner(self) -> "RunConfig":
+        caption, chain = self.captioner.max_completion_tokens, self.reasoner.max_completion_tokens
+        if caption + chain >= self.reasoner.max_model_len:
+            raise ValueError(
+                f"reasoner.max_model_len ({self.reasoner.max_model_len}) leaves no room for a question beside a caption of "
+                f"captioner.max_completion_tokens ({caption}) and a chain of reasoner.max_completion_tokens ({chain}): raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":
         if self.base is not None and self.model.path != "embedded":
             raise ValueError(f"base: only model.path=embedded is trained from random weights, not {self.model.path!r}: leave base out")
@@ -319,19 +344,15 @@ class RunConfig(Section):
                 f"max_completion_tokens ({self.max_completion_tokens}) leaves no room for a prompt in "
                 f"rollout.max_model_len ({self.rollout.max_model_len}): raise the latter"
             )
-        if self.iterations and self.iterations[0].distil.source == "policy":
+        distils = [turn.distil for turn in self.iterations if turn.distil]
+        first = self.iterations[0].distil if self.iterations else None
+        if first and first.source == "policy":
             raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
-        if self.captioner.max_completion_tokens >= self.captioner.max_model_len:
-            raise ValueError(
-                f"captioner.max_completion_tokens ({self.captioner.max_completion_tokens}) leaves no room for a prompt in "
-                f"captioner.max_model_len ({self.captioner.max_model_len}): raise the latter"
-            )
-        if self.captioner.max_completion_tokens + self.reasoner.max_completion_tokens >= self.reasoner.max_model_len:
-            raise ValueError(
-                f"reasoner.max_model_len ({self.reasoner.max_model_len}) leaves no room for a question beside a caption of "
-                f"captioner.max_completion_tokens ({self.captioner.max_completion_tokens}) and a chain of "
-                f"reasoner.max_completion_tokens ({self.reasoner.max_completion_tokens}): raise it"
-            )
-        if self.data.format != "embedded" and any(turn.distil.hard for turn in self.iterations):
+        for number, turn in enumerate(self.iterations):
+            if turn.grpo.sft_coef and not any(earlier.distil for earlier in self.iterations[: number + 1]):
+                raise ValueError(
+                    f"iterations.{number}.grpo.sft_coef mixes traces in, and none are written before: set it to 0, or add distil"
+                )
+        if self.data.format != "embedded" and any(distil.hard for distil in distils):
             raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
         return self

@@ -2,6 +2,8 @@
 
     base -> for each iteration { distil traces; SFT from base on them; GRPO; each evaluated on held-out problems }
 
+An iteration without traces is one more pass of GRPO over the model of the one before.
+
 A stage is a function of its inputs and its section of the config. It writes to its own folder of the run and is not done
 again once the ledger says it is finished; an unfinished one goes on from its last checkpoint.
 """
@@ -28,14 +30,16 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
         check_model(model_path(config.model), config.learner.layout)
-        if any(turn.distil.source == "caption" for turn in config.iterations):
+        if config.has_teachers:
             check_teachers(config.captioner, config.reasoner)
         with Stages(config, folder, tasks) as stages:
-            base = stages.base()
+            base = model = stages.base()
+            traces = None
             for number, iteration in enumerate(config.iterations, start=1):
-                traces = stages.distil(number, iteration.distil)
-                model = stages.sft(number, iteration.sft, base, traces)
-                stages.grpo(number, iteration.grpo, model, traces)
+                if iteration.distil and iteration.sft:
+                    traces = stages.distil(number, iteration.distil)
+                    model = stages.sft(number, iteration.sft, base, traces)
+                model = stages.grpo(number, iteration.grpo, model, traces)
         results = folder.results()
         report = write_report(folder.path)
     print(f"\n{stage_table(results)}\n\nreport: {report}", flush=True)

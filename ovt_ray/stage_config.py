@@ -205,11 +205,18 @@ class GrpoConfig(Section):
 
 
 class IterationConfig(Section):
-    """One turn of the recipe: traces, SFT from base, GRPO."""
+    """One turn of the recipe: traces, SFT from base, GRPO. Without `distil` and `sft` it is one more pass of GRPO."""
 
-    distil: DistilConfig
-    """Who writes the traces."""
-    sft: SftConfig
-    """Fine-tuning on them, from the base model."""
+    distil: DistilConfig | None = None
+    """Who writes the traces; None writes none."""
+    sft: SftConfig | None = None
+    """Fine-tuning on them, from the base model; None has the iteration go on from the model of the one before, the first from the base."""
     grpo: GrpoConfig
     """Reinforcement learning, from the SFT model."""
+
+    @model_validator(mode="after")
+    def _traces_are_trained_on(self) -> "IterationConfig":
+        if (self.distil is None) != (self.sft is None):
+            given, lacking = ("distil", "sft") if self.sft is None else ("sft", "distil")
+            raise ValueError(f"{given} without {lacking}: traces are written to be trained on, so give both, or neither for GRPO alone")
+        return self

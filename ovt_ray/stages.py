@@ -133,12 +133,13 @@ class Stages:
         began = self._start(key, [traces])
         return self._train_sft(iteration, "sft", section, base, read_traces(traces), began)
 
-    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path) -> str:
-        """Return the model that reinforcement learning makes of an iteration's SFT model, its traces mixed in if the section says so."""
+    def grpo(self, iteration: int, section: GrpoConfig, model: str, traces: Path | None) -> str:
+        """Return the model that reinforcement learning makes of another, the last traces mixed in if the section says so."""
         key = stage_key(iteration, "grpo")
         if outputs := self._done(key):
             return str(outputs[0])
-        began = self._start(key, [Path(model), *([traces] if section.sft_coef else [])])
+        mixed_in = traces if section.sft_coef else None
+        began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
         problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
         seed = stable_seed(self.config.seed, key)
         max_tokens = self.config.max_completion_tokens
@@ -151,7 +152,7 @@ class Stages:
             train_grpo(
                 section,
                 problems,
-                self._train_samples(read_traces(traces)) if section.sft_coef else [],
+                self._train_samples(read_traces(mixed_in)) if mixed_in else [],
                 self.services,
                 track,
                 max_tokens=max_tokens,

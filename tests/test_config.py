@@ -26,7 +26,8 @@ def test_the_shipped_configs_are_valid() -> None:
 
 def test_the_paper_s_recipe_is_valid() -> None:
     config = load_config(TINY.with_name("openvlthinker-7b.yaml"), ["data.path=somewhere"])
-    assert [turn.distil.source for turn in config.iterations] == ["caption", "policy", "policy"]
+    sources = [turn.distil.source if turn.distil else "no traces" for turn in config.iterations]
+    assert sources == ["caption", "policy", "policy", "no traces"], "the third iteration has two passes of RL"
     assert (config.captioner.path, config.reasoner.path) == ("Qwen/Qwen2.5-VL-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")
     assert all((turn.grpo.problems_per_step, turn.grpo.updates_per_step, turn.grpo.kl_coef) == (512, 4, 0.01) for turn in config.iterations)
 
@@ -69,13 +70,25 @@ def test_sections_that_contradict_each_other_are_refused() -> None:
     assert "source 'dataset' takes no num_chains" in refusal("iterations[0].distil={source: dataset, num_problems: 9, num_chains: 2}")
     assert "leaves no room for a prompt" in refusal("rollout.max_model_len=20")
     assert "needs an RL model" in refusal("iterations[0].distil.source=policy")
+    assert "sft without distil" in refusal("iterations[1].distil=null")
+
+
+def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
+    no_traces = [f"iterations[{turn}].{part}=null" for turn in (0, 1) for part in ("distil", "sft")]
+    first, second = load_config(TINY, no_traces).iterations
+    assert (first.distil, first.sft, second.distil, second.sft) == (None, None, None, None)
+    assert "iterations.0.grpo.sft_coef mixes traces in, and none are written before" in refusal(
+        "iterations[0].distil=null", "iterations[0].sft=null", "iterations[0].grpo.sft_coef=0.1"
+    )
     assert "its corpus is drawn to fill num_steps batches" in refusal("base.num_epochs=1", "base.optimizer.learning_rate=1")
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
 
 
 def test_teachers_that_cannot_work_are_refused() -> None:
     assert "reasoner: instruction has no {question}" in refusal("reasoner.instruction='{caption}'")
-    assert "captioner.max_model_len (16): raise the latter" in refusal("captioner.max_model_len=16")
+    assert "captioner: max_completion_tokens (32) leaves no room for a prompt in max_model_len (16)" in refusal(
+        "captioner.max_model_len=16"
+    )
     assert "no room for a question beside a caption of captioner.max_completion_tokens (200)" in refusal(
         "captioner.max_completion_tokens=200"
     )
