@@ -27,9 +27,9 @@ from ovt_ray.world.text_model import write_text_model
 FOLDER = Path("runs/teachers")
 SEED = 0
 CHECKPOINT_EVERY = 100
-CAPTIONER = SftConfig(num_steps=300, optimizer=Optimizer(learning_rate=5e-4, betas=(0.9, 0.95), final_lr=0.05))
+CAPTIONER = SftConfig(num_steps=150, optimizer=Optimizer(learning_rate=5e-4, betas=(0.9, 0.95), final_lr=0.05))
 REASONER = SftConfig(
-    num_steps=1500,
+    num_steps=1300,
     optimizer=Optimizer(learning_rate=3e-3, betas=(0.9, 0.95), final_lr=0.05, freeze=("vision_tower", "projector")),
 )
 
