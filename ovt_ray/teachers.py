@@ -4,7 +4,7 @@ Both work on rollout workers of their own, one after the other, in the place of 
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ovt_ray.config import CaptionerConfig, ModelConfig, ReasonerConfig, Rollout
 from ovt_ray.errors import ConfigError
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.order import stable_seed
-from ovt_ray.progress import Progress
+from ovt_ray.progress import Progress, phase
 from ovt_ray.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
 from ovt_ray.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
@@ -48,10 +48,12 @@ class Teachers:
             Problem(id=problem.id, question=section.instruction, images=problem.images, answer="", kind=AnswerKind.TEXT) for problem in left
         ]
         sampling = self._sampling("caption", 1, section.temperature, section.max_completion_tokens)
-        model = captioner_model(section)
         first_step = len(problems) - len(left)
-        with closing(self._pool(section, model)) as pool, Progress(f"{stage} captions", len(problems), first_step=first_step) as progress:
-            rows: list[dict[str, str]] = []
+        rows: list[dict[str, str]] = []
+        with (
+            self._pool("captioner", section, captioner_model(section)) as pool,
+            Progress(f"{stage} captions", len(problems), first_step=first_step) as progress,
+        ):
             for number, group in enumerate(pool.generate(asked, sampling), start=1):
                 captions[group.problem.id] = group.completions[0].text.strip()
                 rows.append({"id": group.problem.id, "caption": captions[group.problem.id]})
@@ -83,7 +85,7 @@ class Teachers:
         asked = [captioned(problem, captions[problem.id], section.instruction) for problem in problems]
         problem_of = {problem.id: problem for problem in problems}
         sampling = self._sampling("reason", num_chains, section.temperature, section.max_completion_tokens)
-        with closing(self._pool(section, reasoner_model(section))) as pool:
+        with self._pool("reasoner", section, reasoner_model(section)) as pool:
             for group in pool.generate(asked, sampling):
                 groups[group.problem.id] = group
                 yield problem_of[group.problem.id], [as_response(completion.text) for completion in group.completions]
@@ -92,10 +94,14 @@ class Teachers:
         seed = stable_seed(self.seed, purpose)
         return Sampling(num_completions=num_completions, temperature=temperature, max_tokens=max_tokens, seed=seed)
 
-    def _pool(self, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> RolloutPool:
-        """Return a pool of a teacher's model, its workers starting, as many and as large as the policy's."""
+    @contextmanager
+    def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
+        """Yield a pool of a teacher's model, its engines ready, as many and as large as the policy's; they end with the block."""
         size = self.rollout.model_copy(update={"dtype": section.dtype, "max_model_len": section.max_model_len})
-        return RolloutPool(size, model, model.path)
+        with closing(RolloutPool(size, model, model.path)) as pool:
+            with phase(f"starting the {name}"):
+                pool.wait_until_ready()
+            yield pool
 
 
 def captioner_model(section: CaptionerConfig) -> ModelConfig:
