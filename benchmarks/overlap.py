@@ -10,15 +10,17 @@ overlapping step over the longer half: 1 where nothing is lost. The last line is
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from learner.stage import Stage
+from benchmarks.step import stage_of
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo import train_grpo
 from ovt_ray.metrics import read_metrics
 from ovt_ray.services import Services
+from ovt_ray.stream_state import StreamState
 from ovt_ray.track import Track
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -45,23 +47,12 @@ def step_rows(services: Services, config: RunConfig, model: Path, folder: Path, 
     """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
     problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, folder / "images")
-    services.learner.begin(Stage(model_path=str(model), optimizer=section.optimizer, num_updates=NUM_STEPS, policy_loss=section))
-    services.rollout.load_weights(services.learner.publish())
     run = Path(tempfile.mkdtemp(dir=folder))
+    stage = replace(stage_of(config, problems, run), section=section, checkpoint_every=NUM_STEPS)
+    services.learner.begin(stage.for_learner(str(model)))
+    services.rollout.load_weights(services.learner.publish())
     with Track(run, "iter1/grpo", NUM_STEPS, 0) as track:
-        train_grpo(
-            section,
-            problems,
-            [],
-            services,
-            track,
-            max_tokens=config.max_completion_tokens,
-            checkpoints=run,
-            checkpoint_every=NUM_STEPS,
-            first_step=0,
-            seed=config.seed,
-            rollout_is_exact=True,
-        )
+        train_grpo(stage, services, track, StreamState(), rollout_is_exact=True)
     rows = read_metrics(run)
     return [
         dict(row.values) | {"seconds_step": row.time - before.time}

@@ -20,9 +20,11 @@ import psutil
 from learner.stage import Stage
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
-from ovt_ray.grpo import sampling
+from ovt_ray.grpo_stage import GrpoStage
+from ovt_ray.order import Epochs
 from ovt_ray.services import Services
 from ovt_ray.stream import GroupStream
+from ovt_ray.stream_state import StreamState
 from ovt_ray.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -67,11 +69,10 @@ def begin(services: Services, config: RunConfig, model: str, *, num_updates: int
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
     """Take one GRPO step and return the seconds of each phase, and its groups. No group is flat: advantages are 1 and -1 in turns."""
     clock = [time.monotonic()]
-    draw = sampling(config.iterations[0].grpo, config.max_completion_tokens, config.seed, step)
-    with GroupStream(services, lambda _: (problems, draw), range(step, step + 1), max_staleness=0) as stream:
-        pending = stream.next_batch(step)
-    clock.append(time.monotonic())
-    groups = services.scores(pending)
+    with GroupStream(stage_of(config, problems, Path()), services, StreamState(step=step)) as stream:
+        stream.generate(step)
+        clock.append(time.monotonic())
+        groups = list(stream.take(step).groups.values())
     clock.append(time.monotonic())
     services.learner.update(
         [
@@ -90,6 +91,20 @@ def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem
     services.rollout.load_weights(services.learner.publish())
     clock.append(time.monotonic())
     return {name: after - before for name, before, after in zip(PHASES, clock, clock[1:], strict=False)}, groups
+
+
+def stage_of(config: RunConfig, problems: Sequence[Problem], folder: Path) -> GrpoStage:
+    """Return the config's first RL stage on some problems, without traces or checkpoints."""
+    section = config.iterations[0].grpo
+    return GrpoStage(
+        section=section,
+        problems=Epochs(problems, config.seed),
+        traces=[],
+        max_tokens=config.max_completion_tokens,
+        seed=config.seed,
+        folder=folder,
+        checkpoint_every=section.num_steps,
+    )
 
 
 def num_completion_tokens(groups: Sequence[ScoredGroup]) -> int:

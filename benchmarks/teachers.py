@@ -2,20 +2,22 @@
 
     python -m benchmarks.teachers [key=value ...]
 
-The captioner's captions beside what the pictures hold, greedily and as a run samples them, and the statistics of the reasoner's chains
-over true and over sampled captions. The last line is one JSON object.
+The captioner's captions beside what the pictures hold, and the statistics of the reasoner's chains over them. The last line is one JSON
+object.
 """
 
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
 from ovt_ray.chains import Chains
+from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
-from ovt_ray.services import connect
+from ovt_ray.services import cluster
 from ovt_ray.teachers import Teachers
 from ovt_ray.types import Outcome
 from ovt_ray.world import world_problems
@@ -23,7 +25,7 @@ from ovt_ray.world.questions import KINDS
 from ovt_ray.world.teacher import picture_caption
 from reward.pool import RewardPool
 
-NUM_PROBLEMS = 1000
+NUM_PROBLEMS = 800
 NUM_CHAINS = 4
 SEVERAL_STEPS = {kind.name for kind in KINDS if kind.takes_short_cuts}
 SHORT_CUT = "<think> maybe"
@@ -32,24 +34,24 @@ SHORT_CUT = "<think> maybe"
 def main(overrides: Sequence[str]) -> None:
     """Print the table and the JSON line."""
     config = load_config(Path("configs/tiny.yaml"), list(overrides))
-    figures: dict[str, float] = {}
-    connect(config)
-    reward = RewardPool(config.reward)
-    with tempfile.TemporaryDirectory() as folder:
-        problems = world_problems("test", NUM_PROBLEMS, config.seed, Path(folder) / "images", hard=True)
-        true = {problem.id: picture_caption(problem) for problem in problems}
-        for name, temperature in (("greedy", 0.0), ("sampled", config.captioner.temperature)):
-            captioner = config.captioner.model_copy(update={"temperature": temperature})
-            teachers = Teachers(captioner=captioner, reasoner=config.reasoner, rollout=config.rollout, seed=config.seed)
-            captions = teachers.captions(problems, Path(folder) / f"{name}.jsonl", name)
-            figures[f"captions_exact_{name}"] = fmean(captions[problem.id] == true[problem.id] for problem in problems)
-        for name, words in (("true", true), ("sampled", captions)):
-            chains = list(teachers.chains(reward, problems, words, NUM_CHAINS))
-            figures |= {f"{key}, {name} captions": value for key, value in chain_figures(chains).items()}
-    reward.close()
+    with tempfile.TemporaryDirectory() as folder, cluster(config), closing(RewardPool(config.reward)) as reward:
+        figures = measure(config, reward, Path(folder))
     for key, value in figures.items():
         print(f"{key:<60}{value:>8.3f}")
     print(json.dumps({key: round(value, 4) for key, value in figures.items()}))
+
+
+def measure(config: RunConfig, reward: RewardPool, folder: Path) -> dict[str, float]:
+    """Return the figures of both teachers on pictures of the test split, half of the questions of a hard kind."""
+    problems = world_problems("test", NUM_PROBLEMS, config.seed, folder / "images", hard=True)
+    true = {problem.id: picture_caption(problem) for problem in problems}
+    figures, captions = {}, true
+    for name, temperature in (("greedy", 0.0), ("as a run samples them", config.captioner.temperature)):
+        captioner = config.captioner.model_copy(update={"temperature": temperature})
+        teachers = Teachers(captioner=captioner, reasoner=config.reasoner, rollout=config.rollout, seed=config.seed)
+        captions = teachers.captions(problems, folder / f"{temperature}.jsonl", name)
+        figures[f"captions exact, {name}"] = fmean(captions[problem.id] == true[problem.id] for problem in problems)
+    return figures | chain_figures(list(teachers.chains(reward, problems, captions, NUM_CHAINS)))
 
 
 def chain_figures(chains: Sequence[Chains]) -> dict[str, float]:

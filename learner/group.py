@@ -101,8 +101,12 @@ class LearnerGroup:
     def publish(self) -> Weights:
         """Return the next version of the weights; the object store of rank 0's node holds the bytes."""
         self._version += 1
-        buckets, sums = self._all("publish", self._version % CHECKSUM_EVERY == 1)[0]
-        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
+        return self._published(with_checksums=self._version % CHECKSUM_EVERY == 1)
+
+    def publish_again(self, version: int) -> Weights:
+        """Return the weights under the version that they had before a stop; the count goes on from it."""
+        self._version = version
+        return self._published(with_checksums=True)
 
     @property
     def version(self) -> int:
@@ -131,6 +135,10 @@ class LearnerGroup:
             ray.kill(actor)
         if actors:
             remove_placement_group(self._placement)
+
+    def _published(self, *, with_checksums: bool) -> Weights:
+        buckets, sums = self._all("publish", with_checksums)[0]
+        return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
 
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""

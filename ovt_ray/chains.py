@@ -58,12 +58,18 @@ def chains_by_policy(
 
 
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
-    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none."""
+    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
+
+    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
+    are put.
+    """
     for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 
 def _worked(problem: Problem) -> list[str]:
+    if "</think>" in problem.solution and "<answer>" in problem.solution:
+        return [problem.solution]
     return [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else []
 
 

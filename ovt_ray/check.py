@@ -12,7 +12,7 @@ from ovt_ray.types import Problem
 
 
 def check_run(config: RunConfig) -> None:
-    """Load the reward, read the data, render one problem, look at the model, count what each stage trains, compare the cluster.
+    """Load the reward, read the data, render a problem, look at the model, ask the endpoints, count what stages train, compare the cluster.
 
     Prints each, and DeepSpeed's config. Raises ConfigError, DataError, LearnerError or RewardError for the first thing that is wrong.
     """
@@ -28,6 +28,7 @@ def check_run(config: RunConfig) -> None:
         check_model(model_path(config.model), config.learner.layout)
         _check_prompt(config, problem)
         _check_teachers(config, problem)
+    _check_endpoints(config)
     _check_parts(config)
     _check_deepspeed(config)
     _check_cluster(config)
@@ -73,6 +74,16 @@ def _check_teachers(config: RunConfig, problem: Problem) -> None:
     model = reasoner_model(config.reasoner)
     asked = captioned(problem, "(caption)", config.reasoner.instruction)
     print(f"captioner: {config.captioner.path}; reasoner: {model.path}, asked:\n{Prompts(model.path, model).text(asked)}", flush=True)
+
+
+def _check_endpoints(config: RunConfig) -> None:
+    """Ask each endpoint that writes chains for its models."""
+    from ovt_ray.distillation.endpoint import check_endpoint
+
+    for number, turn in enumerate(config.iterations):
+        if turn.distil and (endpoint := turn.distil.endpoint):
+            check_endpoint(endpoint, f"iterations.{number}.distil.endpoint")
+            print(f"iterations.{number}.distil.endpoint: {endpoint.url} answers and has {endpoint.model}", flush=True)
 
 
 def _check_parts(config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `ovt-ray run | check | score | report | doctor`, also `python -m ovt_ray`.
+"""The command line: `ovt-ray run | check | score | report | replay | doctor`, also `python -m ovt_ray`.
 
 Nothing heavy is imported before the configuration is known to be good.
 """
@@ -18,6 +18,10 @@ from ovt_ray.shadow import check_no_shadow
 
 SCORE = """Verify the answers in a file of JSON lines: response and gold (or answer), and optionally question, kind (choice, number, text,
 latex, yesno, list), choices, precision, unit, extraction (if there is one, it is scored instead of the response)."""
+
+REPLAY = """Of a run with grpo.keep_rollouts: learn from the groups of a step again, draw them again with their seeds, and say what is as
+recorded, and what it took. Step 0 begins from the weights it had then and has to come out the same; later steps begin from the stage's
+first model, for want of their own."""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -80,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html and curves.png of a run folder again")
     report.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
     report.set_defaults(command=_report)
+    replay = commands.add_parser("replay", help="learn from, or generate, a kept step of GRPO again", description=REPLAY)
+    replay.add_argument("run_dir", type=Path, metavar="RUN_FOLDER")
+    replay.add_argument("stage", metavar="STAGE", help="for example iter1/grpo")
+    replay.add_argument("step", type=int, metavar="STEP", help="counted from 0, as in metrics.jsonl")
+    replay.add_argument("--only", choices=("learn", "generate"), help="half of the step, without the services of the other")
+    replay.set_defaults(command=_replay)
     commands.add_parser("doctor", help="say what is installed, what the machine has, and what is wrong").set_defaults(command=_doctor)
     return parser
 
@@ -126,6 +136,12 @@ def _report(parsed: argparse.Namespace) -> int:
 
     print(write_report(parsed.run_dir))
     return 0
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    from ovt_ray.replay import replay
+
+    return 0 if replay(parsed.run_dir, parsed.stage, parsed.step, [parsed.only] if parsed.only else ["learn", "generate"]) else 1
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -347,7 +347,7 @@ class RunConfig(Section):
         distils = [turn.distil for turn in self.iterations if turn.distil]
         first = self.iterations[0].distil if self.iterations else None
         if first and first.source == "policy":
-            raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use 'caption' or 'dataset'")
+            raise ValueError("iterations.0.distil.source: 'policy' needs an RL model, and none exists yet: use another source")
         for number, turn in enumerate(self.iterations):
             if turn.grpo.sft_coef and not any(earlier.distil for earlier in self.iterations[: number + 1]):
                 raise ValueError(

@@ -1,10 +1,11 @@
-"""Reads the configuration from a file.
+"""Reads the configuration from a file, or as a run stored it.
 
 A file is YAML read by OmegaConf (interpolation works); `key=value` overrides follow on the command line. Unknown keys are refused
 with the nearest known one. Nothing here imports torch, ray, vllm or transformers.
 """
 
 import difflib
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
@@ -39,6 +40,34 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     except (OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError, TypeError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return parse_config(values, str(path))
+
+
+def stored_config(path: Path) -> RunConfig:
+    """Return the configuration that a run stored, which has every key, as if those with the default's value had not been given.
+
+    Some options are refused where they have no effect, and may then not be said to be given.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a configuration that a run stored ({error}); give the folder that a run wrote") from error
+    return parse_config(_given(values, RunConfig), str(path))
+
+
+def _given(values: object, section: type[Section]) -> object:
+    """Return the values of a section, or of each of several, without those that are the default."""
+    if isinstance(values, list):
+        return [_given(item, section) for item in values]
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        field = section.model_fields.get(key)
+        if field and not field.is_required() and to_jsonable_python(field.get_default()) == value:
+            continue
+        inner = _section_in(field.annotation) if field else None
+        kept[key] = _given(value, inner) if inner else value
+    return kept
 
 
 def parse_config(values: object, origin: str) -> RunConfig:
@@ -78,7 +107,13 @@ def _keys_below(parents: list[int | str]) -> list[str]:
     section: type[Section] = RunConfig
     for part in parents:
         if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            candidates = [annotation, *get_args(annotation)]
-            section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+            inner = _section_in(section.model_fields[part].annotation)
+            assert inner, f"{part} holds keys"
+            section = inner
     return list(section.model_fields)
+
+
+def _section_in(annotation: object) -> type[Section] | None:
+    """Return the section that a field is, or holds several of; None for a plain value."""
+    candidates = [annotation, *get_args(annotation)]
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, Section)), None)

@@ -82,8 +82,8 @@ def _passed(chains: Chains, num_asked: int, context: Context, accounts: Accounts
             continue
         rules = context.rules
         response = cut_reflection(text, rules.reflection_keywords) if rules.reflection == "cut" else text
-        accounts.num_reflections_cut += response != text
-        candidate = Candidate(problem=chains.problem, index=index, response=response)
+        candidate = Candidate(problem=chains.problem, index=index, response=response, is_cut=response != text)
+        accounts.num_reflections_cut += candidate.is_cut
         if dropped := explain(candidate, context):
             accounts.drop(candidate, *dropped)
         else:

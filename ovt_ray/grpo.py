@@ -10,75 +10,55 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict
 from statistics import fmean
 
-from learner.group import LearnerGroup
 from ovt_ray.errors import StageError
-from ovt_ray.order import batch_at, stable_seed
-from ovt_ray.samples import group_stats, part_means, split_evenly, staleness, to_train_samples
+from ovt_ray.grpo_stage import GrpoStage
+from ovt_ray.lesson import learn, lesson_of, update_figures
+from ovt_ray.rollouts import write_rollouts
+from ovt_ray.samples import group_stats, part_means, staleness, why_flat
 from ovt_ray.services import Services
-from ovt_ray.stage_config import GrpoConfig
-from ovt_ray.stream import GroupStream
+from ovt_ray.stream import GroupStream, StepGroups
+from ovt_ray.stream_state import StreamState, write_state
 from ovt_ray.track import Track
-from ovt_ray.types import Problem, Sampling, ScoredGroup, TrainSample, UpdateStats
-
-AVERAGED = [field.name for field in fields(UpdateStats) if not field.name.startswith("num_")]
-"""Figures of the updates of a step that are averaged."""
+from ovt_ray.types import UpdateStats
 
 
-def train_grpo(
-    section: GrpoConfig,
-    problems: Sequence[Problem],
-    traces: Sequence[TrainSample],
-    services: Services,
-    track: Track,
-    *,
-    max_tokens: int,
-    checkpoints: Path,
-    checkpoint_every: int,
-    first_step: int,
-    seed: int,
-    rollout_is_exact: bool,
-) -> None:
-    """Improve the learner's model, which the rollout workers already serve, from `first_step` on; `traces` are for `section.sft_coef`.
+def train_grpo(stage: GrpoStage, services: Services, track: Track, state: StreamState, *, rollout_is_exact: bool) -> None:
+    """Improve the learner's model, which the rollout workers already serve, from a state on.
 
     If the rollout is exact, its log-probabilities of answers by the newest weights are the learner's too, and not computed again.
 
-    Raises StageError when no group of several steps in a row had anything to teach.
+    Raises StageError when no group of several steps, or of several problems, in a row had anything to teach.
     """
-
-    def batch_of(step: int) -> tuple[Sequence[Problem], Sampling]:
-        return batch_at(problems, step, section.problems_per_step, seed), sampling(section, max_tokens, seed, step)
-
-    num_flat = 0
-    steps = range(first_step, section.num_steps)
-    with GroupStream(services, batch_of, steps, section.max_staleness) as stream, _background() as background:
-        for step in steps:
+    section, learner, num_flat = stage.section, services.learner, state.num_flat
+    with GroupStream(stage, services, state) as stream, _background() as background:
+        for step in range(state.step, section.num_steps):
             clock = [time.monotonic()]
-            pending = stream.next_batch(step)
+            stream.generate(step)
             clock.append(time.monotonic())
-            groups = services.scores(pending)
-            behind = staleness(groups, services.learner.version)
-            assert max(behind) <= section.max_staleness, f"step {step} would learn from answers begun {max(behind)} versions ago"
+            taken = stream.take(step)
+            groups = list(taken.groups.values())
+            behind = staleness(groups, learner.version)
             clock.append(time.monotonic())
-            samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
-            parts = split_evenly(samples, section.updates_per_step)
-            beside = [traces_of(section, traces, step, number, seed) for number in range(len(parts))]
-            learning = background.submit(_learn, services.learner, parts, beside, rollout_is_exact and not any(behind))
+            lesson = lesson_of(stage, step, groups, rollout_is_proximal=rollout_is_exact and not any(behind))
+            if section.keep_rollouts:
+                write_rollouts(stage.folder, step, taken.groups, lesson)
+            learning = background.submit(learn, learner, lesson)
             stream.work_until(learning)
             updates = learning.result()
             clock.append(time.monotonic())
             if updates:
-                services.rollout.load_weights(services.learner.publish())
+                services.rollout.load_weights(learner.publish())
             clock.append(time.monotonic())
-            track.step(step, _figures(groups, behind, updates, clock))
+            track.step(step, _figures(stage, taken, behind, updates, clock))
             num_flat = 0 if updates else num_flat + 1
             if num_flat == section.max_flat_steps:
-                raise StageError(_why_flat(num_flat, groups, section.mask_truncated))
-            if (step + 1) % checkpoint_every == 0 and step + 1 < section.num_steps:
-                services.learner.save(checkpoints, step + 1)
+                raise StageError(why_flat(f"{num_flat} steps in a row", groups, mask_truncated=section.mask_truncated))
+            if (step + 1) % stage.checkpoint_every == 0 and step + 1 < section.num_steps:
+                write_state(stage.checkpoints, stream.state(step + 1, num_flat))
+                learner.save(stage.checkpoints, step + 1)
 
 
 @contextmanager
@@ -91,43 +71,14 @@ def _background() -> Iterator[ThreadPoolExecutor]:
         background.shutdown(wait=False)
 
 
-def traces_of(section: GrpoConfig, traces: Sequence[TrainSample], step: int, update: int, seed: int) -> list[TrainSample]:
-    """Return the traces that one update of a step learns from too; which they are follows from the stage's seed."""
-    if section.sft_coef == 0:
-        return []
-    return batch_at(traces, step * section.updates_per_step + update, section.sft_batch_size, stable_seed(seed, "traces"))
-
-
-def _learn(
-    learner: LearnerGroup, parts: Sequence[Sequence[TrainSample]], traces: Sequence[Sequence[TrainSample]], rollout_is_proximal: bool
-) -> list[UpdateStats]:
-    """Take one update on each part with its traces. Parts after the first need the log-probabilities of the policy before the first."""
-    later = [sample for part in parts[1:] for sample in part]
-    proximal = iter([sample.rollout_logprobs for sample in later] if rollout_is_proximal or not later else learner.logprobs(later))
-    prepared = [*parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in parts[1:])]
-    return [learner.update([*part, *own_traces]) for part, own_traces in zip(prepared, traces, strict=True)]
-
-
-def sampling(section: GrpoConfig, max_tokens: int, seed: int, step: int) -> Sampling:
-    """Return how the completions of one step are drawn; their seed follows from the stage's seed and the step."""
-    return Sampling(
-        num_completions=section.num_completions,
-        temperature=section.temperature,
-        top_p=section.top_p,
-        max_tokens=max_tokens,
-        seed=stable_seed(seed, "step", step),
-    )
-
-
 def _figures(
-    groups: Sequence[ScoredGroup], behind: Sequence[int], updates: Sequence[UpdateStats], clock: Sequence[float]
+    stage: GrpoStage, taken: StepGroups, behind: Sequence[int], updates: Sequence[UpdateStats], clock: Sequence[float]
 ) -> dict[str, float]:
     """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
-    figures = asdict(group_stats(groups)) | part_means(groups)
-    for name in AVERAGED if updates else ():
-        figures[name] = fmean(asdict(update)[name] for update in updates)
+    groups = list(taken.groups.values())
     generate_s, score_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
     num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
+    figures = asdict(group_stats(groups)) | part_means(groups) | update_figures(updates)
     return figures | {
         "seconds_generate": generate_s,
         "seconds_score": score_s,
@@ -137,15 +88,6 @@ def _figures(
         "tokens_per_s": num_tokens / (clock[-1] - clock[0]),
         "staleness": fmean(behind),
         "staleness_max": max(behind),
+        "num_replaced": max(0, len(groups) - stage.section.problems_per_step),
+        "num_stale": taken.num_stale,
     }
-
-
-def _why_flat(num_steps: int, groups: Sequence[ScoredGroup], mask_truncated: bool) -> str:
-    stats = group_stats(groups)
-    return (
-        f"grpo: {num_steps} steps in a row had only groups whose answers all score alike"
-        f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
-        f"In the last one {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, {stats.truncated:.0%} ran into "
-        f"max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
-        "Use easier or harder problems, more completions per problem, or a better SFT model"
-    )

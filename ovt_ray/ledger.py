@@ -25,8 +25,9 @@ from ovt_ray.files import append_json_line, drop_torn_end, read_json_lines, writ
 from ovt_ray.results import StageResult, stage_key
 
 FREE_KEYS = {"name", "runs_dir", "data.bad_rows", "rollout.num_workers", "rollout.cpus_per_worker", "learner.checkpoint_every"}
-FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "reward")}
-"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for."""
+FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "reward")} | {"iterations.grpo.keep_rollouts"}
+"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for, what
+it keeps to be looked at. Of every iteration alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +156,16 @@ def _store_config(path: Path, config: RunConfig, begun: bool) -> None:
         write_json_atomically(path, now)
         return
     before, now = _flat(json.loads(path.read_text())), _flat(now)
-    keys = [key for key in {**before, **now} if key not in FREE_KEYS and before.get(key, "absent") != now.get(key, "absent")]
+    keys = [key for key in {**before, **now} if _unnumbered(key) not in FREE_KEYS and before.get(key, "absent") != now.get(key, "absent")]
     if keys:
         changes = [f"  {key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now" for key in keys]
         advice = f"give this run another name with name=NAME, or delete {path.parent}"
         raise ConfigError("\n".join([f"{path.parent} holds a run of another configuration; {advice}", *changes]))
+
+
+def _unnumbered(key: str) -> str:
+    """Return a dotted key without the places of lists."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

@@ -1,10 +1,12 @@
-"""Deterministic order: which items a step uses follows from the seed and the step alone."""
+"""Deterministic order: which items a step uses follows from the seed and the step alone, or from a place in a stream."""
 
 import hashlib
 import math
 import random
 from collections.abc import Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -20,6 +22,28 @@ def shuffled(items: Sequence[Item], seed: int) -> list[Item]:
     order = list(items)
     random.Random(seed).shuffle(order)
     return order
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs(Generic[Item]):
+    """Items without end: epoch after epoch, each an order of all items that depends on the seed and the epoch alone."""
+
+    items: Sequence[Item]
+    seed: int
+
+    def __len__(self) -> int:
+        """Return the number of items of an epoch."""
+        return len(self.items)
+
+    def __getitem__(self, position: int) -> Item:
+        """Return the item at a place of the stream, counted from 0."""
+        epoch, place = divmod(position, len(self.items))
+        return self.items[_epoch_order(len(self.items), stable_seed(self.seed, epoch))[place]]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num_items: int, seed: int) -> Sequence[int]:
+    return shuffled(range(num_items), seed)
 
 
 def batch_at(items: Sequence[Item], step: int, batch_size: int, seed: int, *, drop_last: bool = True) -> list[Item]:

@@ -10,10 +10,11 @@ again once the ledger says it is finished; an unfinished one goes on from its la
 
 from learner.requirements import check_model
 from ovt_ray.config import RunConfig
+from ovt_ray.distillation.endpoint import check_endpoint
 from ovt_ray.ledger import RunFolder
 from ovt_ray.prompts import model_path
 from ovt_ray.report import write_report
-from ovt_ray.results import StageResult, stage_table
+from ovt_ray.results import StageResult, stage_key, stage_table
 from ovt_ray.stages import Stages
 from ovt_ray.tasks import check_amounts, load_tasks
 from ovt_ray.teachers import check_teachers
@@ -32,6 +33,9 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         check_model(model_path(config.model), config.learner.layout)
         if config.has_teachers:
             check_teachers(config.captioner, config.reasoner)
+        for number, iteration in enumerate(config.iterations, start=1):
+            if iteration.distil and iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
+                check_endpoint(iteration.distil.endpoint, f"iterations.{number - 1}.distil.endpoint")
         with Stages(config, folder, tasks) as stages:
             base = model = stages.base()
             traces = None

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 
 from ovt_ray.curves import STAGE_COLOURS, draw_curves, stage_label
+from ovt_ray.distillation.page import trace_sections
 from ovt_ray.errors import DataError
 from ovt_ray.files import write_atomically
 from ovt_ray.metrics import read_metrics
@@ -49,7 +50,8 @@ tr:last-child td { border-bottom: 0 } td:first-child { text-align: left; font-we
 .answer { border-top: 1px solid var(--line) }
 .answer > * { min-width: 0 } .answer .stage { font-weight: 600; font-size: 13px; padding-top: 2px }
 pre { margin: 0; font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; white-space: pre-wrap; overflow-wrap: anywhere }
-.answer pre { max-height: 16em; overflow: auto }
+.counts th:nth-child(2) { text-align: right } .scroll { overflow-x: auto; margin-bottom: 16px }
+.answer pre, .dropped { max-height: 16em; overflow: auto }
 .verdict { font-size: 12px; font-weight: 600; padding: 2px 9px; border-radius: 10px; white-space: nowrap }
 .correct { background: #dcf3e3; color: #14713a } .wrong { background: #fde3e0; color: #a92a1c }
 .unparseable { background: #fff0d2; color: #865600 } .unscorable { background: #e6e9ee; color: #4a5261 }
@@ -92,6 +94,7 @@ def _page(run_dir: Path, results: Sequence[StageResult], curves: bytes) -> str:
 <h2>Stages</h2>
 <div class="panel"><table><tr><th>stage</th><th>held-out accuracy</th><th></th><th>95 % interval</th><th>tokens</th><th>time</th></tr>
 {"".join(_stage_row(result) for result in results)}</table></div>
+{"".join(trace_sections(run_dir, _image))}
 {"".join(_samples(run_dir, results))}
 {_config(run_dir)}
 </main></body></html>

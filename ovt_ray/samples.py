@@ -50,7 +50,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
         longest_response_tokens=max((len(completion.token_ids) for completion, _ in pairs), default=0),
         truncated=_mean([completion.finish_reason == "length" for completion, _ in pairs]),
         unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
-        flat_groups=_mean([not _teaches(group) for group in groups]),
+        flat_groups=_mean([not teaches(group) for group in groups]),
         num_unscorable=len(pairs) - len(scored),
         num_late=failures.count(Failure.DEADLINE),
         num_out_of_memory=failures.count(Failure.MEMORY),
@@ -63,6 +63,11 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
 def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
     """Return of each completion how many versions its oldest tokens are behind `version`."""
     return [version - completion.oldest_version for group in groups for completion in group.group.completions]
+
+
+def oldest_version(group: ScoredGroup) -> int:
+    """Return the version of the oldest weights that sampled any token of the group."""
+    return min(completion.oldest_version for completion in group.group.completions)
 
 
 def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -95,7 +100,7 @@ def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mas
         )
         for scored, values in zip(scored_groups, advantages, strict=True)
         for (completion, _), value in zip(_scorable(scored), values, strict=True)
-        if _teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
+        if teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
     ]
 
 
@@ -104,9 +109,21 @@ def _scorable(group: ScoredGroup) -> list[tuple[Completion, Score]]:
     return [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
 
 
-def _teaches(group: ScoredGroup) -> bool:
+def teaches(group: ScoredGroup) -> bool:
     """Return whether the group is not flat."""
     return len({score.value for _, score in _scorable(group)}) > 1
+
+
+def why_flat(what: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:
+    """Return why nothing can be learnt from some groups, and what to do; `what` says which they are."""
+    stats = group_stats(groups)
+    return (
+        f"grpo: {what} had only groups whose answers all score alike"
+        f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
+        f"Of the last {len(groups)} groups' answers {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, "
+        f"{stats.truncated:.0%} ran into max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
+        "Use easier or harder problems, more completions per problem, or a better SFT model"
+    )
 
 
 def split_evenly(items: Sequence[Item], num_parts: int) -> list[Sequence[Item]]:

@@ -4,7 +4,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -38,8 +38,7 @@ class Services:
     def __init__(self, config: RunConfig, engine_model: str) -> None:
         """Start every service and wait until the engines, which take longest, answer with the weights of `engine_model`."""
         with ExitStack() as started:
-            if connect(config):
-                started.callback(ray.shutdown)
+            started.enter_context(cluster(config))
             self._config = config
             self._engine_model = engine_model
             self._rollout: RolloutPool | None = None
@@ -98,6 +97,10 @@ class Services:
         """Return the groups with their scores, waiting for those that are not scored yet."""
         return [self._scored(group) for group in pending]
 
+    def are_scored(self, pending: PendingGroup) -> bool:
+        """Return whether `scores` would not wait for the group."""
+        return self.reward.are_ready(pending.scoring)
+
     def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
         """Yield each problem's group once it is finished and scored, in any order."""
         waiting: deque[PendingGroup] = deque()
@@ -105,7 +108,7 @@ class Services:
             self.submit(problems, sampling, waiting.append)
             while not self.rollout.is_idle:
                 self.rollout.poll()
-                while waiting and self.reward.are_ready(waiting[0].scoring):
+                while waiting and self.are_scored(waiting[0]):
                     yield self._scored(waiting.popleft())
         finally:
             self.rollout.abandon()
@@ -127,6 +130,17 @@ def gpus_needed(config: RunConfig) -> float:
     """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
     replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
     return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
+
+
+@contextmanager
+def cluster(config: RunConfig) -> Iterator[None]:
+    """Connect to a cluster as `connect` does; one that was started ends with the block."""
+    starts = connect(config)
+    try:
+        yield
+    finally:
+        if starts:
+            ray.shutdown()
 
 
 def connect(config: RunConfig) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 from learner.group import LearnerGroup
 from ovt_ray.errors import StageError
 from ovt_ray.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.prompts import Prompts
 from ovt_ray.stage_config import SftConfig
 from ovt_ray.track import Track
-from ovt_ray.types import TrainSample
+from ovt_ray.types import Trace, TrainSample
 
 
 def train_sft(
@@ -45,6 +46,11 @@ def train_sft(
         track.step(step, figures)
         if is_due and not is_last:
             learner.save(checkpoints, step + 1)
+
+
+def trace_samples(traces: Sequence[Trace], prompts: Prompts) -> list[TrainSample]:
+    """Return the traces as samples whose loss is on the response and its end-of-turn token."""
+    return [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
 
 
 def num_sft_steps(section: SftConfig, num_samples: int) -> int:

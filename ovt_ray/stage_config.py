@@ -121,6 +121,9 @@ class GrpoConfig(Section):
     """G, completions per problem."""
     updates_per_step: int = Field(default=1, ge=1)
     """Optimizer steps taken on one step's completions."""
+    dynamic_sampling: bool = False
+    """Replace groups whose scores are all equal by those of fresh problems, until a step has P others (DAPO, arXiv 2503.14476, section
+    3.2). Figures of a step count the replaced groups too."""
     max_staleness: int = Field(default=0, ge=0)
     """Steps that the weights which begin an answer may be behind those that learn from it. 0 generates, then learns, strictly on-policy
     and bit-reproducible; 1 generates the next step's answers meanwhile; more keeps that many steps' answers in work."""
@@ -170,7 +173,10 @@ class GrpoConfig(Section):
     max_parity_gap: float = Field(default=1e-5, gt=0)
     """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
     max_flat_steps: int = Field(default=5, ge=1)
-    """Stop after this many steps in a row in which every group's scores are equal."""
+    """Stop after this many steps in a row in which every group's scores are equal, or, with `dynamic_sampling`, after as many groups in a
+    row of one step."""
+    keep_rollouts: bool = False
+    """Write the scored groups of every step to `rollouts/` in the stage's folder, which `ovt-ray replay` reads."""
     optimizer: Optimizer
     """Its learning rate schedule spans the stage."""
 

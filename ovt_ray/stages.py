@@ -9,13 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
+from learner.checkpoints import newest
 from learner.stage import Stage
 from ovt_ray.chains import Chains, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
 from ovt_ray.distil import read_traces, select, write_traces
+from ovt_ray.distillation.endpoint import chains_by_endpoint
 from ovt_ray.errors import StageError
 from ovt_ray.evaluate import Evaluation, evaluate
-from ovt_ray.grpo import sampling, train_grpo
+from ovt_ray.grpo import train_grpo
+from ovt_ray.grpo_stage import GrpoStage, grpo_stage
 from ovt_ray.ledger import RunFolder
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.parity import check_parity
@@ -24,12 +27,13 @@ from ovt_ray.prompts import Prompts, model_path
 from ovt_ray.results import measured, stage_key, write_results
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
-from ovt_ray.sft import hold_out, num_sft_steps, train_sft
+from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
 from ovt_ray.stage_config import DistilConfig, GrpoConfig, SftConfig
+from ovt_ray.stream_state import StreamState, read_state
 from ovt_ray.tasks import Tasks
 from ovt_ray.teachers import Teachers
 from ovt_ray.track import Track
-from ovt_ray.types import Problem, Trace, TrainSample
+from ovt_ray.types import Problem, Trace
 
 NUM_PARITY_PROBLEMS = 8
 
@@ -140,28 +144,15 @@ class Stages:
             return str(outputs[0])
         mixed_in = traces if section.sft_coef else None
         began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
-        problems = self.tasks.train(key, section.num_steps * section.problems_per_step)
-        seed = stable_seed(self.config.seed, key)
-        max_tokens = self.config.max_completion_tokens
-        num_updates = section.num_steps * section.updates_per_step
-        first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
-        gate = replace(sampling(section, max_tokens, seed, -1), top_p=1.0)  # the learner's distribution is not cut off
-        gap = check_parity(self.services, problems[:NUM_PARITY_PROBLEMS], gate, section.max_parity_gap)
+        samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
+        stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
+        state = self._begin_grpo(key, stage, model)
+        gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
+        first = {problem.id: problem for problem in (stage.problems[position] for position in range(NUM_PARITY_PROBLEMS))}
+        gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
-        with Track(self.folder.path, key, section.num_steps, first_step) as track:
-            train_grpo(
-                section,
-                problems,
-                self._train_samples(read_traces(mixed_in)) if mixed_in else [],
-                self.services,
-                track,
-                max_tokens=max_tokens,
-                checkpoints=self._checkpoints(key),
-                checkpoint_every=self.config.learner.checkpoint_every,
-                first_step=first_step,
-                seed=seed,
-                rollout_is_exact=gap.is_exact and section.top_p == 1,
-            )
+        with Track(self.folder.path, key, section.num_steps, state.step) as track:
+            train_grpo(stage, self.services, track, state, rollout_is_exact=gap.is_exact and section.top_p == 1)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
     def _all_chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
@@ -180,6 +171,8 @@ class Stages:
             return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
         if section.source == "dataset":
             return chains_by_dataset(self.services, problems)
+        if section.source == "endpoint":
+            return chains_by_endpoint(self.services, problems, section, self.config.model.max_pixels, seed)
         self.services.end_rollout(self._newest_model)
         teachers = Teachers(captioner=self.config.captioner, reasoner=self.config.reasoner, rollout=self.config.rollout, seed=seed)
         captions = teachers.captions(problems, self._checkpoints(key) / "captions.jsonl", key)
@@ -188,7 +181,7 @@ class Stages:
     def _train_sft(self, iteration: int, stage: str, section: SftConfig, model: str, traces: Sequence[Trace], began: float) -> str:
         key = stage_key(iteration, stage)
         seed = stable_seed(self.config.seed, key)
-        samples, held_out = hold_out(self._train_samples(traces), section.validation_share, seed)
+        samples, held_out = hold_out(trace_samples(traces, self.prompts), section.validation_share, seed)
         num_steps = num_sft_steps(section, len(samples))
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
         with Track(self.folder.path, key, num_steps, first_step) as track:
@@ -205,19 +198,19 @@ class Stages:
             )
         return self._finish_training(iteration, stage, began, num_steps)
 
-    def _train_samples(self, traces: Sequence[Trace]) -> list[TrainSample]:
-        """Return the traces as samples whose loss is on the response and its end-of-turn token."""
-        return [TrainSample(problem=trace.problem, completion_ids=self.prompts.response_ids(trace.response)) for trace in traces]
+    def _begin_grpo(self, key: str, stage: GrpoStage, model: str) -> StreamState:
+        """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the state to go on from."""
+        state = read_state(stage.checkpoints, newest(stage.checkpoints), stage.problems)
+        self._begin(key, stage.for_learner(model))
+        learner = self.services.learner
+        self.services.rollout.load_weights(learner.publish_again(state.version) if state.step else learner.publish())
+        return state
 
     def _begin(self, key: str, stage: Stage) -> int:
-        """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the step to go on from."""
+        """Load a stage's model, or its last checkpoint, into the learner; return the step to go on from."""
         with phase(f"[{key}] loading {stage.model_path}"):
-            learner = self.services.learner
-            learner.begin(stage)
-            first_step = learner.restore(self._checkpoints(key))
-            if stage.policy_loss is not None:
-                self.services.rollout.load_weights(learner.publish())
-        return first_step
+            self.services.learner.begin(stage)
+            return self.services.learner.restore(self._checkpoints(key))
 
     def _finish_training(self, iteration: int, stage: str, began: float, num_steps: int) -> str:
         """Write the trained model, give it to the rollout workers, evaluate it, and note that the stage is finished."""

@@ -56,7 +56,8 @@ class EndpointConfig(Section):
     """Longest chain."""
     concurrency: int = Field(default=16, ge=1)
     """Problems that are being asked about at the same time, each with one request."""
-    num_attempts: int = Field(default=5, ge=1)
-    """Requests for one problem before it stays unanswered; the waits between them double from one second."""
+    num_attempts: int = Field(default=8, ge=1)
+    """Failed requests for one problem before it stays unanswered, or the run stops because the server is gone; the waits between them
+    double, from one second to a minute."""
     deadline_s: float = Field(default=600, gt=0)
     """Longest time of one request."""

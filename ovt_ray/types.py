@@ -71,7 +71,8 @@ class Problem:
     source: str = ""
     """Name of the data set or generator."""
     solution: str = ""
-    """Worked solution that came with the data, ending before the final answer; empty if there is none."""
+    """Worked solution that came with the data, ending before the final answer, or a whole response in the format of the recipe; empty if
+    there is none."""
 
     def __post_init__(self) -> None:
         if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:

@@ -16,7 +16,7 @@ from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.prompts import EMBEDDED_CAPTIONER, EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.reasoner_text import captioned
-from ovt_ray.services import connect
+from ovt_ray.services import cluster
 from ovt_ray.sft import train_sft
 from ovt_ray.stage_config import Optimizer, SftConfig
 from ovt_ray.track import Track
@@ -37,12 +37,10 @@ REASONER = SftConfig(
 def main() -> None:
     """Train what is not trained yet, and ship both."""
     config = load_config(Path("configs/tiny.yaml"), [])
-    connect(config)
-    model = train(config, "captioner", CAPTIONER, lambda num: caption_corpus(num, SEED, FOLDER / "images"))
-    ship(model, EMBEDDED_CAPTIONER)
-    model = train(config, "reasoner", REASONER, lambda num: reasoning_rows(config, num))
-    write_text_model(model, FOLDER / "reasoner-text")
-    ship(FOLDER / "reasoner-text", EMBEDDED_REASONER)
+    with cluster(config):
+        ship(train(config, "captioner", CAPTIONER, lambda num: caption_corpus(num, SEED, FOLDER / "images")), EMBEDDED_CAPTIONER)
+        write_text_model(train(config, "reasoner", REASONER, lambda num: reasoning_rows(config, num)), FOLDER / "reasoner-text")
+        ship(FOLDER / "reasoner-text", EMBEDDED_REASONER)
 
 
 def reasoning_rows(config: RunConfig, num: int) -> list[tuple[Problem, str]]:

@@ -1,11 +1,15 @@
 """Chains are kept as they come: what an interrupted stage has on the disk is not asked for again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from ovt_ray.chains import ROWS_AT_ONCE, Chains, keep_chains, read_chains
+from ovt_ray.chains import ROWS_AT_ONCE, Chains, chains_by_dataset, keep_chains, read_chains
+from ovt_ray.services import Services
 from ovt_ray.types import AnswerKind, Outcome, Problem, Score
 
 PROBLEMS = [Problem(id=f"p{number}", question="?", images=(), answer="4", kind=AnswerKind.NUMBER) for number in range(ROWS_AT_ONCE + 6)]
@@ -14,6 +18,22 @@ PROBLEMS = [Problem(id=f"p{number}", question="?", images=(), answer="4", kind=A
 def chains(problem: Problem) -> Chains:
     score = Score(value=1.0, outcome=Outcome.CORRECT, extracted="4", reason="")
     return Chains(problem=problem, responses=(f"{problem.id} \ud800\u2028",), scores=(score,), num_tokens=3)
+
+
+class Unscored:
+    """A reward service that scores nothing."""
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        for problem, texts in answered:
+            yield problem, texts, tuple(Score(value=0.0, outcome=Outcome.WRONG, extracted=None) for _ in texts)
+
+
+def test_solutions_that_are_whole_responses_are_taken_as_they_are() -> None:
+    whole = "<think> two and two </think> So: <answer> four </answer>"
+    problems = [replace(PROBLEMS[0], id=str(place), solution=solution) for place, solution in enumerate(["2 + 2 = 4", whole, ""])]
+    services = cast(Services, SimpleNamespace(reward=Unscored()))
+    given = [chains.responses for chains in chains_by_dataset(services, problems)]
+    assert given == [("<think> 2 + 2 = 4 </think> <answer> 4 </answer>",), (whole,), ()]
 
 
 def stop_after(problems: list[Problem]) -> Iterator[Chains]:

@@ -1,12 +1,13 @@
 """A configuration is refused for any mistake, with the key, the value, the rule and the nearest known key."""
 
+import json
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
+from ovt_ray.config_file import load_config, stored_config
 from ovt_ray.errors import ConfigError
 from ovt_ray.section import Section
 
@@ -121,6 +122,15 @@ def test_the_length_of_sft_is_given_as_steps_or_as_epochs() -> None:
     assert (section.num_steps, section.num_epochs) == (None, 1.5)
     assert "num_epochs: Input should be greater than 0" in refusal("iterations[0].sft.num_epochs=0")
     assert "validation_share: Input should be less than 1" in refusal("iterations[0].sft.validation_share=1")
+
+
+def test_a_stored_config_is_read_as_it_was_given(tmp_path: Path) -> None:
+    """Where every key is given, one without an effect would be refused."""
+    rewards = "reward.parts=[{name: a:b}, {name: c.py:d, weight: 2}]"
+    for overrides in ([], ["iterations[0].grpo.kl_coef=0.1", "learner.lora={rank: 4, alpha: 8}", rewards]):
+        config = load_config(TINY, overrides)
+        (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+        assert stored_config(tmp_path / "config.json") == config
 
 
 def test_what_is_no_override_is_refused() -> None:
@@ -341,6 +351,7 @@ iterations.grpo.num_steps
 iterations.grpo.problems_per_step
 iterations.grpo.num_completions
 iterations.grpo.updates_per_step
+iterations.grpo.dynamic_sampling
 iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.top_p
@@ -360,6 +371,7 @@ iterations.grpo.sft_coef
 iterations.grpo.sft_batch_size
 iterations.grpo.max_parity_gap
 iterations.grpo.max_flat_steps
+iterations.grpo.keep_rollouts
 iterations.grpo.optimizer
 iterations.grpo.optimizer.learning_rate
 iterations.grpo.optimizer.warmup

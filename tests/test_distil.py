@@ -130,7 +130,7 @@ def test_the_files_say_what_was_kept_and_why_each_other_was_dropped(tmp_path: Pa
     assert read_traces(write_traces(tmp_path, selection)) == list(selection.traces)
     rows = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]
     assert rows == [
-        {"id": "b", "index": 0, "filter": "thought", "reason": "nothing stands in its thinking before the first doubt"},
+        {"id": "b", "index": 0, "filter": "thought", "reason": "nothing stands in its thinking"},
         {"id": "b", "index": 1, "filter": "format", "reason": "it holds U+D800, which is no text"},
     ]
     report = json.loads((tmp_path / "report.json").read_text())

@@ -5,14 +5,18 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
 from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
+from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.metrics import read_metrics
+from ovt_ray.order import Epochs
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
+from ovt_ray.stream_state import StreamState
 from ovt_ray.track import Track
 from ovt_ray.types import (
     AnswerKind,
@@ -105,6 +109,9 @@ class Services:
             group = RolloutGroup(problem=problem, prompt_ids=(9,), completions=(one, one))
             self.rollout.in_work.append(partial(on_group, PendingGroup(group=group, scoring=())))
 
+    def are_scored(self, pending: PendingGroup) -> bool:
+        return True
+
     def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         right = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
         wrong = Score(value=0.0, outcome=Outcome.WRONG, extracted="2")
@@ -114,22 +121,27 @@ class Services:
 TRACES = [TrainSample(problem=PROBLEMS[0], completion_ids=(100 + number,)) for number in range(10)]
 
 
-def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: float) -> None:
-    section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1)).model_copy(
-        update=changes
+def grpo_stage(folder: Path, **changes: Any) -> GrpoStage:
+    section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1))
+    return GrpoStage(
+        section=section.model_copy(update=changes),
+        problems=Epochs(PROBLEMS, 5),
+        traces=TRACES,
+        max_tokens=8,
+        seed=5,
+        folder=folder / "iter1/grpo",
+        checkpoint_every=2,
     )
-    with Track(folder, "iter1/grpo", section.num_steps, first_step) as track:
+
+
+def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exact: bool = False, **changes: Any) -> None:
+    stage = grpo_stage(folder, **changes)
+    with Track(folder, "iter1/grpo", stage.section.num_steps, first_step) as track:
         train_grpo(
-            section,
-            PROBLEMS,
-            TRACES,
+            stage,
             services,  # type: ignore[arg-type]
             track,
-            max_tokens=8,
-            checkpoints=folder,
-            checkpoint_every=2,
-            first_step=first_step,
-            seed=5,
+            StreamState(step=first_step, position=4 * first_step),
             rollout_is_exact=rollout_is_exact,
         )
 
@@ -188,7 +200,7 @@ def test_a_stage_that_goes_on_mixes_in_the_traces_of_an_unbroken_one(tmp_path: P
 
 def test_nothing_but_flat_groups_ends_the_run_with_the_reason_and_no_update(tmp_path: Path) -> None:
     services = Services(mixed=False)
-    with pytest.raises(StageError, match="3 steps in a row had only groups whose answers all score alike.*0% were correct"):
+    with pytest.raises(StageError, match="3 steps in a row had only groups whose answers all score alike.*answers 0% were correct"):
         run(services, tmp_path, max_flat_steps=3)
     assert services.learner.updates == [] and services.rollout.loaded == []
     assert len(read_metrics(tmp_path)) == 3

@@ -17,12 +17,12 @@ from ovt_ray.results import StageResult
 RESULT = StageResult(iteration=1, stage="sft", accuracy=0.5, ci_low=0.4, ci_high=0.6, num_problems=96, response_tokens=14.5, seconds=30.0)
 
 
-def make_config(runs_dir: Path, name: str = "demo", seed: int = 0, learning_rate: float = 0.001) -> RunConfig:
+def make_config(runs_dir: Path, name: str = "demo", seed: int = 0, learning_rate: float = 0.001, keep_rollouts: bool = False) -> RunConfig:
     optimizer = {"learning_rate": learning_rate}
     iteration = {
         "distil": {"source": "caption", "num_problems": 4},
         "sft": {"num_steps": 2, "optimizer": optimizer},
-        "grpo": {"num_steps": 2, "optimizer": {"learning_rate": 0.001}},
+        "grpo": {"num_steps": 2, "optimizer": {"learning_rate": 0.001}, "keep_rollouts": keep_rollouts},
     }
     values = {
         "name": name,
@@ -113,6 +113,12 @@ def test_another_configuration_is_refused_with_every_key_that_differs(tmp_path: 
     assert "name=NAME" in message
     assert message.count(" there, ") == 2
     with RunFolder(make_config(tmp_path)) as run:  # the refusal let the folder go
+        assert run.finished("iter1/sft") is not None
+
+
+def test_a_run_that_goes_on_may_begin_to_keep_its_rollouts(tmp_path: Path) -> None:
+    finish_sft(make_config(tmp_path))
+    with RunFolder(make_config(tmp_path, keep_rollouts=True)) as run:
         assert run.finished("iter1/sft") is not None
 
 

@@ -22,11 +22,13 @@ SHORT = ["data.num_eval=20", "learner.checkpoint_every=2"]
 def of_a_turn(turn: int) -> list[str]:
     """Return overrides. The first turn is fine-tuned by epochs, with traces held out, the second by steps; both mix traces into GRPO.
 
-    The first learns from worked solutions: the teachers' engines would take longer to start than all else.
+    GRPO keeps its rollouts in the first turn, and replaces flat groups in the second. The first
+    learns from worked solutions: the teachers' engines would take longer to start than all else.
     """
     by_epochs = ["sft.num_steps=null", "sft.num_epochs=3.5", "sft.batch_size=8", "sft.validation_share=0.1"]
     sft = ["sft.num_steps=30", "sft.batch_size=8"] if turn else by_epochs
     grpo = ["grpo.num_steps=3", "grpo.problems_per_step=8", "grpo.num_completions=4", "grpo.sft_coef=0.1", "grpo.sft_batch_size=4"]
+    grpo += ["grpo.dynamic_sampling=true"] if turn else ["grpo.keep_rollouts=true"]
     distil = "distil.num_problems=60" if turn else "distil={source: dataset, num_problems: 60}"
     return [f"iterations[{turn}].{key}" for key in (distil, *sft, *grpo)]
 
@@ -133,6 +135,13 @@ def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
     output = finish(start(unbroken.parent, "unbroken"))
     assert output.count("finished before, kept") == 7 and "starting the services" not in output
     assert (unbroken / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_kept_step_is_learnt_from_again_alone_and_gives_the_recorded_figures(unbroken: Path) -> None:
+    command = [sys.executable, "-m", "ovt_ray", "replay", str(unbroken), "iter1/grpo", "0", "--only", "learn"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "14 of 14 figures are the recorded ones" in done.stdout and "rollout workers" not in done.stdout
 
 
 def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from ovt_ray.distillation.pictures import Look, look, look_alike, picture, pixel_digest, size
-from ovt_ray.distillation.texts import SimilarTexts, grams, words
+from ovt_ray.distillation.texts import SimilarTexts, grams, sample, words
 from ovt_ray.types import ImageSource, Problem
 
 MIN_SIMILARITY = 0.8
@@ -54,50 +54,62 @@ class EvaluationSet:
                     return f"{about}, with the same numbers and answer"
             if ours is None:  # decoded for few of all problems
                 ours = [look(picture(source, problem.id)) for source in problem.images]
-            if any(look_alike(one, self._pictures.look(source, other.id)) for one in ours for source in other.images):
+            if any(look_alike(one, theirs) for one in ours for theirs in self._pictures.looks(place)):
                 return f"{about}, and its picture looks alike"
         return None
 
     @cached_property
     def _questions(self) -> SimilarTexts:
         texts = [grams(question_text(problem)) for problem in self._problems]
-        index = SimilarTexts(texts, MIN_SIMILARITY)
+        index = SimilarTexts(sample(texts), MIN_SIMILARITY)
         for text in texts:
             index.add(text)
         return index
 
 
 class _Pictures:
-    """The pictures of the evaluation problems, each decoded once, when it is first compared."""
+    """The pictures of the evaluation problems, each decoded when it is first compared; only what is compared is kept of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
         self._digests: dict[tuple[int, int], dict[str, str]] = {}
-        self._looks: dict[ImageSource, Look] = {}
+        self._looks: dict[int, list[Look]] = {}
+        self._compared: dict[str, str | None] = {}
 
     def same(self, source: ImageSource, problem_id: str) -> str | None:
         """Return the id of an evaluation problem with the same pixels. Only a picture as large as one of theirs is decoded."""
-        shape = size(source, problem_id)
-        if shape not in self._by_size:
-            return None
-        if shape not in self._digests:
-            digests = ((pixel_digest(picture(other, id)), id) for other, id in self._by_size[shape].items())
-            self._digests[shape] = {digest: id for digest, id in digests if digest is not None}
-        return self._digests[shape].get(pixel_digest(picture(source, problem_id)) or "")
+        if not isinstance(source, str):
+            return self._same(source, problem_id)
+        if source not in self._compared:  # many problems may show one file
+            self._compared[source] = self._same(source, problem_id)
+        return self._compared[source]
 
-    def look(self, source: ImageSource, problem_id: str) -> Look:
-        """Return how a picture of an evaluation problem looks."""
-        if source not in self._looks:
-            self._looks[source] = look(picture(source, problem_id))
-        return self._looks[source]
+    def looks(self, place: int) -> list[Look]:
+        """Return how the pictures of one evaluation problem look."""
+        if place not in self._looks:
+            problem = self._problems[place]
+            self._looks[place] = [look(picture(source, problem.id)) for source in problem.images]
+        return self._looks[place]
+
+    def _same(self, source: ImageSource, problem_id: str) -> str | None:
+        known = self._digests_of(size(source, problem_id))
+        return known.get(pixel_digest(picture(source, problem_id)) or "") if known else None
+
+    def _digests_of(self, shape: tuple[int, int]) -> dict[str, str]:
+        """Return the problem that shows each picture of one size, by the digest of its pixels."""
+        if shape not in self._digests:
+            shown = [(self._problems[place], number) for place, number in self._by_size.get(shape, ())]
+            digests = [(pixel_digest(picture(problem.images[number], problem.id)), problem.id) for problem, number in shown]
+            self._digests[shape] = {digest: id for digest, id in reversed(digests) if digest is not None}
+        return self._digests[shape]
 
     @cached_property
-    def _by_size(self) -> dict[tuple[int, int], dict[ImageSource, str]]:
-        """The pictures and the problem that shows each, by the size that the file states."""
-        found: defaultdict[tuple[int, int], dict[ImageSource, str]] = defaultdict(dict)
-        for problem in self._problems:
-            for source in problem.images:
-                found[size(source, problem.id)].setdefault(source, problem.id)
+    def _by_size(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Place of the problem and of the picture in it, by the size that the file states."""
+        found: defaultdict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+        for place, problem in enumerate(self._problems):
+            for number, source in enumerate(problem.images):
+                found[size(source, problem.id)].append((place, number))
         return dict(found)
 
 

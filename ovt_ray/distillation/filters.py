@@ -34,6 +34,8 @@ class Candidate:
     """Its place among the chains of its problem."""
     response: str
     """After reflections were cut, if they are."""
+    is_cut: bool = False
+    """Whether any was."""
 
     @property
     def num_words(self) -> int:
@@ -63,7 +65,7 @@ def explain(candidate: Candidate, context: Context) -> tuple[str, str] | None:
 def cut_reflection(response: str, keywords: Sequence[str]) -> str:
     """Return the response with its thinking cut at the first reflection and its final answer kept."""
     thinking, closing, rest = response.partition("</think>")
-    found = _reflections(tuple(keywords)).search(thinking)
+    found = _reflection(thinking, tuple(keywords))
     if not found or not closing:
         return response
     return f"{thinking[: found.start()].rstrip()} {closing}{rest}"
@@ -112,13 +114,13 @@ def _broken_format(candidate: Candidate, context: Context) -> str | None:
 def _reflecting(candidate: Candidate, context: Context) -> str | None:
     if context.rules.reflection != "drop":
         return None
-    found = _reflections(context.rules.reflection_keywords).search(candidate.response.partition("</think>")[0])
+    found = _reflection(candidate.response.partition("</think>")[0], context.rules.reflection_keywords)
     return f"it doubts itself: {found[0]!r}" if found else None
 
 
 def _thoughtless(candidate: Candidate, context: Context) -> str | None:
     thought = candidate.response.partition("</think>")[0].strip().removeprefix("<think>").strip()
-    return None if thought else "nothing stands in its thinking" + (" before the first doubt" if context.rules.reflection == "cut" else "")
+    return None if thought else "nothing stands in its thinking" + (" before the first doubt" if candidate.is_cut else "")
 
 
 def _too_long(candidate: Candidate, context: Context) -> str | None:
@@ -159,6 +161,11 @@ FILTERS: dict[str, Filter] = {
     "contamination": _contaminated,
 }
 """In the order in which they are asked, cheap ones first."""
+
+
+def _reflection(thinking: str, keywords: tuple[str, ...]) -> re.Match[str] | None:
+    """Return the first reflection. Most chains hold no keyword at all, which `in` tells much sooner than a pattern."""
+    return _reflections(keywords).search(thinking) if any(keyword in thinking for keyword in keywords) else None
 
 
 @lru_cache(maxsize=16)

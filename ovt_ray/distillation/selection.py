@@ -7,10 +7,12 @@ of several the longest is removed and the longest of the others taken. `shortest
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from ovt_ray.distillation.contamination import gold, question_text
 from ovt_ray.distillation.filters import Candidate
 from ovt_ray.distillation.pictures import content_digest
-from ovt_ray.distillation.texts import Grams, SimilarTexts, grams, similarity
+from ovt_ray.distillation.texts import Grams, SimilarTexts, grams, sample, similarity
 from ovt_ray.order import shuffled, stable_seed
 from ovt_ray.trace_config import SelectionRule
 from ovt_ray.types import Problem
@@ -57,7 +59,6 @@ class Duplicates:
     def __init__(self, candidates: Sequence[Candidate], bound: float | None) -> None:
         """`candidates` are all that will be asked about; with a bound of None nothing is a duplicate."""
         self._bound = bound
-        self._questions: dict[str, Grams] = {}
         self._likeness: dict[str, Likeness] = {}
         self._candidates: defaultdict[Likeness, list[Candidate]] = defaultdict(list)
         self._taken: defaultdict[Likeness, list[Candidate]] = defaultdict(list)
@@ -69,9 +70,11 @@ class Duplicates:
         """Return of which chosen chain a candidate is a duplicate, and how similar it is; None for one that is like none."""
         if self._bound is None or not self._taken[likeness := self._likeness_of(candidate.problem)]:
             return None
-        for place, share in self._index(likeness, self._bound).similar(grams(candidate.response)):
+        ours = grams(candidate.response)
+        for place, _ in self._index(likeness, self._bound).similar(_question_and_response(candidate)):
             other = self._taken[likeness][place]
-            if other.problem.id == candidate.problem.id or self._ask_alike(candidate.problem, other.problem):
+            share = similarity(ours, grams(other.response))
+            if share >= self._bound and _ask_alike(candidate.problem, other.problem, self._bound):
                 return f"{share:.0%} that of chain {other.index} of problem {other.problem.id!r}"
         return None
 
@@ -81,25 +84,28 @@ class Duplicates:
             likeness = self._likeness_of(candidate.problem)
             self._taken[likeness].append(candidate)
             if likeness in self._indices:
-                self._indices[likeness].add(grams(candidate.response))
+                self._indices[likeness].add(_question_and_response(candidate))
 
     def _index(self, likeness: Likeness, bound: float) -> SimilarTexts:
         """Return the chosen chains as what can be searched; made when a second chain is asked about, which most problems never see."""
         if likeness not in self._indices:
-            self._indices[likeness] = SimilarTexts([grams(candidate.response) for candidate in self._candidates[likeness]], bound)
+            known = [_question_and_response(candidate) for candidate in sample(self._candidates[likeness])]
+            self._indices[likeness] = SimilarTexts(known, bound)
             for taken in self._taken[likeness]:
-                self._indices[likeness].add(grams(taken.response))
+                self._indices[likeness].add(_question_and_response(taken))
         return self._indices[likeness]
-
-    def _ask_alike(self, first: Problem, second: Problem) -> bool:
-        return similarity(self._question_of(first), self._question_of(second)) >= (self._bound or 0)
 
     def _likeness_of(self, problem: Problem) -> Likeness:
         if problem.id not in self._likeness:
             self._likeness[problem.id] = (gold(problem), tuple(sorted(map(content_digest, problem.images))))
         return self._likeness[problem.id]
 
-    def _question_of(self, problem: Problem) -> Grams:
-        if problem.id not in self._questions:
-            self._questions[problem.id] = grams(question_text(problem))
-        return self._questions[problem.id]
+
+def _question_and_response(candidate: Candidate) -> Grams:
+    """Return the runs of both. Where each is at least so similar to another's, so are both together: what is searched is exact."""
+    question = ~grams(question_text(candidate.problem))  # not to be mistaken for runs of a response
+    return np.unique(np.concatenate([question, grams(candidate.response)]))
+
+
+def _ask_alike(first: Problem, second: Problem, bound: float) -> bool:
+    return first.id == second.id or similarity(grams(question_text(first)), grams(question_text(second))) >= bound

@@ -3,26 +3,34 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Item = TypeVar("Item")
 Grams = NDArray[np.int64]
 """The different runs of words of a text, by hash, in ascending order."""
 
 NUM_WORDS = 3
 """Words of a run by which texts are compared."""
+MAX_SAMPLE = 2000
+"""Texts that are enough to tell which runs are rare."""
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_ASCII_WORD = re.compile(r"\w{1,16}|[^\w\s]", re.ASCII)
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]{{1,16}}|[^\w\s]")
 """An ideograph, at most 16 letters and digits (so that endless digits are many words), or a sign."""
 
 
 def words(text: str) -> list[str]:
     """Return the words and signs of a text in lower case, without white space."""
-    return _WORD.findall(text.casefold())
+    pattern = _ASCII_WORD if text.isascii() else _WORD  # the same words, several times faster
+    return pattern.findall(text.casefold())
 
 
+@lru_cache(maxsize=64)
 def grams(text: str) -> Grams:
     """Return the runs of three words of a text; a shorter text is one run, one without words has none."""
     spoken = words(text)
@@ -36,6 +44,11 @@ def similarity(first: Grams, second: Grams) -> float:
     return shared / (len(first) + len(second) - shared) if shared else 0.0
 
 
+def sample(items: Sequence[Item]) -> Sequence[Item]:
+    """Return at most `MAX_SAMPLE` of the items, evenly drawn."""
+    return items[:: math.ceil(len(items) / MAX_SAMPLE) or 1]
+
+
 class SimilarTexts:
     """Finds exactly those texts that are at least `bound` similar to another, without comparing it with all.
 
@@ -44,10 +57,10 @@ class SimilarTexts:
     runs first, few other texts have it.
     """
 
-    def __init__(self, known: Iterable[Grams], bound: float) -> None:
-        """`known` tells which runs are rare: the texts that will be added."""
+    def __init__(self, sample: Sequence[Grams], bound: float) -> None:
+        """`sample` is some of the texts that will be added, and tells which runs are rare; speed alone depends on it."""
         self._bound = bound
-        self._values, self._counts = np.unique(np.concatenate([np.empty(0, np.int64), *known]), return_counts=True)
+        self._values, self._counts = np.unique(np.concatenate([np.empty(0, np.int64), *sample]), return_counts=True)
         self._texts: list[Grams] = []
         self._places: defaultdict[int, list[int]] = defaultdict(list)
 
