@@ -25,10 +25,13 @@ base: $(INSTALLED)  ## train the embedded base model anew from random weights, a
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/base.yaml
 	$(PYTHON_IN_VENV) scripts/ship_base.py runs/base/iter0/base/model
 
+teachers: $(INSTALLED)  ## train the embedded captioner and reasoner anew from the base model, and ship them (about 10 minutes)
+	$(PYTHON_IN_VENV) scripts/make_teachers.py
+
 clean:         ## remove the virtual environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 
 $(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
 	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
 
-.PHONY: help demo test check lock base clean
+.PHONY: help demo test check lock base teachers clean

@@ -8,7 +8,12 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ovt_ray.config import RolloutConfig
+from actors.worker import RolloutWorker
+from ovt_ray.config import ModelConfig, RolloutConfig
+
+KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
+"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
+pages that the kernel has to clear each time, which takes longer than the copying."""
 
 
 class Worker(Protocol):
@@ -44,3 +49,32 @@ def placement(config: RolloutConfig) -> PlacementGroup:
 def into(group: PlacementGroup) -> PlacementGroupSchedulingStrategy:
     """Return what makes Ray start an actor in a group of one bundle."""
     return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+
+
+def launched(config: RolloutConfig, model: ModelConfig, model_path: str) -> PlacedWorker:
+    """Return a new worker, its engine starting once it has its place."""
+    threads = config.cpus_per_worker // config.tensor_parallel
+    environment = engine_environment(threads) | ({} if config.gpus_per_worker else KEPT_HEAP)
+    group = placement(config)
+    remote = ray.remote(
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        max_concurrency=1000,
+        scheduling_strategy=into(group),
+        runtime_env={"env_vars": environment},
+    )(RolloutWorker)
+    return PlacedWorker(remote.remote(model_path, model, config), group)
+
+
+def engine_environment(num_threads: int) -> dict[str, str]:
+    """Return the environment of a process that hosts an engine, or a part of one."""
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "OMP_WAIT_POLICY": "passive",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

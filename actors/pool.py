@@ -13,16 +13,13 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 
 from actors.collector import Line, Order
-from actors.placed import PlacedWorker, Worker, into, placement
-from actors.worker import Ended, RolloutWorker
+from actors.placed import Worker, launched
+from actors.worker import Ended
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.spans import Span
 from ovt_ray.types import Problem, RolloutGroup, Sampling, Weights
 
-KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
-"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
-pages that the kernel has to clear each time, which takes longer than the copying."""
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
 AHEAD = 0.25
@@ -358,17 +355,7 @@ class RolloutPool:
 
     def _launch(self) -> Worker:
         """Return a new worker, its engine starting once it has its place."""
-        threads = self.config.cpus_per_worker // self.config.tensor_parallel
-        environment = engine_environment(threads) | ({} if self.config.gpus_per_worker else KEPT_HEAP)
-        group = placement(self.config)
-        remote = ray.remote(
-            num_cpus=self.config.cpus_per_worker,
-            num_gpus=self.config.gpus_per_worker,
-            max_concurrency=1000,
-            scheduling_strategy=into(group),
-            runtime_env={"env_vars": environment},
-        )(RolloutWorker)
-        return PlacedWorker(remote.remote(self.model_path, self.model, self.config), group)
+        return launched(self.config, self.model, self.model_path)
 
     def close(self) -> None:
         """End every worker and its engine."""
@@ -383,20 +370,6 @@ class RolloutPool:
 
 def _place(one: Ended) -> tuple[str, int]:
     return one.problem_id, one.index
-
-
-def engine_environment(num_threads: int) -> dict[str, str]:
-    """Return the environment of a process that hosts an engine, or a part of one."""
-    return {
-        "OMP_NUM_THREADS": str(num_threads),
-        "OMP_WAIT_POLICY": "passive",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-        # A CPU engine of one worker then runs it in the engine's own process, not in a third one.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _amounts(resources: dict[str, float]) -> str:

@@ -27,7 +27,8 @@ import torch
 from ray.actor import ActorHandle
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from actors.pool import RolloutPool, engine_environment
+from actors.placed import engine_environment
+from actors.pool import RolloutPool
 from benchmarks.bare_vllm import BareEngine, Timing
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.types import Problem, Sampling

@@ -113,7 +113,7 @@ class RolloutsOnly(Services):
     reward: NoReward
 
     def __init__(self, rollout: HostedPool | PlacedPool) -> None:
-        self.rollout = rollout
+        self._rollout = rollout
         self.reward = NoReward()
         self.learner = NoLearner()
 

@@ -34,7 +34,8 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from actors.pool import KEPT_HEAP, RolloutPool, engine_environment
+from actors.placed import KEPT_HEAP, engine_environment
+from actors.pool import RolloutPool
 from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
 from learner.adapters import add_adapters

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from learner import attention
 from learner.batching import MicroBatch
 from learner.head import LogprobHead
-from ovt_ray.config import Dtype, Layout
+from ovt_ray.config import Layout
 from ovt_ray.errors import ConfigError
+from ovt_ray.section import Dtype
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 """Arguments by which families are told the kind of each token: 1 is an image's."""

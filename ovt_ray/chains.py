@@ -5,10 +5,10 @@ stage that is interrupted asks only for the rest.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -24,20 +24,6 @@ ROWS_AT_ONCE = 16
 SCORE = TypeAdapter(Score)
 
 
-class Captioner(Protocol):
-    """Sees images and describes them."""
-
-    def describe(self, problems: Sequence[Problem]) -> list[str]:
-        """Return one description per problem, in order."""
-
-
-class Reasoner(Protocol):
-    """Sees text only and reasons to an answer."""
-
-    def reason(self, problems: Sequence[Problem], captions: Sequence[str], num_chains: int) -> list[list[str]]:
-        """Return `num_chains` responses per problem, in order; of a problem only its text may be used."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chains:
     """The responses of a source to one problem, and their verdicts."""
@@ -47,11 +33,13 @@ class Chains:
     scores: tuple[Score, ...]
     num_tokens: int = 0
     """Tokens that the rollout workers sampled for them; 0 if something else wrote them."""
+    caption: str | None = None
+    """What a captioner said of the images; None where the source needs no caption, empty where it said nothing."""
 
 
 def chains_by_policy(
     services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int
-) -> Iterator[Chains]:
+) -> Generator[Chains]:
     """Yield the scored chains of the model that the rollout workers serve."""
     sampling = Sampling(
         num_completions=section.num_chains,
@@ -69,32 +57,20 @@ def chains_by_policy(
         )
 
 
-def chains_by_caption(
-    services: Services, captioner: Captioner, reasoner: Reasoner, problems: Sequence[Problem], section: DistilConfig
-) -> Iterator[Chains]:
-    """Yield the scored chains of a text-only reasoner that is told what a captioner saw."""
-    chains = reasoner.reason(problems, captioner.describe(problems), section.num_chains)
-    return _scored(services, zip(problems, chains, strict=True))
-
-
-def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Iterator[Chains]:
+def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
     """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
 
     A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
     are put.
     """
-    return _scored(services, ((problem, _worked(problem)) for problem in problems))
+    for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
+        yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 
 def _worked(problem: Problem) -> list[str]:
     if "</think>" in problem.solution and "<answer>" in problem.solution:
         return [problem.solution]
     return [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else []
-
-
-def _scored(services: Services, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[Chains]:
-    for problem, texts, scores in services.reward.score_texts(answered):
-        yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 
 def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
@@ -128,8 +104,10 @@ def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: in
 
 
 def _row(chains: Chains) -> dict[str, Any]:
-    return {"id": chains.problem.id, "responses": chains.responses, "scores": [asdict(score) for score in chains.scores]}
+    scores = [asdict(score) for score in chains.scores]
+    return {"id": chains.problem.id, "caption": chains.caption, "responses": chains.responses, "scores": scores}
 
 
 def _from_row(problem: Problem, row: dict[str, Any]) -> Chains:
-    return Chains(problem=problem, responses=tuple(row["responses"]), scores=tuple(map(SCORE.validate_python, row["scores"])))
+    scores = tuple(map(SCORE.validate_python, row["scores"]))
+    return Chains(problem=problem, responses=tuple(row["responses"]), scores=scores, caption=row["caption"])

@@ -25,8 +25,9 @@ def check_run(config: RunConfig) -> None:
         print(f"reward: {part.name} loads, weight {part.weight:g}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         problem = _check_data(config, Path(folder))
+        check_model(model_path(config.model), config.learner.layout)
         _check_prompt(config, problem)
-    check_model(model_path(config.model), config.learner.layout)
+        _check_teachers(config, problem)
     _check_endpoints(config)
     _check_parts(config)
     _check_deepspeed(config)
@@ -59,6 +60,20 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
             f"rollout.max_model_len: {config.rollout.max_model_len} less {config.max_completion_tokens} of max_completion_tokens leaves "
             f"{room} tokens, problem {problem.id} needs {num_tokens}: raise it, or lower model.max_pixels (now {config.model.max_pixels})"
         )
+
+
+def _check_teachers(config: RunConfig, problem: Problem) -> None:
+    """Render what the reasoner is asked about the problem, if the run has teachers; raises ConfigError if one cannot be loaded."""
+    from ovt_ray.prompts import Prompts
+    from ovt_ray.reasoner_text import captioned
+    from ovt_ray.teachers import check_teachers, reasoner_model
+
+    if not config.has_teachers:
+        return
+    check_teachers(config.captioner, config.reasoner)
+    model = reasoner_model(config.reasoner)
+    asked = captioned(problem, "(caption)", config.reasoner.instruction)
+    print(f"captioner: {config.captioner.path}; reasoner: {model.path}, asked:\n{Prompts(model.path, model).text(asked)}", flush=True)
 
 
 def _check_endpoints(config: RunConfig) -> None:

@@ -1,7 +1,7 @@
 """The configuration: frozen, typed, one section per component, each option with its docstring.
 
-Nothing here imports torch, ray, vllm or transformers. What a stage of training does is in `ovt_ray.stage_config`; `ovt_ray.config_file`
-reads all of it from YAML.
+Nothing here imports torch, ray, vllm or transformers. What a stage of training does is in `ovt_ray.stage_config`, its teachers are in
+`ovt_ray.teacher_config`; `ovt_ray.config_file` reads all of it from YAML.
 """
 
 import difflib
@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ovt_ray.formats import FORMATS
-from ovt_ray.section import Fraction, Part, Section
+from ovt_ray.section import Dtype, Fraction, Part, Section
 from ovt_ray.stage_config import GrpoConfig, IterationConfig, Optimizer, SftConfig
+from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
 
-Dtype = Literal["float32", "bfloat16"]
 Layout = Literal["shared_prompts", "packed", "padded"]
 
 
@@ -260,6 +260,10 @@ class RunConfig(Section):
     """The rollout service."""
     learner: LearnerConfig
     """The learner service."""
+    captioner: CaptionerConfig = CaptionerConfig()
+    """First teacher of `distil.source: caption`."""
+    reasoner: ReasonerConfig = ReasonerConfig()
+    """Second teacher of `distil.source: caption`."""
     reward: RewardConfig = RewardConfig()
     """The reward service."""
     base: SftConfig | None = None
@@ -278,6 +282,11 @@ class RunConfig(Section):
     def problem_folder(self) -> Path:
         """Where the problems of data sets are kept once they are checked; runs share it."""
         return self.runs_dir / ".problems"
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether any iteration's traces come from captioner and reasoner."""
+        return any(turn.distil is not None and turn.distil.source == "caption" for turn in self.iterations)
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -312,6 +321,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _captions_fit_the_reasoner(self) -> "RunConfig":
+        caption, chain = self.captioner.max_completion_tokens, self.reasoner.max_completion_tokens
+        if caption + chain >= self.reasoner.max_model_len:
+            raise ValueError(
+                f"reasoner.max_model_len ({self.reasoner.max_model_len}) leaves no room for a question beside a caption of "
+                f"captioner.max_completion_tokens ({caption}) and a chain of reasoner.max_completion_tokens ({chain}): raise it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":
         if self.base is not None and self.model.path != "embedded":
             raise ValueError(f"base: only model.path=embedded is trained from random weights, not {self.model.path!r}: leave base out")
@@ -331,8 +350,6 @@ class RunConfig(Section):
                 raise ValueError(
                     f"iterations.{number}.grpo.sft_coef mixes traces in, and none are written before: set it to 0, or add distil"
                 )
-        if self.data.format != "embedded" and any(distil.source == "caption" for distil in distils):
-            raise ValueError("distil.source: 'caption' works on data.format=embedded only, whose captioner is procedural: use 'dataset'")
         if self.data.format != "embedded" and any(distil.hard for distil in distils):
             raise ValueError(f"distil.hard: only data.format=embedded has a harder mixture, not {self.data.format!r}: leave it out")
         return self

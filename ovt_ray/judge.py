@@ -7,7 +7,7 @@ import re
 
 import ray
 
-from actors.pool import engine_environment
+from actors.placed import engine_environment
 from actors.worker import RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.prompts import model_path

@@ -37,6 +37,11 @@ EMBEDDED_MODEL = Path(__file__).parent / "world" / "base"
 """The tiny base model that comes with the project; `make base` builds it."""
 
 
+EMBEDDED_CAPTIONER = EMBEDDED_MODEL.with_name("captioner")
+EMBEDDED_REASONER = EMBEDDED_MODEL.with_name("reasoner")
+"""The tiny teachers; `make teachers` builds them."""
+
+
 def model_path(config: ModelConfig) -> str:
     """Return the Hugging Face folder or hub name of the run's base model."""
     return str(EMBEDDED_MODEL) if config.path == "embedded" else config.path
@@ -46,8 +51,11 @@ class Prompts:
     """Renders problems for one model: its chat template, its tokenizer, its image processor."""
 
     def __init__(self, model_path: str, config: ModelConfig) -> None:
-        """Load them from a Hugging Face folder or hub name; raises ConfigError if that fails."""
-        from transformers import AutoProcessor
+        """Load them from a Hugging Face folder or hub name; raises ConfigError if that fails.
+
+        A text-only model has a tokenizer and no processor; its prompts are text, and it has no placeholders.
+        """
+        from transformers import AutoProcessor, PreTrainedTokenizerBase
 
         self.config = config
         try:
@@ -57,7 +65,8 @@ class Prompts:
             raise ConfigError(
                 f"model.path: no processor can be loaded from {model_path!r} ({reason}); give a model folder or hub name"
             ) from error
-        self.tokenizer = self.processor.tokenizer
+        self.is_text_only = isinstance(self.processor, PreTrainedTokenizerBase)
+        self.tokenizer = self.processor if self.is_text_only else self.processor.tokenizer
 
     @cached_property
     def placeholder_ids(self) -> tuple[int, ...]:
@@ -66,6 +75,8 @@ class Prompts:
         They are what stands for features of images, videos and sounds, and what marks where an image begins and ends: each control
         token that a prompt has with an image and does not have without.
         """
+        if self.is_text_only:
+            return ()
         blank = blank_problem()
         with_image, without = (set(self.inputs(problem).prompt_ids) for problem in (blank, replace(blank, images=())))
         named = self.tokenizer.convert_tokens_to_ids(self.processor.all_special_multimodal_tokens)
@@ -78,10 +89,15 @@ class Prompts:
 
         It is what the chat template writes after an answer; the tokenizer's own end token is another one in some families.
         """
-        turns = [{"role": role, "content": [{"type": "text", "text": "?"}]} for role in ("user", "assistant")]
+        turns = [self._turn(role, "?") for role in ("user", "assistant")]
         text = self.processor.apply_chat_template(turns, tokenize=False)
         after = self.tokenizer(text.rpartition("?")[2], add_special_tokens=False)["input_ids"]
         return next((id for id in after if id in self._control_tokens.values()), self.tokenizer.eos_token_id)
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """The texts that the tokenizer reads as tokens of their own: control tokens, and such as `<think>`."""
+        return [token.content for token in self.tokenizer.added_tokens_decoder.values()]
 
     @cached_property
     def _control_tokens(self) -> dict[str, int]:
@@ -97,11 +113,17 @@ class Prompts:
         body = f"{shown_text(problem)}\n{self.config.instruction}" if self.config.instruction else shown_text(problem)
         if token := next((token for token in self._control_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
-        content = [*({"type": "image"} for _ in problem.images), {"type": "text", "text": body}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        messages = [self._turn("user", body, len(problem.images))]
         if self.config.system_prompt:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.config.system_prompt}]})
+            messages.insert(0, self._turn("system", self.config.system_prompt))
         return messages
+
+    def _turn(self, role: str, text: str, num_images: int = 0) -> dict[str, Any]:
+        """Return one turn; templates of text-only models take its text alone, not a list of parts."""
+        if self.is_text_only:
+            assert not num_images, "a text-only model was given a problem with images"
+            return {"role": role, "content": text}
+        return {"role": role, "content": [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": text}]}
 
     def images(self, problem: Problem) -> "list[Image]":
         """Return the problem's images, decoded to RGB and scaled down to at most `max_pixels`."""

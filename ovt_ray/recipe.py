@@ -17,6 +17,7 @@ from ovt_ray.report import write_report
 from ovt_ray.results import StageResult, stage_key, stage_table
 from ovt_ray.stages import Stages
 from ovt_ray.tasks import check_amounts, load_tasks
+from ovt_ray.teachers import check_teachers
 from reward.check import check_rewards
 
 
@@ -30,6 +31,8 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
         check_model(model_path(config.model), config.learner.layout)
+        if config.has_teachers:
+            check_teachers(config.captioner, config.reasoner)
         for number, iteration in enumerate(config.iterations, start=1):
             if iteration.distil and iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
                 check_endpoint(iteration.distil.endpoint, f"iterations.{number - 1}.distil.endpoint")

@@ -52,8 +52,11 @@ class Services:
         """Start every service and wait until the engines, which take longest, answer with the weights of `engine_model`."""
         with ExitStack() as started:
             started.enter_context(cluster(config))
-            self.rollout = RolloutPool(config.rollout, config.model, engine_model)
-            started.callback(self.rollout.close)
+            self._config = config
+            self._engine_model = engine_model
+            self._rollout: RolloutPool | None = None
+            started.callback(self.end_rollout, engine_model)
+            self.start_rollout()
             self.learner = LearnerGroup(config.learner, config.model, config.seed)
             started.callback(self.learner.close)
             self.reward = RewardPool(config.reward)
@@ -66,6 +69,23 @@ class Services:
 
     def __exit__(self, *error: object) -> None:
         self._started.close()
+
+    @property
+    def rollout(self) -> RolloutPool:
+        """The policy's workers, started if none are there."""
+        return self._rollout or self.start_rollout()
+
+    def start_rollout(self) -> RolloutPool:
+        """Return the policy's workers, which start in the background."""
+        self._rollout = RolloutPool(self._config.rollout, self._config.model, self._engine_model)
+        return self._rollout
+
+    def end_rollout(self, next_model: str) -> None:
+        """Close the policy's workers, whose place other models may then have; the next ones start with `next_model`."""
+        self._engine_model = next_model
+        if self._rollout is not None:
+            self._rollout.close()
+            self._rollout = None
 
     def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
         """Take in problems to answer; `on_group` hears of each group as it finishes, while `rollout.poll` is being called.

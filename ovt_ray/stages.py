@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Self
 
 from learner.checkpoints import newest
 from learner.stage import Stage
-from ovt_ray.chains import Chains, chains_by_caption, chains_by_dataset, chains_by_policy, keep_chains, read_chains
+from ovt_ray.chains import Chains, chains_by_dataset, chains_by_policy, keep_chains, read_chains
 from ovt_ray.config import RunConfig
 from ovt_ray.difficulty import measured_before, write_pass_rates
 from ovt_ray.distil import read_traces, select, write_traces
@@ -31,6 +32,7 @@ from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
 from ovt_ray.stage_config import DistilConfig, GrpoConfig, SftConfig
 from ovt_ray.stream_state import StreamState, read_state
 from ovt_ray.tasks import Tasks, Wanted
+from ovt_ray.teachers import Teachers
 from ovt_ray.track import Track
 from ovt_ray.types import Problem, Trace
 
@@ -114,6 +116,8 @@ class Stages:
             Wanted(purpose=key, num=section.num_problems, choice=section.problems, measured_by=measured_by, hard=section.hard)
         )
         chains = self._all_chains(key, section, problems)
+        if section.source == "caption":
+            self.services.start_rollout()  # in the background, while the next stage begins
         if section.source != "dataset":  # a worked solution says nothing about how difficult its problem is
             answered = [(one.problem, one.scores) for one in chains]
             write_pass_rates(self.folder.stage_folder(iteration, "distil"), answered)
@@ -163,11 +167,12 @@ class Stages:
         path = self._checkpoints(key) / "chains.jsonl"
         before = read_chains(path, problems)
         left = [problem for problem in problems if problem.id not in before]
-        asked = keep_chains(path, self._chains(key, section, left), key, len(before), len(problems))
+        with closing(self._chains(key, section, left)) as chains:  # an interrupted source ends its engines
+            asked = keep_chains(path, chains, key, len(before), len(problems))
         all_chains = before | {chains.problem.id: chains for chains in asked}
         return [all_chains[problem.id] for problem in problems]
 
-    def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> Iterator[Chains]:
+    def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> Generator[Chains]:
         seed = stable_seed(self.config.seed, key)
         if section.source == "policy":
             return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
@@ -175,9 +180,10 @@ class Stages:
             return chains_by_dataset(self.services, problems)
         if section.source == "endpoint":
             return chains_by_endpoint(self.services, problems, section, self.config.model.max_pixels, seed)
-        from ovt_ray.world import ProceduralCaptioner, ProceduralReasoner
-
-        return chains_by_caption(self.services, ProceduralCaptioner(seed), ProceduralReasoner(seed), problems, section)
+        self.services.end_rollout(self._newest_model)
+        teachers = Teachers(captioner=self.config.captioner, reasoner=self.config.reasoner, rollout=self.config.rollout, seed=seed)
+        captions = teachers.captions(problems, self._checkpoints(key) / "captions.jsonl", key)
+        return teachers.chains(self.services.reward, problems, captions, section.num_chains)
 
     def _train_sft(self, iteration: int, stage: str, section: SftConfig, model: str, traces: Sequence[Trace], began: float) -> str:
         key = stage_key(iteration, stage)

@@ -53,7 +53,7 @@ def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> 
             "reward.parts=[{name: reward.shaping:OverlongPenalty, options: {max_tokens: 9, bufer_tokens: 3}}]",
             "did you mean 'buffer_tokens'",
         ),
-        ("model.path=/nowhere", "model.path: no processor can be loaded from '/nowhere'"),
+        ("model.path=/nowhere", "model.path: no configuration can be loaded from '/nowhere'"),
         ("rollout.max_model_len=60", "rollout.max_model_len: 60 less 48 of max_completion_tokens leaves 12 tokens"),
     ],
 )

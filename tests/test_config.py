@@ -25,6 +25,14 @@ def test_the_shipped_configs_are_valid() -> None:
     assert load_config(TINY.with_name("tabmwp.yaml"), ["data.path=somewhere"]).data.format == "tabmwp"
 
 
+def test_the_paper_s_recipe_is_valid() -> None:
+    config = load_config(TINY.with_name("openvlthinker-7b.yaml"), ["data.path=somewhere"])
+    sources = [turn.distil.source if turn.distil else "no traces" for turn in config.iterations]
+    assert sources == ["caption", "policy", "policy", "no traces"], "the third iteration has two passes of RL"
+    assert (config.captioner.path, config.reasoner.path) == ("Qwen/Qwen2.5-VL-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")
+    assert all((turn.grpo.problems_per_step, turn.grpo.updates_per_step, turn.grpo.kl_coef) == (512, 4, 0.01) for turn in config.iterations)
+
+
 def test_overrides_reach_every_depth() -> None:
     config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=7e-5", "rollout.num_workers=2"])
     assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 7e-5, 2)
@@ -81,6 +89,16 @@ def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
     )
     assert "its corpus is drawn to fill num_steps batches" in refusal("base.num_epochs=1", "base.optimizer.learning_rate=1")
     assert "only model.path=embedded" in refusal("model.path=x", "base.num_steps=1", "base.optimizer.learning_rate=1")
+
+
+def test_teachers_that_cannot_work_are_refused() -> None:
+    assert "reasoner: instruction has no {question}" in refusal("reasoner.instruction='{caption}'")
+    assert "captioner: max_completion_tokens (32) leaves no room for a prompt in max_model_len (16)" in refusal(
+        "captioner.max_model_len=16"
+    )
+    assert "no room for a question beside a caption of captioner.max_completion_tokens (200)" in refusal(
+        "captioner.max_completion_tokens=200"
+    )
 
 
 def test_what_becomes_a_trace_is_checked() -> None:
@@ -271,6 +289,23 @@ learner.lora.alpha
 learner.lora.parts
 learner.checkpoint_every
 learner.deadline_s
+captioner
+captioner.path
+captioner.dtype
+captioner.max_model_len
+captioner.max_completion_tokens
+captioner.max_pixels
+captioner.system_prompt
+captioner.instruction
+captioner.temperature
+reasoner
+reasoner.path
+reasoner.dtype
+reasoner.max_model_len
+reasoner.max_completion_tokens
+reasoner.system_prompt
+reasoner.instruction
+reasoner.temperature
 reward
 reward.parts
 reward.parts.name

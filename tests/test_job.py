@@ -100,10 +100,14 @@ def command_of(process: psutil.Process) -> str:
 
 @pytest.fixture(scope="module")
 def job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The run folder and the log of a submitted job of two workers and two ranks with ZeRO 3, whose RL has a learning rate of 0."""
+    """The run folder and the log of a submitted job of two workers and two ranks with ZeRO 3, whose RL has a learning rate of 0.
+
+    Its traces are those of the two teachers, which have the workers' place meanwhile.
+    """
     runs = tmp_path_factory.mktemp("runs")
     sizes = ["rollout.num_workers=2", "rollout.cpus_per_worker=1", "learner.num_ranks=2", "learner.cpus_per_rank=1", "learner.zero_stage=3"]
-    done = head.submit(runs, "job", *sizes, "reward.num_actors=2", "iterations[0].grpo.optimizer.learning_rate=0")
+    turn = ["distil={source: caption, num_problems: 60}", "grpo.optimizer.learning_rate=0"]
+    done = head.submit(runs, "job", *sizes, "reward.num_actors=2", *(f"iterations[0].{key}" for key in turn))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return runs / "job", done.stdout
 
@@ -111,7 +115,7 @@ def job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str
 def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, job: tuple[Path, str]) -> None:
     run, log = job
     assert (run / "result.json").exists()
-    assert "[iter1/grpo 3/3] reward" in log
+    assert "[iter1/distil captions 60/60]" in log and "[iter1/grpo 3/3] reward" in log
     assert "\x1b[2K" not in log, "a log is no terminal"
     assert_all_end(services_of(head))
 

@@ -28,7 +28,8 @@ from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.types import TrainSample, UpdateStats
-from ovt_ray.world import ProceduralCaptioner, ProceduralReasoner, world_problems
+from ovt_ray.world import ProceduralReasoner, world_problems
+from ovt_ray.world.teacher import picture_caption
 from tests.plain import (
     GRPO,
     NUM_UPDATES,
@@ -288,9 +289,9 @@ def test_two_ranks_mix_traces_in_and_measure_their_loss_as_one_does(
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> list[list[TrainSample]]:
-    """Six batches of the teacher's traces about pictures of the embedded world."""
+    """Six batches of the procedural reasoner's chains about pictures of the embedded world."""
     problems = world_problems("train", 48, 0, tmp_path_factory.mktemp("pictures"))
-    chains = ProceduralReasoner(0).reason(problems, ProceduralCaptioner(0).describe(problems), 1)
+    chains = ProceduralReasoner(0).reason(problems, [picture_caption(problem) for problem in problems], 1)
     prompts = Prompts(str(EMBEDDED_MODEL), ModelConfig(path="embedded"))
     samples = [TrainSample(problem=of, completion_ids=prompts.response_ids(chain)) for of, [chain] in zip(problems, chains, strict=True)]
     return [samples[start : start + 8] for start in range(0, 48, 8)]

@@ -22,13 +22,15 @@ SHORT = ["data.num_eval=20", "learner.checkpoint_every=2"]
 def of_a_turn(turn: int) -> list[str]:
     """Return overrides. The first turn is fine-tuned by epochs, with traces held out, the second by steps; both mix traces into GRPO.
 
-    GRPO keeps its rollouts in the first turn, and replaces flat groups in the second.
+    GRPO keeps its rollouts in the first turn, and replaces flat groups in the second. The first
+    learns from worked solutions: the teachers' engines would take longer to start than all else.
     """
     by_epochs = ["sft.num_steps=null", "sft.num_epochs=3.5", "sft.batch_size=8", "sft.validation_share=0.1"]
     sft = ["sft.num_steps=30", "sft.batch_size=8"] if turn else by_epochs
     grpo = ["grpo.num_steps=3", "grpo.problems_per_step=8", "grpo.num_completions=4", "grpo.sft_coef=0.1", "grpo.sft_batch_size=4"]
     grpo += ["grpo.dynamic_sampling=true"] if turn else ["grpo.keep_rollouts=true"]
-    return [f"iterations[{turn}].{key}" for key in (*sft, "distil.num_problems=60", *grpo)]
+    distil = "distil.num_problems=60" if turn else "distil={source: dataset, num_problems: 60}"
+    return [f"iterations[{turn}].{key}" for key in (distil, *sft, *grpo)]
 
 
 def start(runs: Path, name: str) -> subprocess.Popen[str]:

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def check_endpoint(config: EndpointConfig, key: str) -> None:
 
 def chains_by_endpoint(
     services: Services, problems: Sequence[Problem], section: DistilConfig, max_pixels: int, seed: int
-) -> Iterator[Chains]:
+) -> Generator[Chains]:
     """Yield the scored chains of the model behind the endpoint, in the order in which it answers; a problem may stay without any."""
     asked = answers(problems, section, max_pixels, seed)
     for problem, texts, scores in services.reward.score_texts(asked):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ovt_ray.world.corpus import base_traces
 from ovt_ray.world.problems import KIND_OF, world_problems
-from ovt_ray.world.teacher import ProceduralCaptioner, ProceduralReasoner
+from ovt_ray.world.teacher import ProceduralReasoner
 
-__all__ = ["KIND_OF", "ProceduralCaptioner", "ProceduralReasoner", "base_traces", "build_tiny_model", "world_problems"]
+__all__ = ["KIND_OF", "ProceduralReasoner", "base_traces", "build_tiny_model", "world_problems"]
 
 
 def build_tiny_model(path: Path, seed: int) -> None:

@@ -52,14 +52,16 @@ def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool =
 def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, name: str) -> Problem:
     """Return a problem of one kind about a figure of one split, drawn to `folder`."""
     figure, arguments = draw_question(kind, split, rng)
+    solution = kind.solve(figure, arguments)
     return Problem(
         id=name,
         question=kind.template.format(*arguments),
         images=(save_figure(figure, folder),),
-        answer=kind.solve(figure, arguments).answer,
+        answer=solution.answer,
         kind=kind.answer_kind,
         choices=draw_choices(kind, figure, rng),
         source=kind.name,
+        solution=solution.steps,
     )
 
 
