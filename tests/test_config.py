@@ -26,7 +26,7 @@ def test_the_shipped_configs_are_valid() -> None:
 
 
 def test_the_paper_s_recipe_is_valid() -> None:
-    config = load_config(TINY.with_name("openvlthinker-7b.yaml"), ["data.path=somewhere"])
+    config = load_config(TINY.with_name("openvlthinker-7b.yaml"), [])
     sources = [turn.distil.source if turn.distil else "no traces" for turn in config.iterations]
     assert sources == ["caption", "policy", "policy", "no traces"], "the third iteration has two passes of RL"
     assert (config.captioner.path, config.reasoner.path) == ("Qwen/Qwen2.5-VL-3B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B")
