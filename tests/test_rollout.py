@@ -255,7 +255,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
 ) -> None:
     """What the processor makes of an image does not depend on weights; that an engine no longer has it costs a second try, no error."""
     shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
-    actors = [seat.actor for seat in pool._seats]
+    actors = [seat.worker.actor for seat in pool._seats]
     before = by_id(pool.generate(problems, sampling()))
     pool.load_weights(as_weights(45, load_file(tiny_model / "model.safetensors")))
     known = [
