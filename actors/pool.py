@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 
 import ray
 from ray.actor import ActorHandle
@@ -17,7 +17,8 @@ from actors.placed import PlacedWorker, Worker, into, placement
 from actors.worker import Ended, RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
-from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.spans import Span
+from ovt_ray.types import Problem, RolloutGroup, Sampling, Weights
 
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 """Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
@@ -33,13 +34,13 @@ GATHER_S = 0.05
 CHECK_S = 1.0
 """Time between two looks at the deadlines."""
 
-OnCompletion = Callable[[Problem, int, Completion], None]
-"""Told of each completion, with its index in the group, as it ends."""
+OnCompletions = Callable[[Problem, Sequence[Ended]], None]
+"""Told of the completions of a problem as they end, those that end close together at once."""
 OnGroup = Callable[[RolloutGroup], None]
 """Told of each group when its last completion has ended."""
 
 
-def _unheard(problem: Problem, index: int, completion: Completion) -> None:
+def _unheard(problem: Problem, ended: Sequence[Ended]) -> None:
     """For callers who wait for whole groups."""
 
 
@@ -64,7 +65,7 @@ class _Request:
     problem: Problem
     sampling: Sampling
     on_group: OnGroup
-    on_completion: OnCompletion
+    on_completions: OnCompletions
     num_lost: int = 0
     """Workers that died while they had it."""
     due_at: float = math.inf
@@ -78,7 +79,7 @@ class _Request:
 
     def group(self) -> RolloutGroup:
         """Return the group of all that came back, in the order of the indices."""
-        completions = tuple(one.completion for one in sorted(self.ended, key=lambda one: one.index))
+        completions = tuple(one.completion for one in sorted(self.ended, key=_place))
         return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
 
 
@@ -120,14 +121,14 @@ class RolloutPool:
         """Return when every engine answers; raises RolloutError with the reason when one cannot start."""
         self._gather([seat.worker.actor.ready.remote() for seat in self._seats], "start", self.config.deadline_s)
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completion: OnCompletion = _unheard) -> Iterator[RolloutGroup]:
-        """Yield each problem's group as it finishes, in any order, each exactly once; `on_completion` hears of its parts before.
+    def generate(self, problems: Sequence[Problem], sampling: Sampling, on_completions: OnCompletions = _unheard) -> Iterator[RolloutGroup]:
+        """Yield each problem's group as it finishes, in any order, each exactly once; `on_completions` hears of its parts before.
 
         For a caller who has the pool for itself. Errors are those of `poll`.
         """
         finished: deque[RolloutGroup] = deque()
         try:
-            self.submit(problems, sampling, finished.append, on_completion)
+            self.submit(problems, sampling, finished.append, on_completions)
             for _ in problems:
                 while not finished:
                     self.poll()
@@ -135,14 +136,14 @@ class RolloutPool:
         finally:
             self.abandon()
 
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completion: OnCompletion = _unheard) -> None:
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completions: OnCompletions = _unheard) -> None:
         """Take in problems, whose ids must differ, and hand them out as there is room; `poll` tells of what comes back.
 
-        `on_completion` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
-        unfinished problems are generated again, all G completions, of which `on_completion` then hears again.
+        `on_completions` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
+        unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
-        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completion=on_completion) for problem in problems]
+        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
         self._pending.extend(requests)
         self._dispatch()
 
@@ -257,13 +258,14 @@ class RolloutPool:
 
     def _take_in(self, number: int, call: _Call, ended: Sequence[Ended]) -> None:
         """Take in what a worker's call brought, and tell of it."""
-        for one in ended:
-            request = call.requests[one.problem_id]
-            request.ended.append(one)
-            call.seat.tokens_in_flight -= request.sampling.max_tokens
-            request.on_completion(request.problem, one.index, one.completion)
+        for problem_id, parts in groupby(sorted(ended, key=_place), key=lambda one: one.problem_id):
+            request = call.requests[problem_id]
+            together = list(parts)
+            request.ended += together
+            call.seat.tokens_in_flight -= len(together) * request.sampling.max_tokens
+            request.on_completions(request.problem, together)
             if len(request.ended) == request.sampling.num_completions:
-                del call.requests[one.problem_id]
+                del call.requests[problem_id]
                 request.on_group(request.group())
         if not call.requests:
             del self._calls[number], call.seat.calls[number]
@@ -334,6 +336,10 @@ class RolloutPool:
             [seat.worker.actor.weight_checksums.remote() for seat in self._seats], "compute checksums", self.config.deadline_s
         )
 
+    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
+        """Return a reference, worker by worker, to what each did since it was last asked."""
+        return [seat.worker.actor.take_spans.remote() for seat in self._seats]
+
     def process_ids(self) -> list[int]:
         """Return each worker's process id."""
         return self._gather([seat.worker.actor.ready.remote() for seat in self._seats], "answer", self.config.deadline_s)
@@ -373,6 +379,10 @@ class RolloutPool:
         for line in self._lines:
             ray.kill(line.collector)
         self._seats, self._lines = [], []
+
+
+def _place(one: Ended) -> tuple[str, int]:
+    return one.problem_id, one.index
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from actors.shared_memory import in_shared_memory, named_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
+from ovt_ray.spans import Span, SpanLog
 from ovt_ray.types import Adapter, Completion, Problem, Sampling, VersionSpan, Weights, WeightTensor
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "S
         detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
         logit_bias=dict.fromkeys(prompts.placeholder_ids, -100.0),
         stop_token_ids=[prompts.eos_id],  # which is not the engine's own end token in every family
-        output_kind=RequestOutputKind.CUMULATIVE,  # FINAL_ONLY would hold a completion back until the group's last has ended
+        # FINAL_ONLY would hold a completion back until the group's last has ended, CUMULATIVE heeds no stream interval (vLLM 0.32).
+        output_kind=RequestOutputKind.DELTA,
     )
 
 
@@ -96,6 +98,23 @@ def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token
     return detokenizer.get_next_output_text(finished=True, delta=False)
 
 
+def joined_completion(
+    parts: "Sequence[CompletionOutput]", problem_id: str, prompt_ids: Sequence[int], tokenizer: "TokenizerLike"
+) -> Completion:
+    """Return the completion that came in parts, the last of which says how it ended."""
+    last = parts[-1]
+    if last.finish_reason not in ("stop", "length"):
+        raise RolloutError(f"problem {problem_id}: the engine ended a completion with {last.finish_reason!r}")
+    token_ids = tuple(token_id for part in parts for token_id in part.token_ids)
+    return Completion(
+        token_ids=token_ids,
+        rollout_logprobs=tuple(logprob for part in parts for logprob in cast("FlatLogprobs", part.logprobs).logprobs),
+        text=completion_text(tokenizer, prompt_ids, token_ids, has_ended=last.finish_reason == "stop"),
+        finish_reason="stop" if last.finish_reason == "stop" else "length",
+        versions=tuple(_version_span(span) for span in last.weight_versions or ()),
+    )
+
+
 class RolloutWorker:
     """An asynchronous vLLM engine; requests of many callers share its batches."""
 
@@ -105,6 +124,10 @@ class RolloutWorker:
         self.prompts = Prompts(model_path, model)
         self._images = DecodedImages(model.max_pixels)
         self._num_requests = 0
+        self._num_calls = 0
+        """Calls of `generate` that are being answered."""
+        self._is_loading = False
+        self._spans = SpanLog()
         self._base_buckets: tuple[Any, ...] = ()
         """References to the base that the engine has, where its weights are those of a base with adapters."""
         self._base: list[WeightTensor] = []
@@ -128,6 +151,7 @@ class RolloutWorker:
         ended: asyncio.Queue[Ended | Exception] = asyncio.Queue()
         answering = [asyncio.create_task(self._answer(problem, sampling, ended)) for problem in problems]
         num_left = len(problems) * sampling.num_completions
+        self._count_calls(1)
         try:
             while num_left:
                 parts = await _gathered(ended, num_left)
@@ -136,8 +160,20 @@ class RolloutWorker:
                 num_left -= len(parts)
                 yield cast(list[Ended], parts)
         finally:
+            self._count_calls(-1)
             for task in answering:
                 task.cancel()
+
+    def _count_calls(self, change: int) -> None:
+        self._num_calls += change
+        self._note()
+
+    def _note(self) -> None:
+        self._spans.switch("load" if self._is_loading else "generate" if self._num_calls else None)
+
+    async def take_spans(self) -> tuple[Span, ...]:
+        """Return when the worker generated, at least one problem being in work, and when it stood still to load weights."""
+        return self._spans.take()
 
     async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
         """Put each of a problem's completions into the queue when it ends, or what went wrong."""
@@ -155,10 +191,10 @@ class RolloutWorker:
                 prompt["multi_modal_uuids"] = {"image": [name for name, _ in images]}  # vLLM would hash the pixels
             params = sampling_params(sampling, problem.id, self.prompts)
             prompt_ids: tuple[int, ...] = ()
-            async for output, choice in self._ended_choices(prompt, params, request_id):
+            async for output, parts in self._ended_choices(prompt, params, request_id):
                 prompt_ids = prompt_ids or tuple(output.prompt_token_ids)  # one for the group: a message then holds it once
-                completion = self._completion(choice, problem.id, prompt_ids)
-                ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=choice.index, completion=completion))
+                completion = joined_completion(parts, problem.id, prompt_ids, self.prompts.tokenizer)
+                ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=parts[-1].index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
         except Exception as error:
@@ -166,8 +202,8 @@ class RolloutWorker:
 
     async def _ended_choices(
         self, prompt: "TokensPrompt", params: "SamplingParams", request_id: str
-    ) -> "AsyncIterator[tuple[RequestOutput, CompletionOutput]]":
-        """Yield each completion of a request once, when it has ended.
+    ) -> "AsyncIterator[tuple[RequestOutput, list[CompletionOutput]]]":
+        """Yield each completion of a request once, when it has ended: its first token, and the rest.
 
         vLLM's client sends no pixels that the engine should still have, but may be wrong: when a call was cancelled on its way, or where
         both threw out what was shown least of late. The engine then ends the completion with an error, and the client, which has been
@@ -176,25 +212,15 @@ class RolloutWorker:
         seen: set[int] = set()
         for number in range(MAX_TRIES):
             is_last = number == MAX_TRIES - 1
+            parts: dict[int, list[CompletionOutput]] = {}
             async for output in self.engine.generate(prompt, params, f"{request_id}/{number}"):
-                for choice in output.outputs:
-                    if choice.finished() and choice.index not in seen and (is_last or choice.finish_reason != "error"):
-                        seen.add(choice.index)
-                        yield output, choice
+                for part in output.outputs:
+                    parts.setdefault(part.index, []).append(part)
+                    if part.finished() and part.index not in seen and (is_last or part.finish_reason != "error"):
+                        seen.add(part.index)
+                        yield output, parts.pop(part.index)
             if len(seen) == params.n:
                 return
-
-    def _completion(self, choice: "CompletionOutput", problem_id: str, prompt_ids: Sequence[int]) -> Completion:
-        if choice.finish_reason not in ("stop", "length"):
-            raise RolloutError(f"problem {problem_id}: the engine ended a completion with {choice.finish_reason!r}")
-        token_ids = tuple(choice.token_ids)
-        return Completion(
-            token_ids=token_ids,
-            rollout_logprobs=tuple(cast("FlatLogprobs", choice.logprobs).logprobs),
-            text=completion_text(self.prompts.tokenizer, prompt_ids, token_ids, has_ended=choice.finish_reason == "stop"),
-            finish_reason="stop" if choice.finish_reason == "stop" else "length",
-            versions=tuple(_version_span(span) for span in choice.weight_versions or ()),
-        )
 
     async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
@@ -225,6 +251,8 @@ class RolloutWorker:
         return weights.version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
+        self._is_loading = True
+        self._note()
         await self.engine.pause_generation(mode="keep", clear_cache=False)  # clearing would take the images' pixels as well
         await self.engine.reset_prefix_cache(reset_running_requests=True)
         await self.engine.reset_encoder_cache()
@@ -232,6 +260,8 @@ class RolloutWorker:
         await self.engine.update_weights(request)
         await self.engine.finish_weight_update(str(version))
         await self.engine.resume_generation()
+        self._is_loading = False
+        self._note()
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""

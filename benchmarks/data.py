@@ -44,11 +44,11 @@ def start(folder: Path) -> None:
     """Print what it takes to have the problems in order, and 100 batches of them."""
     began = time.monotonic()
     from ovt_ray.config import DataConfig
-    from ovt_ray.problem_stream import ItemStream, Part
+    from ovt_ray.problem_stream import ItemStream
     from ovt_ray.problems import load_problems
 
     loaded = load_problems(DataConfig(format="jsonl", path=folder / "problems.jsonl"), folder / "kept")
-    stream = ItemStream([Part(name="", items=loaded.train)], seed=0)
+    stream = ItemStream.of(loaded.train, seed=0)
     num_different = len({problem.id for problem in stream.take(0, 3200)})
     assert num_different == min(3200, len(stream))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

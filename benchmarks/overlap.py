@@ -1,18 +1,28 @@
 """What generating ahead saves: seconds a GRPO step with `max_staleness` 0 and 1, beside those of its two halves.
 
-    python -m benchmarks.overlap
+    python -m benchmarks.overlap [FOLDER]
 
 The training loop takes real steps of `configs/tiny.yaml` from its untrained model, one engine and one rank with a core each, once
 generating and learning in turns, once overlapping. Its answers are scored by their parity, so that hardly a group is flat. The halves are
 generating with scoring, and updating with handing over the weights, as the steps in turns take them. `async_over_max` is the
-overlapping step over the longer half: 1 where nothing is lost. The last line is one JSON object.
+overlapping step over the longer half: 1 where nothing is lost.
+
+All of a job's processes need a processor, not only the two that a step is made of. So the processor time of each is shown: its sum over the
+number of cores is the shortest that any step can be on this machine, and `floor_over_max` is what `async_over_max` would then be, 1 where
+there are cores enough. FOLDER keeps the timelines. The last line is one JSON object.
 """
 
 import json
+import os
+import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+
+import psutil
 
 from benchmarks.step import stage_of
 from ovt_ray.config import RunConfig
@@ -28,30 +38,44 @@ NUM_STEPS = 12
 WARM_UP = 3
 ONE_CORE_EACH = ["rollout.cpus_per_worker=1", "learner.cpus_per_rank=1"]
 REWARD = ["reward.parts=[{name: 'benchmarks.trivial_reward:score_parity'}]"]
+PROCESSES = {
+    "VLLM::": "engine",
+    "ray::RankActor": "learner rank",
+    "ray::RolloutWorker": "rollout worker",
+    "ray::RewardActor": "reward actor",
+    "reward.process": "reward process",
+    "raylet/raylet": "raylet",
+    "": "rest of Ray",
+}
+"""What a process does by what stands in its command line, the first that fits."""
 
 
-def main() -> None:
-    """Print both step times and the ratios."""
+def main(arguments: Sequence[str]) -> None:
+    """Print both step times, the ratios, and what each process took."""
     config = load_config(Path("configs/tiny.yaml"), ONE_CORE_EACH + REWARD)
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
+    rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
+    overlapping_cpu: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(arguments[0] if arguments else scratch)
+        model = Path(scratch) / "model"
         build_tiny_model(model, config.seed)
         with Services(config, str(model)) as services:
-            rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
-            for max_staleness in (0, 1, 0, 1):
-                rows[max_staleness] += step_rows(services, config, model, Path(folder), max_staleness)
-    report(rows[0], rows[1])
+            for turn, max_staleness in enumerate((0, 1, 0, 1)):
+                before = cpu_seconds()
+                rows[max_staleness] += step_rows(services, config, model, folder / f"{turn}-staleness-{max_staleness}", max_staleness)
+                for name, spent in cpu_seconds().items() if max_staleness else ():
+                    overlapping_cpu[name] += (spent - before[name]) / (2 * NUM_STEPS)
+    report(rows[0], rows[1], overlapping_cpu)
 
 
-def step_rows(services: Services, config: RunConfig, model: Path, folder: Path, max_staleness: int) -> list[dict[str, float]]:
+def step_rows(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> list[dict[str, float]]:
     """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
-    problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, folder / "images")
-    run = Path(tempfile.mkdtemp(dir=folder))
+    problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, run / "images")
     stage = replace(stage_of(config, problems, run), section=section, checkpoint_every=NUM_STEPS)
     services.learner.begin(stage.for_learner(str(model)))
     services.rollout.load_weights(services.learner.publish())
-    with Track(run, "iter1/grpo", NUM_STEPS, 0) as track:
+    with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
         train_grpo(stage, services, track, StreamState(), rollout_is_exact=True)
     rows = read_metrics(run)
     return [
@@ -60,26 +84,48 @@ def step_rows(services: Services, config: RunConfig, model: Path, folder: Path, 
     ]
 
 
-def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]]) -> None:
-    """Print a table of medians, and the JSON line."""
+def cpu_seconds() -> dict[str, float]:
+    """Return the processor time of each process of the job so far, by what it does."""
+    seconds = defaultdict(float, {"driver": sum(psutil.Process().cpu_times()[:2])})
+    for process in psutil.Process().children(recursive=True):
+        line = " ".join(process.cmdline())
+        seconds[next(name for part, name in PROCESSES.items() if part in line)] += sum(process.cpu_times()[:2])
+    return seconds
 
-    def seconds(rows: list[dict[str, float]], *names: str) -> float:
+
+def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], cpu: dict[str, float]) -> None:
+    """Print a table of medians, what each process takes of an overlapping step, and the JSON line."""
+
+    def middle(rows: list[dict[str, float]], *names: str) -> float:
         return median(sum(row[name] for name in names) for row in rows)
 
-    generate, update = seconds(turns, "seconds_generate", "seconds_score"), seconds(turns, "seconds_update", "seconds_sync")
-    in_turns, overlapped = seconds(turns, "seconds_step"), seconds(overlapping, "seconds_step")
+    generate, update = middle(turns, "seconds_generate", "seconds_score"), middle(turns, "seconds_update", "seconds_sync")
+    in_turns, overlapped, longer = middle(turns, "seconds_step"), middle(overlapping, "seconds_step"), max(generate, update)
+    num_cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    floor = max(longer, sum(cpu.values()) / num_cores)
     print(f"\ngenerate and score {generate:.2f} s, update and hand over {update:.2f} s")
-    print(f"step in turns {in_turns:.2f} s, overlapping {overlapped:.2f} s")
+    print(f"step in turns {in_turns:.2f} s, overlapping {overlapped:.2f} s; load average {load:.1f}")
+    print(f"\nprocessor seconds of an overlapping step, {num_cores} cores")
+    for name, spent in sorted(cpu.items(), key=lambda item: -item[1]):
+        print(f"  {name:<16}{spent:>6.2f}")
+    print(f"  {'all':<16}{sum(cpu.values()):>6.2f}")
     figures = {
         "seconds_generate": generate,
         "seconds_update": update,
         "seconds_step_in_turns": in_turns,
         "seconds_step_overlapping": overlapped,
-        "async_over_max": overlapped / max(generate, update),
+        "async_over_max": overlapped / longer,
+        "floor_over_max": floor / longer,
+        "async_over_floor": overlapped / floor,
         "speedup": in_turns / overlapped,
+        "rollout_busy": middle(overlapping, "rollout_busy"),
+        "learner_busy": middle(overlapping, "learner_busy"),
+        "num_cores": num_cores,
+        "load_average": load,
     }
+    figures |= {f"cpu_seconds_{name.replace(' ', '_')}": spent for name, spent in cpu.items()}
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -19,6 +19,7 @@ from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from actors.worker import Ended, RolloutWorker, completion_seed
 from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.spans import SpanLog
 from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, Weights
 
 SIGMA = 1.0
@@ -56,6 +57,9 @@ class SimulatedWorker(RolloutWorker):
         self._ended_s = 0.0
         self._begun: dict[object, float] = {}
         """When what is in a slot was begun."""
+        self._num_calls = 0
+        self._is_loading = False
+        self._spans = SpanLog()
 
     async def ready(self) -> int:
         """Return the process id."""

@@ -21,7 +21,7 @@ from learner.stage import Stage
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.problem_stream import ItemStream, Part
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.services import Services
 from ovt_ray.stream import GroupStream
 from ovt_ray.stream_state import StreamState
@@ -98,7 +98,7 @@ def stage_of(config: RunConfig, problems: Sequence[Problem], folder: Path) -> Gr
     section = config.iterations[0].grpo
     return GrpoStage(
         section=section,
-        problems=ItemStream([Part(name="", items=problems)], config.seed),
+        problems=ItemStream.of(problems, config.seed),
         traces=[],
         max_tokens=config.max_completion_tokens,
         seed=config.seed,

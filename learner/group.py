@@ -16,6 +16,7 @@ from learner.stage import Stage
 from learner.weights import checksums, on_the_wire
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.errors import ConfigError, LearnerError
+from ovt_ray.spans import Span, recorded
 from ovt_ray.types import Adapter, TrainSample, UpdateStats, Weights, WeightTensor
 
 PLACEMENT_DEADLINE_S = 60.0
@@ -32,17 +33,24 @@ class RankActor(LearnerRank):
             free.bind(("", 0))
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
+    @recorded
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return what `put_buckets` does of the policy's weights; nothing above rank 0."""
         return put_buckets(map(on_the_wire, self.weights()), with_checksums)
 
+    @recorded
     def publish_base(self) -> tuple[list[Any], dict[str, str]]:
         """Return what `publish` does of the policy without its adapters."""
         return put_buckets(map(on_the_wire, self.base_weights()), with_checksums=True)
 
+    @recorded
     def publish_adapters(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return what `publish` does of the policy's adapters."""
         return put_buckets(self.adapters(), with_checksums)
+
+    def take_spans(self) -> tuple[Span, ...]:
+        """Return what this rank did since it was last asked."""
+        return self.spans.take()
 
 
 def put_buckets(buckets: Iterable[Sequence[WeightTensor | Adapter]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
@@ -140,6 +148,10 @@ class LearnerGroup:
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face folder, in one piece."""
         self._all("export", folder.absolute())
+
+    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
+        """Return a reference, in rank order, to what each rank did since it was last asked."""
+        return [actor.take_spans.remote() for actor in self._actors]
 
     def close(self) -> None:
         """End all ranks and give their resources back. Closing twice is fine."""

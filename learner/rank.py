@@ -30,6 +30,7 @@ from learner.weights import adapter_buckets, base_buckets, gather_weights, weigh
 from ovt_ray.config import LearnerConfig, ModelConfig
 from ovt_ray.errors import LearnerError
 from ovt_ray.prompts import Prompts
+from ovt_ray.spans import SpanLog, recorded
 from ovt_ray.types import Adapter, TrainSample, UpdateStats
 
 VALIDATION_SAMPLES = 256
@@ -47,6 +48,7 @@ class LearnerRank:
         self._engine: Any = None
         self._reference: Any = None
         self._prompts: PromptCache
+        self.spans = SpanLog()
 
     def join(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
         """Meet the other ranks at the address of rank 0."""
@@ -65,6 +67,7 @@ class LearnerRank:
         deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
         self._rank, self._world_size = rank, world_size
 
+    @recorded
     def begin(self, stage: Stage) -> None:
         """Load the stage's first model and build a fresh optimizer; what an earlier stage held is freed."""
         import deepspeed
@@ -92,6 +95,7 @@ class LearnerRank:
             self._reference = BasePolicy(policy, policy.model) if self._config.lora else self._frozen_copy()
         self._prompts = PromptCache(prompts, TokenPositions(policy.model))
 
+    @recorded
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples of all ranks and return its figures, the same on every rank.
 
@@ -111,27 +115,33 @@ class LearnerRank:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
         figures = UpdateFigures(self._device)
-        passes = self._passes(samples)
+        with self.spans.during("prepare"):
+            passes = self._passes(samples)
         for number, blocks in enumerate(passes, start=1):
             self._engine.set_gradient_accumulation_boundary(number == len(passes))
             batch = self._collate(blocks)
             ref_logprobs = self._ref_logprobs(batch)  # first: the reference may be the policy without adapters
-            policy_logprobs, entropy = self._engine(batch)
+            with self.spans.during("forward"):
+                policy_logprobs, entropy = self._engine(batch)
             token_is_sft = self._by_token(is_sft, blocks, batch) > 0
             token_weights = self._by_token(weights, blocks, batch) * batch.loss_mask
             losses = self._token_losses(batch, policy_logprobs, ref_logprobs, token_is_sft)
             # DeepSpeed averages gradients over ranks: times the number of ranks, the average is the sum.
-            self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
+            with self.spans.during("backward"):
+                self._engine.backward((losses.loss * token_weights).sum() * self._world_size)
             figures.add(losses, entropy, batch.loss_mask, token_weights, token_is_sft)
         self._num_updates += 1
+        with self.spans.during("optimizer"):
+            grad_norm = self._step()
         return figures.stats(
-            grad_norm=self._step(),
+            grad_norm=grad_norm,
             learning_rate=rate,
             num_samples=len(samples),
             num_loss_tokens=sum(num_tokens),
             num_sft_tokens=num_sft_tokens,
         )
 
+    @recorded
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Return the policy's log-probabilities of the completion tokens of this rank's share of the samples, in order.
 
@@ -147,6 +157,7 @@ class LearnerRank:
             rows.update({index: tuple(part.tolist()) for index, part in zip(indices, parts, strict=True)})
         return [rows[index] for index in sorted(rows)]
 
+    @recorded
     def validation_loss(self, samples: Sequence[TrainSample]) -> float:
         """Return the mean cross entropy of the loss tokens of all ranks' samples, nats, the same on every rank; nothing is updated."""
         parts = [samples[start : start + VALIDATION_SAMPLES] for start in range(0, len(samples), VALIDATION_SAMPLES)]
@@ -170,6 +181,7 @@ class LearnerRank:
         """Yield the policy's adapters as `weights` does its weights."""
         return adapter_buckets(self._engine.module.model, keep=self._rank == 0)
 
+    @recorded
     def save(self, folder: Path, step: int) -> None:
         """Write everything the stage needs to go on after `step`; the checkpoint before is removed when this one is complete."""
         self._engine.save_checkpoint(
@@ -184,6 +196,7 @@ class LearnerRank:
             checkpoints.complete(folder, step)
         distributed.barrier()
 
+    @recorded
     def restore(self, folder: Path) -> int:
         """Go back to the newest complete checkpoint and return its step; 0, with nothing changed, if there is none."""
         step = checkpoints.newest(folder)
@@ -193,6 +206,7 @@ class LearnerRank:
             self._num_updates = client_state["num_updates"]
         return step
 
+    @recorded
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face folder."""
         weights = gather_weights(self._engine.module.model, keep=self._rank == 0)
@@ -253,7 +267,7 @@ class LearnerRank:
         """Return the reference's log-probabilities of the completion tokens, (N,); None without a KL term."""
         if self._reference is None:
             return None
-        with torch.no_grad():
+        with self.spans.during("reference"), torch.no_grad():
             return self._reference(batch)[0]
 
     def _num_loss_tokens(self, samples: Sequence[TrainSample]) -> list[int]:

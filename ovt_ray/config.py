@@ -346,8 +346,8 @@ class RunConfig(Section):
             for name, choice, measures in (*stages, ("grpo", turn.grpo.problems, True)):
                 if choice and choice.tiers and not is_measured:
                     raise ValueError(
-                        f"iterations.{number}.{name}.problems.tiers: no stage before it measures pass rates, as a distillation with "
-                        "source 'caption' or 'policy' does, and grpo: leave tiers out here"
+                        f"iterations.{number}.{name}.problems.tiers: no stage before it measures pass rates, as grpo and a "
+                        "distillation do, unless its source is 'dataset': leave tiers out here"
                     )
                 is_measured |= measures
         return self

@@ -52,10 +52,17 @@ def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     write_json_lines_atomically(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
 
+def begin_pass_rates(folder: Path, *, goes_on: bool) -> None:
+    """Make ready for `add_pass_rates`: none are left of a stage that begins, and no half-written one of a stage that goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if goes_on:
+        drop_torn_end(folder / FILE)
+    else:
+        write_pass_rates(folder, [])
+
+
 def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
     """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drop_torn_end(folder / FILE)
     append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
 

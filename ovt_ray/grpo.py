@@ -6,14 +6,13 @@ steps are being answered while the learner learns, and new weights are loaded un
 learns from some of the iteration's traces.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from statistics import fmean
 
-from ovt_ray.difficulty import add_pass_rates
+from ovt_ray.difficulty import add_pass_rates, begin_pass_rates
 from ovt_ray.errors import StageError
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.lesson import learn, lesson_of, update_figures
@@ -36,27 +35,28 @@ def train_grpo(stage: GrpoStage, services: Services, track: Track, state: Stream
     Raises StageError when no group of several steps, or of several problems, in a row had anything to teach.
     """
     section, learner, num_flat = stage.section, services.learner, state.num_flat
+    begin_pass_rates(stage.folder, goes_on=state.step > 0)
     with GroupStream(stage, services, state) as stream, _background() as background:
         for step in range(state.step, section.num_steps):
-            clock = [time.monotonic()]
+            track.begin("generate")
             stream.generate(step)
-            clock.append(time.monotonic())
+            track.begin("score")
             taken = stream.take(step)
             groups = list(taken.groups.values())
             add_pass_rates(stage.folder, [(group.group.problem, group.scores) for group in groups])
             behind = staleness(groups, learner.version)
-            clock.append(time.monotonic())
+            track.begin("update")
             lesson = lesson_of(stage, step, groups, rollout_is_proximal=rollout_is_exact and not any(behind))
             if section.keep_rollouts:
                 write_rollouts(stage.folder, step, taken.groups, lesson)
             learning = background.submit(learn, learner, lesson)
             stream.work_until(learning)
-            updates = learning.result()
-            clock.append(time.monotonic())
-            if updates:
-                services.rollout.load_weights(learner.publish())
-            clock.append(time.monotonic())
-            track.step(step, _figures(stage, taken, behind, updates, clock))
+            if updates := learning.result():
+                track.begin("publish")
+                weights = learner.publish()
+                track.begin("load")
+                services.rollout.load_weights(weights)
+            track.step(step, _figures(stage, taken, behind, updates, track.end_phases()))
             num_flat = 0 if updates else num_flat + 1
             if num_flat == section.max_flat_steps:
                 raise StageError(why_flat(f"{num_flat} steps in a row", groups, mask_truncated=section.mask_truncated))
@@ -76,20 +76,17 @@ def _background() -> Iterator[ThreadPoolExecutor]:
 
 
 def _figures(
-    stage: GrpoStage, taken: StepGroups, behind: Sequence[int], updates: Sequence[UpdateStats], clock: Sequence[float]
+    stage: GrpoStage, taken: StepGroups, behind: Sequence[int], updates: Sequence[UpdateStats], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return a step's figures; those of several updates are averaged. `clock` holds the bounds of the step's phases."""
+    """Return a step's figures; those of several updates are averaged. `seconds` are those of the step's phases."""
     groups = list(taken.groups.values())
-    generate_s, score_s, update_s, sync_s = (after - before for before, after in zip(clock, clock[1:], strict=False))
     num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
     figures = asdict(group_stats(groups)) | part_means(groups) | update_figures(updates)
+    figures |= {f"seconds_{phase}": length for phase, length in seconds.items()}
     return figures | {
-        "seconds_generate": generate_s,
-        "seconds_score": score_s,
-        "seconds_update": update_s,
-        "seconds_sync": sync_s,
+        "seconds_sync": sum(seconds[phase] for phase in ("publish", "load") if phase in seconds),
         "num_tokens": num_tokens,
-        "tokens_per_s": num_tokens / (clock[-1] - clock[0]),
+        "tokens_per_s": num_tokens / sum(seconds.values()),
         "staleness": fmean(behind),
         "staleness_max": max(behind),
         "num_replaced": max(0, len(groups) - stage.section.problems_per_step),

@@ -87,6 +87,11 @@ class ItemStream(Generic[Item]):
         """Return so many items from a position on."""
         return [self[place] for place in range(position, position + count)]
 
+    @classmethod
+    def of(cls, items: Sequence[Item], seed: int) -> "ItemStream[Item]":
+        """Return the stream of one part."""
+        return cls([Part(name="", items=items)], seed)
+
     @cached_property
     def interleaving(self) -> Interleaving:
         """Whose turn it is at each position."""

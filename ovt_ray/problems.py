@@ -26,15 +26,19 @@ class LoadedProblems:
     dropped: tuple[str, ...]
     """One message per row that was left out, for a person."""
 
-    def __post_init__(self) -> None:
-        if not self.train or not self.held_out:
-            raise DataError(
-                f"{len(self.train)} problems to learn from and {len(self.held_out)} held out, {len(self.dropped)} rows dropped: "
-                "both need at least one; lower data.num_eval, or give more problems"
-            )
-
 
 def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
+    """Return the problems of a run as `read_problems` does. Raises DataError if there are none to learn from, or none held out."""
+    loaded = read_problems(config, folder)
+    if not loaded.train or not loaded.held_out:
+        raise DataError(
+            f"{len(loaded.train)} problems to learn from and {len(loaded.held_out)} held out, {len(loaded.dropped)} rows dropped: both "
+            "need at least one; lower data.num_eval, give more problems, or others to measure on with data.eval_path and data.eval_format"
+        )
+    return loaded
+
+
+def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
     """Return the checked problems of a data set and those held out of it, kept in `folder` for the next start.
 
     Held-out problems are those of the data set's own split or of `eval_path`; else they are chosen by a hash of their images, so that

@@ -9,27 +9,40 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.pool import RolloutPool
+from actors.worker import Ended
 from learner.group import LearnerGroup
 from ovt_ray.config import RunConfig
 from ovt_ray.errors import ConfigError
-from ovt_ray.types import Completion, Problem, RolloutGroup, Sampling, Score, ScoredGroup
+from ovt_ray.spans import ActorSpans, Span
+from ovt_ray.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
 from reward.pool import CPUS_PER_ACTOR, RewardPool
 from reward.protocol import Answer
 
-Scoring: TypeAlias = "ray.ObjectRef[tuple[Score, ...]]"
-"""What the reward pool gives for one completion."""
+SPANS_S = 1.0
+"""Longest wait for what the actors did: they answer in milliseconds, but for one that is being replaced."""
+Scores: TypeAlias = "ray.ObjectRef[tuple[Score, ...]]"
+"""What the reward pool gives for completions that it was handed together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """Completions of a group that are scored together."""
+
+    indices: tuple[int, ...]
+    """Their places in the group."""
+    scores: Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingGroup:
-    """A finished group, and what the reward pool gives its scores for."""
+    """A finished group, and the scores that it will have."""
 
     group: RolloutGroup
     scoring: tuple[Scoring, ...]
-    """(G,)"""
+    """Each of the G completions is in one of them."""
 
 
 class Services:
@@ -57,19 +70,20 @@ class Services:
     def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
         """Take in problems to answer; `on_group` hears of each group as it finishes, while `rollout.poll` is being called.
 
-        Each completion is on its way to the reward as soon as it ends.
+        Each completion is on its way to the reward as soon as it ends, together with those of its group that end close to it.
         """
-        scoring: dict[tuple[str, int], Scoring] = {}
+        scoring: dict[str, list[Scoring]] = {problem.id: [] for problem in problems}
 
-        def score(problem: Problem, index: int, completion: Completion) -> None:
-            answer = Answer(index=index, text=completion.text, num_tokens=len(completion.token_ids))
-            if (outdated := scoring.pop((problem.id, index), None)) is not None:
-                self.reward.discard(outdated)  # the worker died, and the group is generated again
-            scoring[problem.id, index] = self.reward.submit(problem, [answer])
+        def score(problem: Problem, ended: Sequence[Ended]) -> None:
+            answers = [Answer(index=one.index, text=one.completion.text, num_tokens=len(one.completion.token_ids)) for one in ended]
+            indices = tuple(one.index for one in ended)
+            scoring[problem.id].append(Scoring(indices=indices, scores=self.reward.submit(problem, answers)))
 
         def finish(group: RolloutGroup) -> None:
-            indices = range(sampling.num_completions)
-            on_group(PendingGroup(group=group, scoring=tuple(scoring.pop((group.problem.id, index)) for index in indices)))
+            newest, outdated = of_last_generation(scoring.pop(group.problem.id), sampling.num_completions)
+            for one in outdated:  # of a worker that died: the group was generated again
+                self.reward.discard(one.scores)
+            on_group(PendingGroup(group=group, scoring=tuple(newest)))
 
         self.rollout.submit(problems, sampling, finish, score)
 
@@ -79,7 +93,7 @@ class Services:
 
     def are_scored(self, pending: PendingGroup) -> bool:
         """Return whether `scores` would not wait for the group."""
-        return self.reward.are_ready(pending.scoring)
+        return self.reward.are_ready([one.scores for one in pending.scoring])
 
     def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
         """Yield each problem's group once it is finished and scored, in any order."""
@@ -94,8 +108,40 @@ class Services:
             self.rollout.abandon()
         yield from map(self._scored, waiting)
 
+    def take_spans(self) -> list[ActorSpans]:
+        """Return what each actor did since it was last asked, in the same order each time; nothing of one that does not answer."""
+        kinds = {
+            "rollout worker": self.rollout.take_spans(),
+            "reward actor": self.reward.take_spans(),
+            "learner rank": self.learner.take_spans(),
+        }
+        asked = [ref for refs in kinds.values() for ref in refs]
+        ray.wait(asked, num_returns=len(asked), timeout=SPANS_S)
+        return [
+            ActorSpans(kind=kind, number=number, spans=_spans_of(ref)) for kind, refs in kinds.items() for number, ref in enumerate(refs)
+        ]
+
     def _scored(self, pending: PendingGroup) -> ScoredGroup:
-        return ScoredGroup(group=pending.group, scores=tuple(score for one in pending.scoring for score in self.reward.collect(one)))
+        scores: dict[int, Score] = {}
+        for one in pending.scoring:
+            scores.update(zip(one.indices, self.reward.collect(one.scores), strict=True))
+        return ScoredGroup(group=pending.group, scores=tuple(scores[index] for index in range(len(scores))))
+
+
+def of_last_generation(scoring: Sequence[Scoring], num_completions: int) -> tuple[Sequence[Scoring], Sequence[Scoring]]:
+    """Return the last ones, which hold each completion once, and those before, of a worker that died before it had generated all."""
+    first, num_found = len(scoring), 0
+    while num_found < num_completions:
+        first -= 1
+        num_found += len(scoring[first].indices)
+    return scoring[first:], scoring[:first]
+
+
+def _spans_of(asked: "ray.ObjectRef[tuple[Span, ...]]") -> tuple[Span, ...]:
+    try:
+        return ray.get(asked, timeout=0)
+    except (GetTimeoutError, RayError):  # it died, and its spans with it, or is being replaced: whoever needs it will say so
+        return ()
 
 
 def cpus_needed(config: RunConfig) -> float:

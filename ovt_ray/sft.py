@@ -1,6 +1,5 @@
 """Supervised fine-tuning: one optimizer step after another on traces."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,17 +30,18 @@ def train_sft(
     """
     num_steps = num_sft_steps(section, len(samples))
     for step in range(first_step, num_steps):
-        began = time.monotonic()
+        track.begin("update")
         stats = learner.update(batch_at(samples, step, section.batch_size, seed, drop_last=section.num_epochs is None))
         figures = {
             "loss": stats.loss,
             "grad_norm": stats.grad_norm,
             "learning_rate": stats.learning_rate,
             "num_loss_tokens": stats.num_loss_tokens,
-            "seconds_update": time.monotonic() - began,
+            "seconds_update": track.end_phases()["update"],
         }
         is_last, is_due = step + 1 == num_steps, (step + 1) % checkpoint_every == 0
         if held_out and (is_last or is_due):
+            track.begin("validation")
             figures["validation_loss"] = learner.validation_loss(held_out)
         track.step(step, figures)
         if is_due and not is_last:

@@ -150,13 +150,11 @@ class Stages:
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
-        if state.step == 0:
-            write_pass_rates(stage.folder, [])  # none of an attempt that was given up
         gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
         first = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
         gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
-        with Track(self.folder.path, key, section.num_steps, state.step) as track:
+        with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
             train_grpo(stage, self.services, track, state, rollout_is_exact=gap.is_exact and section.top_p == 1)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
@@ -187,7 +185,7 @@ class Stages:
         samples, held_out = hold_out(trace_samples(traces, self.prompts), section.validation_share, seed)
         num_steps = num_sft_steps(section, len(samples))
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
-        with Track(self.folder.path, key, num_steps, first_step) as track:
+        with Track(self.folder.path, key, num_steps, first_step, self.services.take_spans) as track:
             train_sft(
                 section,
                 samples,

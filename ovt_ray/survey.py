@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,13 @@ from ovt_ray.order import permutation
 from ovt_ray.problem_rows import BenchmarkError
 from ovt_ray.problem_set import ProblemSet
 from ovt_ray.problem_store import keep, problem_set
-from ovt_ray.problems import MAX_LISTED, load_problems, settle
+from ovt_ray.problems import MAX_LISTED, LoadedProblems, read_problems, settle
 from ovt_ray.progress import Progress, phase
 from ovt_ray.tasks import Tasks, Wanted
 
 NUM_PROMPTS = 200
 """Problems whose prompts are rendered to count tokens: each costs a pass of the image processor."""
 QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surveyed:
-    """What is looked at: as `LoadedProblems`, but a benchmark has nothing to learn from."""
-
-    train: ProblemSet
-    held_out: ProblemSet
-    dropped: tuple[str, ...]
 
 
 def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: Path, num_examples: int) -> None:
@@ -61,21 +52,20 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
             write_contact_sheet(sheet, examples)
 
 
-def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> Surveyed:
+def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
     """Return the problems of a data set; of the embedded world as many as are held out, drawn for this."""
     if config.format == "embedded":
         return _drawn(config, drawn)
     try:
-        loaded = load_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
+        return read_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
     except BenchmarkError as refusal:
         assert config.path is not None
         print(refusal)
         problems = problem_set(config.format, config.path, "eval", folder)
-        return Surveyed(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
-    return Surveyed(train=loaded.train, held_out=loaded.held_out, dropped=loaded.dropped)
+        return LoadedProblems(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
 
 
-def _drawn(config: DataConfig, folder: Path) -> Surveyed:
+def _drawn(config: DataConfig, folder: Path) -> LoadedProblems:
     tasks = Tasks(config=config, seed=0, image_folder=folder / "images", loaded=None)
     with phase("drawing problems of the embedded world"):
         train, held_out = tasks.train(Wanted(purpose="data", num=config.num_eval)), tasks.held_out()
@@ -83,16 +73,16 @@ def _drawn(config: DataConfig, folder: Path) -> Surveyed:
         keep([(problem.id, partial(replace, problem)) for problem in part], name, folder / name)
         for name, part in (("train", train), ("held_out", held_out))
     )
-    return Surveyed(train=train_set, held_out=held_out_set, dropped=())
+    return LoadedProblems(train=train_set, held_out=held_out_set, dropped=())
 
 
 def _how_held_out(config: DataConfig) -> str:
     if config.format == "embedded":
         return f"figures of the {config.eval_split} split, which no stage learns from"
     if config.eval_path is not None:
-        return f"the first {config.num_eval:,} of {config.eval_path} (data.eval_path, data.num_eval)"
+        return f"at most {config.num_eval:,} (data.num_eval), the first of {config.eval_path} (data.eval_path)"
     if FORMATS[config.format].has_eval_split:
-        return f"the first {config.num_eval:,} of the data set's own held-out problems (data.num_eval)"
+        return f"at most {config.num_eval:,} (data.num_eval), the first of the data set's own held-out problems"
     return f"{config.num_eval:,} chosen by a hash of their images (data.num_eval); problems about the same images are left out"
 
 
@@ -129,7 +119,7 @@ def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
         print(f"  {row:<22}" + "".join(f"{value:>12,.0f}" for value in np.percentile(found, list(QUANTILES.values()))))
 
 
-def _print_repeats(problems: Surveyed) -> None:
+def _print_repeats(problems: LoadedProblems) -> None:
     """Print which problems have images and question of another, and whether what is held out is also learnt from."""
     places: dict[object, list[tuple[str, str]]] = defaultdict(list)
     for part in (problems.train, problems.held_out):
@@ -164,7 +154,7 @@ def _prompt_lengths(problems: ProblemSet, prompts: Any) -> Iterator[int]:
                 progress.step(number, {})
 
 
-def _print_left_out(problems: Surveyed, config: DataConfig) -> None:
+def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
     print(f"\nleft out: {len(problems.dropped):,}")
     for message in problems.dropped[:MAX_LISTED]:
         print(f"  {message}")

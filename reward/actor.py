@@ -7,6 +7,7 @@ from functools import cached_property
 import ray
 
 from ovt_ray.config import RewardConfig
+from ovt_ray.spans import Span, SpanLog
 from ovt_ray.types import Problem, Score
 from reward.combine import combine
 from reward.protocol import Answer, Part
@@ -32,6 +33,8 @@ class RewardActor:
         self._parts = parts_of(config)
         self._in_processes = [place for place in range(len(self._parts)) if place not in replicas]
         self._callers = {place: ReplicaCaller(actors, config.deadline_s) for place, actors in replicas.items()}
+        self._num_in_work = 0
+        self._spans = SpanLog()
 
     @cached_property
     def _processes(self) -> ScoringPool:
@@ -48,6 +51,21 @@ class RewardActor:
 
     async def score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
         """Return one score per answer, in order."""
+        self._count(1)
+        try:
+            return await self._score(problem, answers)
+        finally:
+            self._count(-1)
+
+    async def take_spans(self) -> tuple[Span, ...]:
+        """Return when answers were being scored since this was last asked."""
+        return self._spans.take()
+
+    def _count(self, change: int) -> None:
+        self._num_in_work += change
+        self._spans.switch("score" if self._num_in_work else None)
+
+    async def _score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
         calls = asyncio.gather(*(caller.score(problem, answers) for caller in self._callers.values()))
         own, others = await asyncio.gather(self._score_in_processes(problem, answers), calls)
         columns = dict(zip(self._callers, others, strict=True))

@@ -10,6 +10,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from ovt_ray.config import RewardConfig
 from ovt_ray.errors import RewardError
+from ovt_ray.spans import Span
 from ovt_ray.types import Failure, Problem, Score
 from reward.actor import RewardActor
 from reward.check import check_replicas
@@ -148,6 +149,10 @@ class RewardPool:
         self._in_work.pop(scores, None)
         self._check_share(found)
         return found
+
+    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
+        """Return a reference, actor by actor, to what each reward actor did since it was last asked."""
+        return [actor.take_spans.remote() for actor in self._actors]
 
     def close(self) -> None:
         """End the actors that the pool started and, with them, their processes."""

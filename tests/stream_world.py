@@ -18,7 +18,7 @@ from ovt_ray.files import read_json_lines
 from ovt_ray.grpo import train_grpo
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.order import stable_seed
-from ovt_ray.problem_stream import ItemStream, Part
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.stream_state import StreamState, read_state
@@ -159,7 +159,7 @@ def stage_in(folder: Path, num_problems: int, checkpoint_every: int = 2, **chang
     section = GrpoConfig(num_steps=6, problems_per_step=3, num_completions=2, keep_rollouts=True, optimizer=Optimizer(learning_rate=0.1))
     return GrpoStage(
         section=section.model_copy(update=changes),
-        problems=ItemStream([Part(name="", items=problems)], 5),
+        problems=ItemStream.of(problems, 5),
         traces=[],
         max_tokens=8,
         seed=5,

@@ -14,7 +14,7 @@ from ovt_ray.errors import StageError
 from ovt_ray.grpo import train_grpo
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.metrics import read_metrics
-from ovt_ray.problem_stream import ItemStream, Part
+from ovt_ray.problem_stream import ItemStream
 from ovt_ray.services import PendingGroup
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.stream_state import StreamState
@@ -126,7 +126,7 @@ def grpo_stage(folder: Path, **changes: Any) -> GrpoStage:
     section = GrpoConfig(num_steps=4, problems_per_step=4, num_completions=2, optimizer=Optimizer(learning_rate=0.1))
     return GrpoStage(
         section=section.model_copy(update=changes),
-        problems=ItemStream([Part(name="", items=PROBLEMS)], 5),
+        problems=ItemStream.of(PROBLEMS, 5),
         traces=TRACES,
         max_tokens=8,
         seed=5,

@@ -17,6 +17,7 @@ LIGHT = (
     "ovt_ray.config",
     "ovt_ray.errors",
     "ovt_ray.prompts",
+    "ovt_ray.spans",
 )
 SERVICES = ("actors", "learner", "reward")
 

@@ -116,7 +116,10 @@ def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current
         groups.append(group)
 
     pool.submit(
-        [problem(f"{number}") for number in range(900)], sampling(2, 200), on_group, lambda of, index, _: heard.update([(of.id, index)])
+        [problem(f"{number}") for number in range(900)],
+        sampling(2, 200),
+        on_group,
+        lambda of, ended: heard.update((of.id, one.index) for one in ended),
     )
     while len(groups) < 100:
         pool.poll()

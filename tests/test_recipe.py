@@ -50,7 +50,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 def figures(run: Path) -> list[dict[str, float]]:
     """Return the run's metrics without what depends on the clock."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if "second" not in key and key not in ("time", "tokens_per_s")} for row in rows]
+    of_the_clock = ("time", "tokens_per_s", "rollout_busy", "learner_busy")
+    return [{key: value for key, value in row.items() if "second" not in key and key not in of_the_clock} for row in rows]
 
 
 def accuracies(run: Path) -> list[tuple[int, str, float, float]]:
@@ -117,6 +118,27 @@ def test_a_stage_trained_by_epochs_sees_its_traces_as_often_and_measures_those_h
     measured = [row["validation_loss"] for row in rows if "validation_loss" in row]
     assert len(measured) == math.ceil(len(rows) / 2) and 0 < measured[-1] < measured[0]
     assert all(row["sft_loss"] > 0 for row in figures(unbroken) if row["stage"] == "iter1/grpo" and "sft_loss" in row)
+
+
+def test_the_timeline_shows_every_actor_and_that_nothing_is_learnt_while_a_step_is_generated(unbroken: Path) -> None:
+    events = json.loads((unbroken / "timeline.json").read_text().rstrip(",\n") + "]")
+    actors = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    spans = [event for event in events if event["ph"] == "X" and event["args"]["stage"] == "iter2/grpo" and event["args"]["step"] == 2]
+    seen: dict[str, set[str]] = {actor: set() for actor in actors.values()}
+    for span in spans:
+        seen[actors[span["pid"]]].add(span["name"])
+    assert seen == {
+        "driver 0": {"generate", "score", "update", "publish", "load"},
+        "rollout worker 0": {"generate", "load"},
+        "reward actor 0": {"score"},
+        "learner rank 0": {"update", "prepare", "forward", "backward", "optimizer", "publish", "save"},
+    }
+    generated = [span for span in spans if span["name"] == "generate"]
+    updates = [span for span in spans if span["name"] == "update"]
+    assert all(one["ts"] + one["dur"] <= update["ts"] for one in generated for update in updates)
+    rows = [json.loads(line) for line in (unbroken / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["learner_busy"] < 1 for row in rows)
+    assert all(0 < row["rollout_busy"] < 1 for row in rows if row["stage"].endswith("/grpo"))
 
 
 def test_a_stage_model_loads_in_transformers_without_our_code(unbroken: Path) -> None:

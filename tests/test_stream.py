@@ -35,6 +35,12 @@ class Steps:
     world: World
     rows: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
+    def begin(self, phase: str) -> None:
+        pass
+
+    def end_phases(self) -> Mapping[str, float]:
+        return {"generate": 1.0}
+
     def step(self, step: int, values: Mapping[str, float]) -> None:
         self.rows[step] = values
         self.world.tick()

@@ -43,7 +43,7 @@ def test_a_data_set_is_counted_and_what_is_left_out_of_it_explained(
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for line in (
         "rows.jsonl: 5 problems to learn from, 1 held out",
-        "held out: the first 400 of held_out.jsonl (data.eval_path, data.num_eval)",
+        "held out: at most 400 (data.num_eval), the first of held_out.jsonl (data.eval_path)",
         "(none) 3 1",
         "s 2 0",
         "choice 1 0",

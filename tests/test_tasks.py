@@ -8,7 +8,7 @@ import pytest
 
 from ovt_ray.config import DataConfig
 from ovt_ray.config_file import load_config
-from ovt_ray.difficulty import PassRate, add_pass_rates, read_pass_rates, write_pass_rates
+from ovt_ray.difficulty import PassRate, add_pass_rates, begin_pass_rates, read_pass_rates, write_pass_rates
 from ovt_ray.errors import DataError
 from ovt_ray.stage_config import ProblemChoice
 from ovt_ray.tasks import Tasks, Wanted, check_amounts, load_tasks
@@ -40,7 +40,7 @@ def score(outcome: Outcome) -> Score:
 
 def measured(folder: Path, outcomes: dict[Problem, list[Outcome]]) -> Path:
     """The folder of a stage that asked for these answers."""
-    folder.mkdir()
+    begin_pass_rates(folder, goes_on=False)
     add_pass_rates(folder, [(problem, [score(outcome) for outcome in given]) for problem, given in outcomes.items()])
     return folder
 
@@ -91,6 +91,7 @@ def test_a_problem_that_is_measured_again_has_the_last_rate_and_half_a_line_is_n
     folder = measured(tmp_path / "stage", {first: [RIGHT], second: [RIGHT]})
     with (folder / "difficulty.jsonl").open("a") as file:
         file.write('{"id": "')
+    begin_pass_rates(folder, goes_on=True)
     add_pass_rates(folder, [(first, [score(WRONG)])])
     assert {id: rate.tier for id, rate in read_pass_rates([folder]).items()} == {first.id: "unsolved", second.id: "easy"}
     write_pass_rates(folder, [(second, [score(WRONG)])])
