@@ -14,7 +14,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import psutil
 import torch
@@ -174,20 +173,9 @@ def exit_with_worker(parent: int, worker: int) -> None:
             time.sleep(0.5)
         if parent != worker and os.getppid() == parent:  # it lives, or it would not be our parent
             os.kill(parent, signal.SIGKILL)
-        for path in shared_files():
-            path.unlink(missing_ok=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="exit-with-worker").start()
-
-
-def shared_files() -> set[Path]:
-    """Return the named files in memory that this process shares: those by which the parts of a split engine speak with each other.
-
-    The object store is none of them: its file has lost its name.
-    """
-    mapped = (line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines())
-    return {Path(path) for path in mapped if path.startswith("/dev/shm/") and not path.endswith("(deleted)")}
 
 
 def _parent_of(process: int) -> int | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +99,17 @@ def _open_files(pid: int) -> dict[tuple[int, int], str]:
             with suppress(FileNotFoundError):  # closed a moment ago
                 status = path.stat()
                 paths[status.st_dev, status.st_ino] = str(path)
+    return paths
+
+
+def named_memory(pid: int) -> set[Path]:
+    """Return the files with names in shared memory that a process's descendants map: how the parts of a split engine speak with each other.
+
+    The object store is none of them: its file has no name.
+    """
+    paths = set()
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(FileNotFoundError):  # ended a moment ago
+            lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+            paths |= {Path(line.split(maxsplit=5)[-1]) for line in lines if " /dev/shm/" in line and not line.endswith("(deleted)")}
     return paths

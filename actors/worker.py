@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from actors.images import DecodedImages
-from actors.shared_memory import in_shared_memory
+from actors.shared_memory import in_shared_memory, named_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
@@ -134,6 +134,8 @@ class RolloutWorker:
         """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
+        for path in named_memory(os.getpid()):  # all who share it have it by now; a name would outlive a killed worker
+            path.unlink(missing_ok=True)
 
     async def ready(self) -> int:
         """Return the worker's process id once its engine answers."""
@@ -293,9 +295,9 @@ async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) ->
 
 
 def _with_adapter(base: Sequence[WeightTensor], adapters: Sequence[Adapter]) -> list[WeightTensor]:
-    """Return the tensors that an adapter is added to."""
-    names = {adapter.name for adapter in adapters}
-    return [tensor for tensor in base if tensor.name in names]
+    """Return the tensors of the layers that have an adapter, biases too: a layer is loaded whole or not at all."""
+    layers = {adapter.name.rpartition(".")[0] for adapter in adapters}
+    return [tensor for tensor in base if tensor.name.rpartition(".")[0] in layers]
 
 
 def _version_span(span: "WeightVersionSpan") -> VersionSpan:

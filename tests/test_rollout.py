@@ -255,7 +255,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
 ) -> None:
     """What the processor makes of an image does not depend on weights; that an engine no longer has it costs a second try, no error."""
     shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
-    actors = [seat.actor for seat in pool._seats]
+    actors = [seat.worker.actor for seat in pool._seats]
     before = by_id(pool.generate(problems, sampling()))
     pool.load_weights(as_weights(45, load_file(tiny_model / "model.safetensors")))
     known = [
@@ -405,6 +405,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     pool: RolloutPool, problems: list[Problem], tiny_model: Path
 ) -> None:
     split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    [pid] = split.process_ids()
     learner = Adapted(tiny_model)
     learner.move(seed=7)
     first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
@@ -421,13 +422,12 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
         seen.append(whole)
     assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
 
-    worker = psutil.Process(split.process_ids()[0])
+    assert split.process_ids() == [pid]  # nothing was refused
+    worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
     assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
-    mapped = {Path(place.path) for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
-    named = {path for path in mapped if path.exists()}
-    assert named, "what the parts speak through"
+    shared = {place.path for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
+    assert shared and not any(os.path.exists(path) for path in shared), "no name that could outlive its processes"
     worker.kill()
     assert ended_within(5, processes)
-    assert not [path for path in named if path.exists()]
     split.close()
