@@ -158,6 +158,6 @@ class Line:
     def hear(self) -> list[News]:
         """Return the news; `listen` has to be called again. Raises RayError if the collector died."""
         told = ray.get(self.news)
-        self.heard_at = self.asked_at
+        self.heard_at, self.asked_at = self.asked_at, math.inf
         self._is_listening = False
         return told

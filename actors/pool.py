@@ -133,15 +133,26 @@ class RolloutPool:
         finally:
             self.abandon()
 
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: OnGroup, on_completions: OnCompletions = _unheard) -> None:
-        """Take in problems, whose ids must differ, and hand them out as there is room; `poll` tells of what comes back.
+    def submit(
+        self,
+        problems: Sequence[Problem],
+        sampling: Sampling,
+        on_group: OnGroup,
+        on_completions: OnCompletions = _unheard,
+        *,
+        are_awaited: bool = False,
+    ) -> None:
+        """Take in problems, whose ids must differ, and hand them out as there is room, what is awaited first; `poll` tells of what comes back.
 
         `on_completions` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
         unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
         requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
-        self._pending.extend(requests)
+        if are_awaited:
+            self._pending.extendleft(reversed(requests))
+        else:
+            self._pending.extend(requests)
         self._dispatch()
 
     @property

@@ -76,7 +76,7 @@ def step_rows(services: Services, config: RunConfig, model: Path, run: Path, max
     services.learner.begin(stage.for_learner(str(model)))
     services.rollout.load_weights(services.learner.publish())
     with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
-        train_grpo(stage, services, track, StreamState(), rollout_is_exact=True)
+        train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)
     return [
         dict(row.values) | {"seconds_step": row.time - before.time}

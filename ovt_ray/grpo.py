@@ -25,7 +25,7 @@ from ovt_ray.track import Track
 from ovt_ray.types import UpdateStats
 
 
-def train_grpo(stage: GrpoStage, services: Services, track: Track, state: StreamState, *, rollout_is_exact: bool) -> None:
+def train_grpo(stage: GrpoStage, services: Services, track: Track, state: StreamState) -> None:
     """Improve the learner's model, which the rollout workers already serve, from a state on.
 
     The pass rates of the problems are kept in the stage's folder.
@@ -46,7 +46,7 @@ def train_grpo(stage: GrpoStage, services: Services, track: Track, state: Stream
             add_pass_rates(stage.folder, [(group.group.problem, group.scores) for group in groups])
             behind = staleness(groups, learner.version)
             track.begin("update")
-            lesson = lesson_of(stage, step, groups, rollout_is_proximal=rollout_is_exact and not any(behind))
+            lesson = lesson_of(stage, step, groups, rollout_is_proximal=state.rollout_is_exact and not any(behind))
             if section.keep_rollouts:
                 write_rollouts(stage.folder, step, taken.groups, lesson)
             learning = background.submit(learn, learner, lesson)

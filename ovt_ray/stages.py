@@ -154,12 +154,10 @@ class Stages:
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
-        gate = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
-        first = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
-        gap = check_parity(self.services, list(first.values()), gate, section.max_parity_gap)
-        print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
+        if state.step == 0:
+            state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and section.top_p == 1)
         with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
-            train_grpo(stage, self.services, track, state, rollout_is_exact=gap.is_exact and section.top_p == 1)
+            train_grpo(stage, self.services, track, state)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
     def _all_chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
@@ -212,6 +210,14 @@ class Stages:
         learner = self.services.learner
         self.services.rollout.load_weights(learner.publish_again(state.version) if state.step else learner.publish())
         return state
+
+    def _passes_gate(self, key: str, stage: GrpoStage) -> bool:
+        """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
+        draw = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
+        problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
+        gap = check_parity(self.services, list(problems.values()), draw, stage.section.max_parity_gap)
+        print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
+        return gap.is_exact
 
     def _begin(self, key: str, stage: Stage) -> int:
         """Load a stage's model, or its last checkpoint, into the learner; return the step to go on from."""

@@ -80,6 +80,7 @@ class GroupStream:
         self._stage = stage
         self._services = services
         self._position = state.position
+        self._rollout_is_exact = state.rollout_is_exact
         self._batches: dict[int, _Batch] = {}
         self._next_step = state.step
         section = stage.section
@@ -145,6 +146,7 @@ class GroupStream:
             position=self._position,
             version=self._services.learner.version,
             num_flat=num_flat,
+            rollout_is_exact=self._rollout_is_exact,
             begun=tuple(
                 BegunStep(step=batch.step, positions=tuple(batch.problems), finished=dict(batch.finished))
                 for batch in self._batches.values()

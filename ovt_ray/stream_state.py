@@ -43,6 +43,8 @@ class StreamState:
     """Of the weights that the rollout workers serve; not of use at a stage's start."""
     num_flat: int = 0
     """Steps in a row before this one that had nothing to teach."""
+    rollout_is_exact: bool = False
+    """Whether the stage began with rollouts whose log-probabilities are the learner's."""
     begun: tuple[BegunStep, ...] = ()
     """Steps from `step` on that were begun ahead, in order."""
 
@@ -61,6 +63,7 @@ class _Numbers:
     position: int
     version: int
     num_flat: int
+    rollout_is_exact: bool
     begun: tuple[_Begun, ...]
     num_groups: int
     """Lines that follow."""
@@ -77,6 +80,7 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
         position=state.position,
         version=state.version,
         num_flat=state.num_flat,
+        rollout_is_exact=state.rollout_is_exact,
         begun=tuple(_Begun(step=begun.step, positions=begun.positions) for begun in state.begun),
         num_groups=len(groups),
     )
@@ -120,4 +124,11 @@ def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
         known.remove((row.step, row.position))
         finished[row.step][row.position] = group
     begun = tuple(BegunStep(step=one.step, positions=one.positions, finished=finished[one.step]) for one in numbers.begun)
-    return StreamState(step=step, position=numbers.position, version=numbers.version, num_flat=numbers.num_flat, begun=begun)
+    return StreamState(
+        step=step,
+        position=numbers.position,
+        version=numbers.version,
+        num_flat=numbers.num_flat,
+        rollout_is_exact=numbers.rollout_is_exact,
+        begun=begun,
+    )

@@ -8,7 +8,7 @@ trains a stage of 12 steps in the folder, or goes on with it, at a pace at which
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -184,7 +184,7 @@ def main(folder: Path) -> None:
     print(f"begins at step {state.step} with {sum(len(begun.finished) for begun in state.begun)} finished groups", flush=True)
     world = World(Random(time.time()), stable_seed("world"), max(1, state.version), flat_share=0.4, pause_s=0.004)
     with Track(folder, "iter1/grpo", stage.section.num_steps, state.step) as track:
-        train_grpo(stage, world, track, state, rollout_is_exact=True)  # type: ignore[arg-type]
+        train_grpo(stage, world, track, replace(state, rollout_is_exact=True))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

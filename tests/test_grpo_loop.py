@@ -142,8 +142,7 @@ def run(services: Services, folder: Path, *, first_step: int = 0, rollout_is_exa
             stage,
             services,  # type: ignore[arg-type]
             track,
-            StreamState(step=first_step, position=4 * first_step),
-            rollout_is_exact=rollout_is_exact,
+            StreamState(step=first_step, position=4 * first_step, rollout_is_exact=rollout_is_exact),
         )
 
 

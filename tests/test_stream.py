@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -52,7 +52,7 @@ def live(stage: GrpoStage, world: World) -> dict[int, Mapping[str, float]]:
     steps = Steps(world)
     begun = {(stage.sampling(one.step).seed, group.group.problem.id) for one in state.begun for group in one.finished.values()}
     try:
-        train_grpo(stage, world, steps, state, rollout_is_exact=True)  # type: ignore[arg-type]
+        train_grpo(stage, world, steps, replace(state, rollout_is_exact=True))  # type: ignore[arg-type]
     finally:
         assert not begun & set(world.submitted), "what a checkpoint has finished is not generated again"
         assert len(set(world.submitted)) == len(world.submitted), "nothing is generated twice"
