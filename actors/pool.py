@@ -142,8 +142,9 @@ class RolloutPool:
         *,
         are_awaited: bool = False,
     ) -> None:
-        """Take in problems, whose ids must differ, and hand them out as there is room, what is awaited first; `poll` tells of what comes back.
+        """Take in problems, whose ids must differ, and hand them out as there is room, before all others if they are awaited.
 
+        `poll` tells of what comes back.
         `on_completions` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
         unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
