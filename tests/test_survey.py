@@ -13,10 +13,12 @@ from tests.test_problems import encoded, row, write_rows
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five problems about a red, a blue and a green image, two of them one with two answers; two bad rows; one held-out problem."""
+    """Six problems about a red, a blue, a green and no image, two of them one with two answers, one about the held-out problem's white one;
+    two bad rows."""
     (tmp_path / "blue.png").write_bytes(encoded("blue", (80, 60)))
     (tmp_path / "green.png").write_bytes(encoded("green", (400, 300)))
-    (tmp_path / "held_out.jsonl").write_text(json.dumps(row(id="e", images=["blue.png"], question="Another?")))
+    (tmp_path / "white.png").write_bytes(encoded("white"))
+    (tmp_path / "held_out.jsonl").write_text(json.dumps(row(id="e", images=["white.png"], question="Another?")))
     return write_rows(
         tmp_path,
         row(source="s", answer="yes"),
@@ -26,6 +28,7 @@ def source(tmp_path: Path) -> Path:
         row(id="q5", images=[]),
         row(id="bad", answer=""),
         row(),
+        row(id="q6", images=["white.png"]),
     )
 
 
@@ -51,8 +54,8 @@ def test_a_data_set_is_counted_and_what_is_left_out_of_it_explained(
         "0 4 1",  # choices
         "2 1 0",  # choices and images
         "same question and images: 1 problems, 1 with another answer",
-        "images both learnt from and held out: 1 of 1",
-        "left out: 2",
+        "images both learnt from and held out: 0 of 1",
+        "left out: 3",
         "a run does not start with rows that cannot be used, unless data.bad_rows=drop",
     ):
         assert line in lines, f"{line!r} is not in\n{text}"
