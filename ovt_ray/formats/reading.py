@@ -17,8 +17,8 @@ from ovt_ray.errors import DataError
 from ovt_ray.formats import Split
 from ovt_ray.problem_rows import BenchmarkError, explain
 
-PLACEHOLDER = re.compile(r"<image ?\d{0,4}>")
-"""Where a data set's text shows an image: `<image>`, `<image1>`, `<image 1>`."""
+PLACEHOLDER = re.compile(r"<image[ _]?\d{0,4}>")
+"""Where a data set's text shows an image: `<image>`, `<image1>`, `<image 1>`, `<image_1>`."""
 
 
 class PublishedRow(BaseModel):
@@ -133,7 +133,7 @@ def without_placeholders(text: str) -> str:
 
 def placeholders_in_words(text: str) -> str:
     """Return a text with `image 2` for `<image 2>`, and `the image` for `<image>`."""
-    return PLACEHOLDER.sub(lambda found: f"image {number}" if (number := found[0].strip("<image >")) else "the image", text)
+    return PLACEHOLDER.sub(lambda found: f"image {number}" if (number := found[0].strip("<image_ >")) else "the image", text)
 
 
 def _bare(line: str) -> str:
