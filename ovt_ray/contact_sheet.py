@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ovt_ray.files import write_atomically
+from ovt_ray.prompts import shown_text
 from ovt_ray.types import ImageSource, Problem
 
 NUM_COLUMNS = 4
@@ -47,10 +48,9 @@ def _cell(problem: Problem) -> Image.Image:
 
 def _lines(problem: Problem) -> list[str]:
     """Return the text of a cell: the answer first, so that no question is too long for it to be seen."""
-    choices = "".join(f" ({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices))
     answer = textwrap.shorten(f"[{problem.kind.value}] {problem.answer} {problem.unit}", LINE_CHARS, placeholder=" ...")
     name = textwrap.shorten(f"{problem.source or '-'} / {problem.id}", LINE_CHARS, placeholder=" ...")
-    return [answer, name, *textwrap.wrap(problem.question + choices, LINE_CHARS, max_lines=NUM_LINES - 2, placeholder=" ...")]
+    return [answer, name, *textwrap.wrap(shown_text(problem), LINE_CHARS, max_lines=NUM_LINES - 2, placeholder=" ...")]
 
 
 def _thumbnail(source: ImageSource, size: tuple[int, int]) -> Image.Image:

@@ -104,6 +104,7 @@ def test_images_are_paths_beside_the_file_or_base64(tmp_path: Path) -> None:
         (row(image="a.png"), "image: unknown field; did you mean 'images'?"),
         (row(kind="integer"), "kind: Input should be 'number', 'text', 'yesno', 'choice', 'latex' or 'list', got 'integer'"),
         (row(answer="green", choices=["red", "blue"]), "answer: 'green' is not one of the choices ['red', 'blue']"),
+        (row(choices=[str(number) for number in range(27)]), "choices: 27, but there are letters for 26; leave some out"),
         (row(kind="choice"), "choices: missing; kind 'choice' needs them"),
         (row(kind="yesno"), "its gold answer '4' is not one of yes, no, true, false"),
         (row(kind="number", choices=["4", "5"]), "choices: only kind 'choice' has them, got kind 'number'"),
