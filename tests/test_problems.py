@@ -216,6 +216,17 @@ def test_several_data_sets_are_learnt_from_and_what_is_held_out_of_the_first_is_
     assert "2 problems are about an image" in separate.dropped[-1]
 
 
+def test_an_id_that_a_further_data_set_would_repeat_is_refused_with_both_rows(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    first = write_rows(tmp_path, row(), row(id="1/q1"))
+    second = write_rows(tmp_path / "second", row(id="q0"), row())
+    with pytest.raises(DataError) as refusal:
+        load(tmp_path, first, num_eval=1, also=[{"format": "jsonl", "path": second}])
+    assert str(refusal.value) == (
+        f"data.also: {second} row 2 (id 'q1') gets the id '1/q1', which {first} row 2 (id '1/q1') has: give one of them another id"
+    )
+
+
 def test_holding_out_everything_is_refused_with_the_key_to_change(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="data.num_eval"):
         load(tmp_path, write_rows(tmp_path, row()), num_eval=400)
