@@ -14,6 +14,8 @@ from ovt_ray.types import ImageSource, Problem
 NUM_COLUMNS = 4
 PICTURE = (300, 220)
 """Pixels that a problem's images share."""
+MAX_PICTURES = 10
+"""Images of a problem that are shown, the first; more would be too narrow to be seen."""
 NUM_LINES, LINE_CHARS, LINE_HEIGHT = 8, 46, 15
 """Of the text below them."""
 MARGIN = 10
@@ -36,8 +38,9 @@ def _cell(problem: Problem) -> Image.Image:
     cell = Image.new("RGB", CELL, "white")
     pen = ImageDraw.Draw(cell)
     pen.rectangle((2, 2, CELL[0] - 3, CELL[1] - 3), outline="lightgrey")
-    width = PICTURE[0] // max(1, len(problem.images))
-    for number, source in enumerate(problem.images):
+    pictures = problem.images[:MAX_PICTURES]
+    width = PICTURE[0] // max(1, len(pictures))
+    for number, source in enumerate(pictures):
         cell.paste(_thumbnail(source, (width, PICTURE[1])), (MARGIN + number * width, MARGIN))
     for number, line in enumerate(_lines(problem)):
         is_answer = number == 0

@@ -13,6 +13,7 @@ import numpy as np
 
 from ovt_ray.config import DataConfig, ModelConfig
 from ovt_ray.contact_sheet import write_contact_sheet
+from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS
 from ovt_ray.order import permutation
 from ovt_ray.problem_rows import BenchmarkError
@@ -44,9 +45,11 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
         _print_image_sizes([problems.train, problems.held_out], model)
         _print_repeats(problems)
         shown = problems.train or problems.held_out
-        if model is not None:
+        if model is not None and shown:
             _print_prompts(shown, model)
         _print_left_out(problems, config)
+        if not shown:
+            raise DataError(f"{config.path}: no row of it makes a problem; check data.path and data.format")
         examples = shown.select(permutation(len(shown), 0)[:num_examples])
         with phase(f"drawing {len(examples)} examples to {sheet}"):
             write_contact_sheet(sheet, examples)

@@ -123,6 +123,10 @@ def test_a_column_of_bytes_and_a_damaged_file_of_parquet(tmp_path: Path) -> None
     parquet.write_table(pa.table({"id": [1], "question": ["?"], "images": [[encoded("red")]], "answer": [4.5]}), path)
     (problem,) = problem_set("parquet", path, "train", tmp_path / "kept")
     assert (problem.id, problem.answer, len(problem.images)) == ("1", "4.5", 1)
+    far = pa.table({"id": ["1"], "question": ["?"], "answer": pa.array([2**60], pa.timestamp("ms"))})
+    parquet.write_table(far, path)  # a time that Python has no value for
+    with pytest.raises(DataError, match="rows.parquet: cannot be read as Parquet"):
+        problem_set("parquet", path, "train", tmp_path / "kept")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="rows.parquet: cannot be read as Parquet"):
         problem_set("parquet", path, "train", tmp_path / "kept")

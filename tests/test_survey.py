@@ -91,9 +91,30 @@ def test_the_schema_is_of_the_rows_that_are_read(capsys: pytest.CaptureFixture[s
     assert [name for name, field in schema["properties"].items() if "description" not in field] == []
 
 
+def test_problems_of_very_many_images_are_drawn_with_the_first_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path, row(images=["a.png"] * 301))
+    assert "301" in said(capsys, monkeypatch, source, "rows.jsonl", "--format", "jsonl")
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize("rows", [[], [row(answer="")]])
+def test_a_file_without_a_problem_is_named_after_what_is_left_out(
+    rows: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path, *rows)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "rows.jsonl", "--format", "jsonl"]) == 1
+    out, err = capsys.readouterr()
+    assert f"left out: {len(rows)}" in out
+    assert "rows.jsonl: no row of it makes a problem" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["rows.jsonl", "data.num_eval=[1", "--format", "jsonl"], "override 'data.num_eval=[1': the value is not YAML"),
         ([], "IN is missing"),
         (["rows.jsonl"], "say what it is with --format, one of jsonl"),
         (["rows.jsonl", "seed=1", "--format", "jsonl"], "override 'seed=1': only keys of data"),
