@@ -91,11 +91,14 @@ def test_the_schema_is_of_the_rows_that_are_read(capsys: pytest.CaptureFixture[s
     assert [name for name, field in schema["properties"].items() if "description" not in field] == []
 
 
-def test_problems_of_very_many_images_are_drawn_with_the_first_of_them(
+def test_one_problem_of_very_many_images_is_held_out_and_drawn_with_the_first_of_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_rows(tmp_path, row(images=["a.png"] * 301))
-    assert "301" in said(capsys, monkeypatch, source, "rows.jsonl", "--format", "jsonl")
+    text = said(capsys, monkeypatch, source, "rows.jsonl", "--format", "jsonl")
+    assert "0 problems to learn from, 1 held out\nheld out: all 1, as there are fewer than data.num_eval=400; lower it" in text
+    text = said(capsys, monkeypatch, source, "rows.jsonl", "data.num_eval=1", "--format", "jsonl")
+    assert "held out: 1 chosen by a hash" in text and "\n  301 " in text
     assert (tmp_path / "contact_sheet.png").is_file()
 
 
