@@ -87,7 +87,11 @@ def _override(item: str) -> tuple[str, object]:
     key, equals, value = item.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {item!r} is not of the form key=value")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"override {item!r}: the value is not YAML ({reason}); close what is open, or quote it") from error
 
 
 def parse_config(values: object, origin: str) -> RunConfig:

@@ -8,11 +8,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from ovt_ray.files import write_atomically
+from ovt_ray.prompts import shown_text
 from ovt_ray.types import ImageSource, Problem
 
 NUM_COLUMNS = 4
 PICTURE = (300, 220)
 """Pixels that a problem's images share."""
+MAX_PICTURES = 10
+"""Images of a problem that are shown, the first; more would be too narrow to be seen."""
 NUM_LINES, LINE_CHARS, LINE_HEIGHT = 8, 46, 15
 """Of the text below them."""
 MARGIN = 10
@@ -35,8 +38,9 @@ def _cell(problem: Problem) -> Image.Image:
     cell = Image.new("RGB", CELL, "white")
     pen = ImageDraw.Draw(cell)
     pen.rectangle((2, 2, CELL[0] - 3, CELL[1] - 3), outline="lightgrey")
-    width = PICTURE[0] // max(1, len(problem.images))
-    for number, source in enumerate(problem.images):
+    pictures = problem.images[:MAX_PICTURES]
+    width = PICTURE[0] // max(1, len(pictures))
+    for number, source in enumerate(pictures):
         cell.paste(_thumbnail(source, (width, PICTURE[1])), (MARGIN + number * width, MARGIN))
     for number, line in enumerate(_lines(problem)):
         is_answer = number == 0
@@ -47,10 +51,9 @@ def _cell(problem: Problem) -> Image.Image:
 
 def _lines(problem: Problem) -> list[str]:
     """Return the text of a cell: the answer first, so that no question is too long for it to be seen."""
-    choices = "".join(f" ({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices))
     answer = textwrap.shorten(f"[{problem.kind.value}] {problem.answer} {problem.unit}", LINE_CHARS, placeholder=" ...")
     name = textwrap.shorten(f"{problem.source or '-'} / {problem.id}", LINE_CHARS, placeholder=" ...")
-    return [answer, name, *textwrap.wrap(problem.question + choices, LINE_CHARS, max_lines=NUM_LINES - 2, placeholder=" ...")]
+    return [answer, name, *textwrap.wrap(shown_text(problem), LINE_CHARS, max_lines=NUM_LINES - 2, placeholder=" ...")]
 
 
 def _thumbnail(source: ImageSource, size: tuple[int, int]) -> Image.Image:

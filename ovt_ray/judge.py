@@ -10,7 +10,7 @@ import ray
 from actors.placed import engine_environment
 from actors.worker import RolloutWorker
 from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.prompts import model_path
+from ovt_ray.prompts import model_path, shown_text
 from ovt_ray.types import AnswerKind, Outcome, Problem, Sampling, Score
 from reward.extract import extract_answer
 
@@ -74,8 +74,7 @@ def check_template(template: str) -> None:
 def question_to_judge(template: str, problem: Problem, answer: str) -> Problem:
     """Return the text-only problem that is put to the judge."""
     inside = "\n".join(line for line in answer.splitlines() if line.strip() != END)
-    choices = [f"({chr(ord('A') + place)}) {choice}" for place, choice in enumerate(problem.choices)]
-    question = template.format(question="\n".join([problem.question, *choices]), gold=problem.answer, answer=inside)
+    question = template.format(question=shown_text(problem), gold=problem.answer, answer=inside)
     return Problem(id=problem.id, question=question, images=(), answer=problem.answer, kind=AnswerKind.TEXT)
 
 

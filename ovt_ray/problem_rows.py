@@ -7,6 +7,7 @@ import math
 import os
 import re
 import reprlib
+import string
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +92,7 @@ class ProblemRow(BaseModel):
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
     """How an answer is compared with the gold one; left out, it follows from choices and answer."""
     choices: list[Answer] = []
-    """What can be chosen, shown as (A), (B), ...; only of kind `choice`."""
+    """What can be chosen, at most 26, shown as (A), (B), ...; only of kind `choice`."""
     precision: Annotated[int | None, Field(ge=0)] = None
     """Digits after the point that are compared, after rounding; left out, values must be equal."""
     unit: str = ""
@@ -172,6 +173,8 @@ def explain(problem: ErrorDetails, row: type[BaseModel]) -> str:
 def _check_choices(row: ProblemRow, kind: AnswerKind) -> None:
     if kind is AnswerKind.CHOICE and not row.choices:
         raise DataError("choices: missing; kind 'choice' needs them")
+    if len(row.choices) > len(string.ascii_uppercase):
+        raise DataError(f"choices: {len(row.choices)}, but there are letters for {len(string.ascii_uppercase)}; leave some out")
     if kind is AnswerKind.CHOICE and row.answer not in row.choices:
         raise DataError(f"answer: {row.answer!r} is not one of the choices {row.choices}; write the text of one of them")
     if kind is not AnswerKind.CHOICE and row.choices:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ovt_ray.errors import DataError
 from ovt_ray.types import AnswerKind, Problem
 
 TEXTS = pa.list_(pa.string())
@@ -87,10 +88,18 @@ class ProblemSet(Sequence[Problem]):
         return (column if len(self) == len(column) and self._is_whole() else column.take(pa.array(self._places))).to_pylist()
 
     def joined_with(self, others: Sequence["ProblemSet"]) -> "ProblemSet":
-        """Return the problems of this set, then those of others, whose ids get their number before them, counted from 1: `1/17`."""
+        """Return the problems of this set, then those of others, whose ids get their number before them, counted from 1: `1/17`.
+
+        Raises DataError where this set has such an id already.
+        """
         tables, places, num_rows = [self._table], [self._places], self._table.num_rows
         for number, other in enumerate(others, start=1):
             ids = pc.binary_join_element_wise(str(number), other._table["id"], "/")
+            found = pc.index_in(ids, value_set=self._table["id"])
+            if found.null_count < len(found):
+                row = pc.index(pc.is_valid(found), True).as_py()
+                first, second = self._table["place"][found[row].as_py()], other._table["place"][row]
+                raise DataError(f"data.also: {second} gets the id {ids[row].as_py()!r}, which {first} has: give one of them another id")
             tables.append(other._table.set_column(0, SCHEMA.field("id"), ids))
             places.append(other._places + num_rows)
             num_rows += other._table.num_rows

@@ -183,16 +183,22 @@ def _shown(made: Iterable[tuple[str, Made]], name: str) -> Iterator[tuple[str, M
 
 def _key(format_name: str, path: Path, split: Split) -> str:
     """Return a name that is another one for another format, path, state of the files or reading code."""
-    parts = [format_name, split, str(path.resolve()), _code_version(), *_states(FORMATS[format_name].read_from(path))]
+    states = [state for read in FORMATS[format_name].read_from(path) for state in _states(read)]
+    parts = [format_name, split, str(path.resolve()), _code_version(), *states]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def _states(path: Path) -> Iterator[str]:
-    """Yield name, size and time of a file, or of every file below a folder."""
+    """Yield name, size and time of a file, or of every file below a folder; links are followed, each folder is gone through once."""
     if not path.is_dir():
         yield str(stamp(str(path)))
         return
-    for folder, folders, files in os.walk(path):
+    visited = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             file = os.path.join(folder, name)

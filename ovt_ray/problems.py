@@ -1,7 +1,7 @@
 """The problems of a data set that are learnt from, and those held out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,8 +42,8 @@ def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
     """Return the checked problems of a data set and those held out of it, kept in `folder` for the next start.
 
     Held-out problems are those of the data set's own split or of `eval_path`; else they are chosen by a hash of their images, so that
-    no image is on both sides and the choice does not depend on the order of rows. Raises DataError listing the bad rows, unless they
-    are dropped.
+    the choice does not depend on the order of rows. No image of a held-out problem is learnt from. Raises DataError listing the bad rows,
+    unless they are dropped.
     """
     assert config.path is not None
     problems = problem_set(config.format, config.path, "train", folder)
@@ -52,10 +52,13 @@ def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
     if FORMATS[config.format].has_eval_split or config.eval_path is not None:
         separate = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
         dropped = settle([*learnt.bad, *separate.bad], config.bad_rows)
-        return LoadedProblems(train=learnt, held_out=separate[: config.num_eval], dropped=dropped)
-    dropped = settle(learnt.bad, config.bad_rows)
-    train, held_out = _hold_out(learnt, len(problems), config.num_eval)
-    if num_lost := len(learnt) - len(train) - len(held_out):
+        train, held_out = _apart_from(learnt, separate), separate[: config.num_eval]
+        num_lost = len(learnt) - len(train)
+    else:
+        dropped = settle(learnt.bad, config.bad_rows)
+        train, held_out = _hold_out(learnt, len(problems), config.num_eval)
+        num_lost = len(learnt) - len(train) - len(held_out)
+    if num_lost:
         dropped += (f"{config.path}: {num_lost} problems are about an image of a held-out problem and are left out of training",)
     return LoadedProblems(train=train, held_out=held_out, dropped=dropped)
 
@@ -80,3 +83,18 @@ def _hold_out(problems: ProblemSet, num_candidates: int, num_held_out: int) -> t
     held_hashes = {digest for place in chosen for digest in hashes[place]}
     train = [place for place in range(len(ids)) if held_hashes.isdisjoint(hashes[place])]
     return problems.select(train), problems.select(sorted(chosen))
+
+
+def _apart_from(learnt: ProblemSet, separate: ProblemSet) -> ProblemSet:
+    """Return the problems about no image of a separate set, all of which counts: more of it may be measured another time.
+
+    A question about text is the same one in both where its words are: two data sets may give their first rows the same id.
+    """
+    held_hashes = {digest for hashes in _subjects(separate) for digest in hashes}
+    return learnt.select(place for place, hashes in enumerate(_subjects(learnt)) if held_hashes.isdisjoint(hashes))
+
+
+def _subjects(problems: ProblemSet) -> Iterator[list[bytes]]:
+    """Yield what each problem is about: the hashes of its images, of a problem without one that of its question and choices."""
+    for hashes, question, choices in zip(*map(problems.column, ("image_hashes", "question", "choices")), strict=True):
+        yield hashes or [hashlib.sha256("\0".join([question, *choices]).encode()).digest()]

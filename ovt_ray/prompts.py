@@ -150,7 +150,7 @@ class Prompts:
 
 
 def shown_text(problem: Problem) -> str:
-    """Return the question and below it the options of a choice, by letter."""
+    """Return the question and below it the options of a choice, by letter; `problem_rows` lets no row have more options than letters."""
     options = (f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False))
     return "\n".join([problem.question, *options])
 

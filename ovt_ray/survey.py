@@ -13,6 +13,7 @@ import numpy as np
 
 from ovt_ray.config import DataConfig, ModelConfig
 from ovt_ray.contact_sheet import write_contact_sheet
+from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS
 from ovt_ray.order import permutation
 from ovt_ray.problem_rows import BenchmarkError
@@ -36,7 +37,7 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
         problems = _surveyed(config, folder, Path(drawn))
         both = {"learn from": problems.train, "held out": problems.held_out}
         print(f"{config.path or config.format}: {len(problems.train):,} problems to learn from, {len(problems.held_out):,} held out")
-        print(f"held out: {_how_held_out(config)}")
+        print(f"held out: {_how_held_out(config, problems)}")
         _print_counts("source", {name: some.column("source") for name, some in both.items()})
         _print_counts("answers", {name: some.column("kind") for name, some in both.items()})
         _print_counts("choices", {name: _sizes(some, "choices") for name, some in both.items()})
@@ -44,9 +45,11 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
         _print_image_sizes([problems.train, problems.held_out], model)
         _print_repeats(problems)
         shown = problems.train or problems.held_out
-        if model is not None:
+        if model is not None and shown:
             _print_prompts(shown, model)
         _print_left_out(problems, config)
+        if not shown:
+            raise DataError(f"{config.path}: no row of it makes a problem; check data.path and data.format")
         examples = shown.select(permutation(len(shown), 0)[:num_examples])
         with phase(f"drawing {len(examples)} examples to {sheet}"):
             write_contact_sheet(sheet, examples)
@@ -76,13 +79,15 @@ def _drawn(config: DataConfig, folder: Path) -> LoadedProblems:
     return LoadedProblems(train=train_set, held_out=held_out_set, dropped=())
 
 
-def _how_held_out(config: DataConfig) -> str:
+def _how_held_out(config: DataConfig, problems: LoadedProblems) -> str:
     if config.format == "embedded":
         return f"figures of the {config.eval_split} split, which no stage learns from"
     if config.eval_path is not None:
         return f"at most {config.num_eval:,} (data.num_eval), the first of {config.eval_path} (data.eval_path)"
     if FORMATS[config.format].has_eval_split:
         return f"at most {config.num_eval:,} (data.num_eval), the first of the data set's own held-out problems"
+    if len(problems.held_out) < config.num_eval:
+        return f"all {len(problems.held_out):,}, as there are fewer than data.num_eval={config.num_eval:,}; lower it to learn from some"
     return f"{config.num_eval:,} chosen by a hash of their images (data.num_eval); problems about the same images are left out"
 
 

@@ -14,7 +14,7 @@ from ovt_ray.distil import read_traces
 from ovt_ray.errors import DataError
 from ovt_ray.export import write_easyr1, write_llama_factory
 from ovt_ray.files import write_json_lines_atomically
-from ovt_ray.formats.hub import parsed
+from ovt_ray.formats.hub import EVALUATION_SETS, parsed
 from ovt_ray.problem_rows import problem_row
 from ovt_ray.problem_store import problem_set
 from ovt_ray.prompts import shown_text
@@ -297,7 +297,51 @@ def test_a_hub_name_may_be_followed_by_a_table_and_a_split() -> None:
         read("hub", Path("owner/name:a b"))
 
 
-@pytest.mark.parametrize("name", ["MathLLMs/MathVision:test", "AI4Math/MathVista:testmini", "MMMU/MMMU/Art:validation"])
+def test_images_in_columns_of_their_own_are_shown_in_their_order(tmp_path: Path, own_cache: None) -> None:
+    rows = {
+        "question": ["<image_1> turned is?", "Which of <image 1> and <image 2> fits <image 1>?", "In <image_1>?"],
+        "options": [["<image_2>", "none"], ["the first", "the second"], ["x", "y"]],
+        "image_2": [image("blue"), image("green"), None],
+        "image_1": [image("red")] * 3,
+        "answer": ["A", "B", "A"],
+    }
+    table = datasets.Dataset.from_dict(rows)
+    for name in ("image_1", "image_2"):
+        table = table.cast_column(name, datasets.Image())
+    table.save_to_disk(tmp_path / "set")
+    (first, second, third), bad = read("hub", tmp_path / "set")
+    assert (first.question, first.choices, first.answer) == ("turned is?", ("image 2", "none"), "image 2")
+    assert (second.question, second.answer) == ("Which of image 1 and image 2 fits image 1?", "the second")
+    assert [problem.images for problem in (first, second)] == [(png("red"), png("blue")), (png("red"), png("green"))]
+    assert (third.images, bad) == ((png("red"),), [])
+
+
+@pytest.mark.parametrize("kind", [datasets.Image(), datasets.List(datasets.Image())])
+def test_a_table_whose_images_stand_under_another_name_is_refused(kind: object, tmp_path: Path, own_cache: None) -> None:
+    features = datasets.Features({"question": datasets.Value("string"), "answer": datasets.Value("string"), "figure": kind})
+    figure = image("red") if isinstance(kind, datasets.Image) else [image("red")]
+    table = datasets.Dataset.from_dict({"question": ["?"], "answer": ["1"], "figure": [figure]}, features=features)
+    table.save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match=r"no column for images: one must be named .* or image_1, got \['figure'\]"):
+        read("hub", tmp_path / "set")
+
+
+BENCHMARKS = [
+    "MathLLMs/MathVision:test",
+    "AI4Math/MathVista:testmini",
+    "MMMU/MMMU/Art:validation",
+    "MMMU/MMMU_Pro",
+    "x/EMMA-mini",
+    "x/MATH-V",
+]
+
+
+@pytest.mark.parametrize("name", ["Zhiqiang007/MathV360K", "x/math-verify-rl", "x/math-vqa", "google/gemma-math", "x/math-v-like"])
+def test_a_name_that_a_benchmark_s_is_a_part_of_is_none(name: str) -> None:
+    assert EVALUATION_SETS.search(name.rpartition("/")[2]) is None
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_of_the_hub_is_never_learnt_from(name: str) -> None:
     with pytest.raises(DataError, match="is an evaluation set, never to be trained on"):
         read("hub", Path(name))

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row
-from ovt_ray.problem_store import keep, problem_set
+from ovt_ray.problem_store import _states, keep, problem_set
 from ovt_ray.problems import load_problems
 from tests.test_problems import encoded, row, write_rows
 
@@ -53,6 +53,29 @@ def test_another_file_or_another_image_is_read_again(tmp_path: Path) -> None:
     assert "row 1 (id 'q1'): images[0]: " in message and "not a readable" in message
     path.write_text(json.dumps(row(images=["b.png"], answer="5")))
     assert [problem.answer for problem in problem_set("jsonl", path, "train", tmp_path / "kept")] == ["5"]
+
+
+def test_a_file_in_a_linked_folder_that_changes_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "real" / "inner" / "back").symlink_to(tmp_path / "real")  # a loop
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "questions").symlink_to(tmp_path / "real")
+    before = list(_states(tmp_path / "set"))
+    (tmp_path / "real" / "inner" / "1.json").write_text("{}")
+    written = list(_states(tmp_path / "set"))
+    (tmp_path / "real" / "inner" / "1.json").write_text("{} ")
+    assert (len(before), len(written)) == (0, 1) and list(_states(tmp_path / "set")) != written
+
+
+def test_rows_are_read_again_when_the_description_of_their_columns_changes(tmp_path: Path) -> None:
+    answered = {"instruction": "How many?", "output": "<think> . </think> <answer> 4 </answer>", "other": "How old?"}
+    (tmp_path / "rows.json").write_text(json.dumps([answered]))
+    asked = []
+    for columns in (None, {"prompt": "other"}):
+        if columns:
+            (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": {"file_name": "rows.json", "columns": columns}}))
+        asked += [problem.question for problem in problem_set("llama_factory", tmp_path / "rows.json", "train", tmp_path / "kept")]
+    assert asked == ["How many?", "How old?"]
 
 
 def test_a_reader_that_stops_leaves_nothing_that_a_later_start_would_take_for_whole(tmp_path: Path) -> None:
@@ -100,6 +123,10 @@ def test_a_column_of_bytes_and_a_damaged_file_of_parquet(tmp_path: Path) -> None
     parquet.write_table(pa.table({"id": [1], "question": ["?"], "images": [[encoded("red")]], "answer": [4.5]}), path)
     (problem,) = problem_set("parquet", path, "train", tmp_path / "kept")
     assert (problem.id, problem.answer, len(problem.images)) == ("1", "4.5", 1)
+    far = pa.table({"id": ["1"], "question": ["?"], "answer": pa.array([2**60], pa.timestamp("ms"))})
+    parquet.write_table(far, path)  # a time that Python has no value for
+    with pytest.raises(DataError, match="rows.parquet: cannot be read as Parquet"):
+        problem_set("parquet", path, "train", tmp_path / "kept")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DataError, match="rows.parquet: cannot be read as Parquet"):
         problem_set("parquet", path, "train", tmp_path / "kept")

@@ -104,6 +104,7 @@ def test_images_are_paths_beside_the_file_or_base64(tmp_path: Path) -> None:
         (row(image="a.png"), "image: unknown field; did you mean 'images'?"),
         (row(kind="integer"), "kind: Input should be 'number', 'text', 'yesno', 'choice', 'latex' or 'list', got 'integer'"),
         (row(answer="green", choices=["red", "blue"]), "answer: 'green' is not one of the choices ['red', 'blue']"),
+        (row(choices=[str(number) for number in range(27)]), "choices: 27, but there are letters for 26; leave some out"),
         (row(kind="choice"), "choices: missing; kind 'choice' needs them"),
         (row(kind="yesno"), "its gold answer '4' is not one of yes, no, true, false"),
         (row(kind="number", choices=["4", "5"]), "choices: only kind 'choice' has them, got kind 'number'"),
@@ -177,13 +178,22 @@ def test_no_image_is_both_trained_on_and_held_out(tmp_path: Path) -> None:
     assert {problem.id for problem in again.held_out} == {problem.id for problem in loaded.held_out}
 
 
-def test_a_file_of_held_out_problems_is_used_as_it_is(tmp_path: Path) -> None:
-    path = write_rows(tmp_path, row(), row(id="q2"))
+def test_what_a_file_of_held_out_problems_is_about_is_not_learnt_from(tmp_path: Path) -> None:
+    for name, colour in (("b.png", "blue"), ("copy of b.png", "blue"), ("c.png", "green")):
+        (tmp_path / name).write_bytes(encoded(colour))
+    texts = [row(id="e0", images=[], question="One?"), row(id="q6", images=[], question="Two?")]
+    path = write_rows(
+        tmp_path, row(), row(id="q2", images=["a.png", "copy of b.png"]), row(id="q3", images=["c.png"]), *texts, row(id="q4")
+    )
     held_out = tmp_path / "eval.jsonl"
-    held_out.write_text("\n".join(json.dumps(row(id=f"e{n}")) for n in range(3)))
+    asked = [{"images": [], "question": "Two?"}, {"images": ["b.png"]}, {"images": ["c.png"]}]
+    held_out.write_text("\n".join(json.dumps(row(id=f"e{n}", **fields)) for n, fields in enumerate(asked)))
     loaded = load(tmp_path, path, eval_path=held_out, num_eval=2)
-    assert [problem.id for problem in loaded.train] == ["q1", "q2"]
+    assert [problem.id for problem in loaded.train] == ["q1", "e0", "q4"]  # q3 is about one that is not measured this time
     assert [problem.id for problem in loaded.held_out] == ["e0", "e1"]
+    learnt, measured = ({digest for found in part.column("image_hashes") for digest in found} for part in (loaded.train, loaded.held_out))
+    assert len(learnt) == len(measured) == 1 and learnt.isdisjoint(measured)
+    assert "3 problems are about an image of a held-out problem" in loaded.dropped[0]
 
 
 def test_several_data_sets_are_learnt_from_and_what_is_held_out_of_the_first_is_in_none(tmp_path: Path) -> None:
@@ -199,8 +209,22 @@ def test_several_data_sets_are_learnt_from_and_what_is_held_out_of_the_first_is_
     assert [problem.id for problem in loaded.train] == (["q2", "1/q3"] if red else ["q1", "1/q1", "1/q3"])
     assert loaded.train.column("source")[-2:] == (["a", ""] if red else ["b", ""])
     assert len(loaded.dropped) == (2 if red else 1) and "second" in loaded.dropped[0]
-    separate = load(tmp_path, first, eval_path=second, **also)
-    assert separate.train.column("id") == ["q1", "q2", "1/q1", "1/q3"] == [problem.id for problem in separate.train]
+    (tmp_path / "e.png").write_bytes(encoded("red"))
+    (tmp_path / "eval.jsonl").write_text(json.dumps(row(images=["e.png"])))
+    separate = load(tmp_path, first, eval_path=tmp_path / "eval.jsonl", **also)
+    assert separate.train.column("id") == ["q2", "1/q3"] == [problem.id for problem in separate.train]
+    assert "2 problems are about an image" in separate.dropped[-1]
+
+
+def test_an_id_that_a_further_data_set_would_repeat_is_refused_with_both_rows(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    first = write_rows(tmp_path, row(), row(id="1/q1"))
+    second = write_rows(tmp_path / "second", row(id="q0"), row())
+    with pytest.raises(DataError) as refusal:
+        load(tmp_path, first, num_eval=1, also=[{"format": "jsonl", "path": second}])
+    assert str(refusal.value) == (
+        f"data.also: {second} row 2 (id 'q1') gets the id '1/q1', which {first} row 2 (id '1/q1') has: give one of them another id"
+    )
 
 
 def test_holding_out_everything_is_refused_with_the_key_to_change(tmp_path: Path) -> None:

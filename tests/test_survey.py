@@ -13,10 +13,12 @@ from tests.test_problems import encoded, row, write_rows
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five problems about a red, a blue and a green image, two of them one with two answers; two bad rows; one held-out problem."""
+    """Six problems about a red, a blue, a green and no image, two of them one with two answers, one about the held-out problem's white one;
+    two bad rows."""
     (tmp_path / "blue.png").write_bytes(encoded("blue", (80, 60)))
     (tmp_path / "green.png").write_bytes(encoded("green", (400, 300)))
-    (tmp_path / "held_out.jsonl").write_text(json.dumps(row(id="e", images=["blue.png"], question="Another?")))
+    (tmp_path / "white.png").write_bytes(encoded("white"))
+    (tmp_path / "held_out.jsonl").write_text(json.dumps(row(id="e", images=["white.png"], question="Another?")))
     return write_rows(
         tmp_path,
         row(source="s", answer="yes"),
@@ -26,6 +28,7 @@ def source(tmp_path: Path) -> Path:
         row(id="q5", images=[]),
         row(id="bad", answer=""),
         row(),
+        row(id="q6", images=["white.png"]),
     )
 
 
@@ -51,8 +54,8 @@ def test_a_data_set_is_counted_and_what_is_left_out_of_it_explained(
         "0 4 1",  # choices
         "2 1 0",  # choices and images
         "same question and images: 1 problems, 1 with another answer",
-        "images both learnt from and held out: 1 of 1",
-        "left out: 2",
+        "images both learnt from and held out: 0 of 1",
+        "left out: 3",
         "a run does not start with rows that cannot be used, unless data.bad_rows=drop",
     ):
         assert line in lines, f"{line!r} is not in\n{text}"
@@ -88,9 +91,33 @@ def test_the_schema_is_of_the_rows_that_are_read(capsys: pytest.CaptureFixture[s
     assert [name for name, field in schema["properties"].items() if "description" not in field] == []
 
 
+def test_one_problem_of_very_many_images_is_held_out_and_drawn_with_the_first_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_rows(tmp_path, row(images=["a.png"] * 301))
+    text = said(capsys, monkeypatch, source, "rows.jsonl", "--format", "jsonl")
+    assert "0 problems to learn from, 1 held out\nheld out: all 1, as there are fewer than data.num_eval=400; lower it" in text
+    text = said(capsys, monkeypatch, source, "rows.jsonl", "data.num_eval=1", "--format", "jsonl")
+    assert "held out: 1 chosen by a hash" in text and "\n  301 " in text
+    assert (tmp_path / "contact_sheet.png").is_file()
+
+
+@pytest.mark.parametrize("rows", [[], [row(answer="")]])
+def test_a_file_without_a_problem_is_named_after_what_is_left_out(
+    rows: list[dict[str, object]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path, *rows)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "rows.jsonl", "--format", "jsonl"]) == 1
+    out, err = capsys.readouterr()
+    assert f"left out: {len(rows)}" in out
+    assert "rows.jsonl: no row of it makes a problem" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["rows.jsonl", "data.num_eval=[1", "--format", "jsonl"], "override 'data.num_eval=[1': the value is not YAML"),
         ([], "IN is missing"),
         (["rows.jsonl"], "say what it is with --format, one of jsonl"),
         (["rows.jsonl", "seed=1", "--format", "jsonl"], "override 'seed=1': only keys of data"),

@@ -9,24 +9,40 @@ import pytest
 
 from ovt_ray.config import DataConfig
 from ovt_ray.errors import DataError
+from ovt_ray.problem_set import ProblemSet
+from ovt_ray.problem_store import problem_set
 from ovt_ray.problems import LoadedProblems, load_problems
 from ovt_ray.types import AnswerKind
 from reward.equivalence import is_equivalent
 
 
 @pytest.fixture(scope="module")
-def loaded(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedProblems:
-    return load_problems(DataConfig(format="tabmwp", path=shared / "tabmwp"), tmp_path_factory.mktemp("problems"))
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("problems")
+
+
+@pytest.fixture(scope="module")
+def loaded(shared: Path, kept: Path) -> LoadedProblems:
+    return load_problems(DataConfig(format="tabmwp", path=shared / "tabmwp"), kept)
+
+
+@pytest.fixture(scope="module")
+def dev1k(shared: Path, kept: Path) -> ProblemSet:
+    return problem_set("tabmwp", shared / "tabmwp", "train", kept)
 
 
 def read_split(shared: Path, split: str) -> dict[str, dict[str, object]]:
     return json.loads((shared / f"tabmwp/data/tabmwp/problems_{split}.json").read_text())
 
 
-def test_every_problem_of_dev1k_loads_and_none_is_dropped(shared: Path, loaded: LoadedProblems) -> None:
-    assert [problem.id for problem in loaded.train] == list(read_split(shared, "dev1k"))
-    assert len(loaded.train) == 1000
-    (missing,) = loaded.dropped
+def test_every_problem_of_dev1k_loads_and_three_are_about_a_table_of_test1k(
+    shared: Path, loaded: LoadedProblems, dev1k: ProblemSet
+) -> None:
+    assert [problem.id for problem in dev1k] == list(read_split(shared, "dev1k"))
+    assert (len(dev1k), dev1k.bad) == (1000, ())
+    assert len(loaded.train) == 997
+    missing, shown = loaded.dropped
+    assert "3 problems are about an image of a held-out problem" in shown
     assert missing.endswith("problems_test1k.json: 700 of 1000 problems, whose images are not there")
 
 
@@ -35,19 +51,19 @@ def test_the_first_300_of_test1k_are_held_out(shared: Path, loaded: LoadedProble
     assert {problem.id for problem in loaded.train}.isdisjoint(problem.id for problem in loaded.held_out)
 
 
-def test_kinds_are_counted_as_the_data_set_counts_its_answer_types(shared: Path, loaded: LoadedProblems) -> None:
+def test_kinds_are_counted_as_the_data_set_counts_its_answer_types(shared: Path, dev1k: ProblemSet) -> None:
     types = Counter(
         "number" if row["ques_type"] == "free_text" else "yesno" if row["answer"] in ("yes", "no") else "choice"
         for row in read_split(shared, "dev1k").values()
     )
-    assert Counter(problem.kind.value for problem in loaded.train) == types
+    assert Counter(problem.kind.value for problem in dev1k) == types
     numbers = sum(row["ans_type"] in ("integer_number", "decimal_number") for row in read_split(shared, "dev1k").values())
     assert types["number"] == numbers == 725
 
 
-def test_answers_and_choices_are_those_of_the_rows(shared: Path, loaded: LoadedProblems) -> None:
+def test_answers_and_choices_are_those_of_the_rows(shared: Path, dev1k: ProblemSet) -> None:
     rows = read_split(shared, "dev1k")
-    for problem in loaded.train:
+    for problem in dev1k:
         assert problem.answer == rows[problem.id]["answer"]
         if problem.kind is AnswerKind.CHOICE:
             assert list(problem.choices) == rows[problem.id]["choices"]
@@ -66,16 +82,18 @@ def test_a_unit_is_named_in_the_question_and_not_in_the_answer(loaded: LoadedPro
 def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_path: Path) -> None:
     rows = dict(list(read_split(shared, "dev1k").items())[:5])
     cut, gone, empty, short, good = rows
+    other = list(read_split(shared, "test1k"))[0]
     rows[empty]["answer"] = ""
     del rows[short]["question"]
     tables = tmp_path / "tables"
     tables.mkdir()
     for pid in (cut, empty, short, good):
         shutil.copyfile(shared / f"tabmwp/data/tabmwp/tables/{pid}.png", tables / f"{pid}.png")
+    shutil.copyfile(shared / f"tabmwp/data/tabmwp/tables/{other}.png", tables / f"{other}.png")
     whole = (tables / f"{cut}.png").read_bytes()
     (tables / f"{cut}.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "problems_dev1k.json").write_text(json.dumps(rows))
-    (tmp_path / "problems_test1k.json").write_text(json.dumps({good: rows[good]}))
+    (tmp_path / "problems_test1k.json").write_text(json.dumps({other: read_split(shared, "test1k")[other]}))
 
     loaded = load_problems(DataConfig(format="tabmwp", path=tmp_path, bad_rows="drop"), tmp_path / "kept")
     assert [problem.id for problem in loaded.train] == [good]
@@ -93,9 +111,11 @@ def test_a_folder_without_the_data_set_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["dev1k", "test1k"])
-def test_answers_units_and_solutions_are_as_the_data_set_says_of_itself(shared: Path, loaded: LoadedProblems, split: str) -> None:
+def test_answers_units_and_solutions_are_as_the_data_set_says_of_itself(
+    shared: Path, loaded: LoadedProblems, dev1k: ProblemSet, split: str
+) -> None:
     rows = read_split(shared, split)
-    problems = loaded.train if split == "dev1k" else loaded.held_out
+    problems = dev1k if split == "dev1k" else loaded.held_out
     asked = [rows[problem.id] for problem in problems]
     kinds = Counter((row["ques_type"], row["ans_type"]) for row in asked)
     assert len(rows) == 1000

@@ -21,7 +21,7 @@ from ovt_ray.chains import Chains
 from ovt_ray.distillation.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.errors import ConfigError, StageError
 from ovt_ray.order import stable_seed
-from ovt_ray.prompts import load_image
+from ovt_ray.prompts import load_image, shown_text
 from ovt_ray.services import Services
 from ovt_ray.stage_config import DistilConfig
 from ovt_ray.trace_config import EndpointConfig
@@ -136,8 +136,7 @@ def content(problem: Problem, instruction: str, max_pixels: int) -> list[dict[st
         load_image(source, max_pixels, problem.id).save(file, format="PNG")
         url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
         parts.append({"type": "image_url", "image_url": {"url": url}})
-    lettered = [f"({chr(ord('A') + place)}) {choice}" for place, choice in enumerate(problem.choices)]
-    return [*parts, {"type": "text", "text": "\n".join([problem.question, *lettered, instruction])}]
+    return [*parts, {"type": "text", "text": f"{shown_text(problem)}\n{instruction}"}]
 
 
 def read_texts(reply: Any) -> list[str]:

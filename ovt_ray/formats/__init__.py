@@ -26,8 +26,8 @@ class Format:
     """Whether the data say which problems are held out; where not, `rows` is asked for "train" and some of those are held out."""
     path_is: str
     """What `data.path` is, for a person."""
-    read_from: Callable[[Path], Path]
-    """Returns the file or folder that a `data.path` says: when it changes, rows that were kept are read anew."""
+    read_from: Callable[[Path], list[Path]]
+    """Returns the files and folders that are read for a `data.path`: when one changes, rows that were kept are read anew."""
 
 
 def _in_module(name: str) -> Callable[[Path, Split], Iterator[Row]]:
@@ -37,12 +37,16 @@ def _in_module(name: str) -> Callable[[Path, Split], Iterator[Row]]:
     return rows
 
 
-def _format(module: str, path_is: str, *, has_eval_split: bool, read_from: Callable[[Path], Path] = lambda path: path) -> Format:
+def _format(module: str, path_is: str, *, has_eval_split: bool, read_from: Callable[[Path], list[Path]] = lambda path: [path]) -> Format:
     return Format(rows=_in_module(module), has_eval_split=has_eval_split, path_is=path_is, read_from=read_from)
 
 
-def _named_by(path: Path) -> Path:
-    return Path(importlib.import_module("ovt_ray.formats.hub").parsed(str(path)).name)
+def _named_by(path: Path) -> list[Path]:
+    return [Path(importlib.import_module("ovt_ray.formats.hub").parsed(str(path)).name)]
+
+
+def _with_description(path: Path) -> list[Path]:
+    return [path, path.parent / "dataset_info.json"]
 
 
 TABLE = "a file of Parquet, JSON or JSON lines"
@@ -51,7 +55,7 @@ FORMATS: dict[str, Format] = {
     "parquet": _format("parquet", "a Parquet file, or a folder of them", has_eval_split=False),
     "easyr1": _format("easyr1", f"{TABLE}, or a folder of them", has_eval_split=False),
     "verl": _format("verl", f"{TABLE}, or a folder of them", has_eval_split=False),
-    "llama_factory": _format("llama_factory", TABLE, has_eval_split=False),
+    "llama_factory": _format("llama_factory", TABLE, has_eval_split=False, read_from=_with_description),
     "hub": _format("hub", "a hub name, or a folder that `datasets` opens: NAME or NAME:SPLIT", has_eval_split=False, read_from=_named_by),
     "ai2d": _format("ai2d", "the folder ai2d", has_eval_split=True),
     "clevr": _format("clevr", "the folder CLEVR_v1.0", has_eval_split=True),

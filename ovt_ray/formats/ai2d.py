@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.reading import PublishedRow, checked, image_in, numbered_option, read_json
+from ovt_ray.formats.reading import PublishedRow, checked, image_in, numbered_option, read_json, refused
 from ovt_ray.problem_rows import LeftOut, to_problem
 from ovt_ray.types import Problem
 
@@ -48,7 +48,7 @@ def _rows(path: Path, file: Path) -> Iterator[Row]:
     try:
         about = checked(Ai2dFile, read_json(file))
     except DataError as error:
-        yield str(file), partial(_raise, error)
+        yield str(file), partial(refused, error)
         return
     for question, values in about.questions.items():
         yield f"{file} question {question[:60]!r}", partial(_problem, path / "images", about.imageName, question, values)
@@ -59,10 +59,6 @@ def _held_out(file: Path) -> frozenset[str]:
         return frozenset(file.read_text(encoding="utf-8").split())
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}); download AI2D's list of test images to it") from error
-
-
-def _raise(error: DataError) -> Problem:
-    raise error
 
 
 def _problem(images: Path, name: str, question: str, values: object) -> Problem:

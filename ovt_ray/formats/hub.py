@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.reading import PublishedRow, checked, named_option, numbered_option, refuse_training, without_placeholders
+from ovt_ray.formats.reading import (
+    PublishedRow,
+    checked,
+    named_option,
+    numbered_option,
+    placeholders_in_words,
+    refuse_training,
+    without_placeholders,
+)
 from ovt_ray.formats.tables import ROWS_AT_ONCE, check_placeholders, image_sources
 from ovt_ray.problem_rows import to_problem
 from ovt_ray.types import Problem
@@ -28,9 +36,14 @@ COLUMNS = {
     "solution": ("solution",),
 }
 """The names that a field may have in a published set; the first that is there is read."""
+NUMBERED_IMAGE = re.compile("image_[1-7]")
+"""The names of the columns that hold one image each, as MMMU has them; read where no column holds them all."""
 SPLIT_NAME = re.compile(r"(?<=.):([\w.-]+(?:\[[\w:%-]*\])?)$")
 """`:test`, or a part of it as the library writes it, `:test[:10%]`."""
-EVALUATION_SETS = re.compile("mathvision|math-?v|mathvista|mmmu|hallusionbench", re.IGNORECASE)
+EVALUATION_SETS = re.compile(
+    "^math-v$|(?<![a-z0-9])(math-?vision|math-?vista|math-?verse|emma|mmmu|hallusionbench)(?![a-z0-9])", re.IGNORECASE
+)
+"""Whole names: MathV360K and math-verify are for training."""
 
 
 class HubRow(PublishedRow):
@@ -67,15 +80,28 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
     if missing:
         known = ", ".join(table.column_names)[:300]
         raise DataError(f"{path}: no column for {missing}: one must be named {' or '.join(COLUMNS[missing])}, got {known}")
+    numbered = sorted(filter(NUMBERED_IMAGE.fullmatch, table.column_names)) if "images" not in column_of else []
+    if not numbered and "images" not in column_of and (unread := _image_columns(table.features)):
+        raise DataError(f"{path}: no column for images: one must be named {' or '.join(COLUMNS['images'])}, or image_1, got {unread}")
     number = 0
     try:
-        for batch in table.select_columns(list(column_of.values())).with_format("arrow").iter(ROWS_AT_ONCE):
+        for batch in table.select_columns([*column_of.values(), *numbered]).with_format("arrow").iter(ROWS_AT_ONCE):
             for values in batch.to_pylist():
                 number += 1
                 renamed = {field: values[column] for field, column in column_of.items()}
+                if numbered:
+                    renamed["images"] = [values[column] for column in numbered if values[column] is not None]
                 yield f"{path} row {number}", partial(_problem, source.name, number, renamed)
     except Exception as error:  # as in _opened
         raise DataError(f"{path}: row {number + 1} and those after it cannot be read ({type(error).__name__}: {error!s:.200})") from error
+
+
+def _image_columns(features: Any) -> list[str]:
+    """Return the names of the columns that hold images or lists of them."""
+    from datasets import Image, LargeList, List
+
+    inner = {name: kind.feature if isinstance(kind, List | LargeList) else kind for name, kind in features.items()}
+    return [name for name, kind in inner.items() if isinstance(kind, Image)]
 
 
 def parsed(text: str) -> Source:
@@ -109,16 +135,16 @@ def _opened(source: Source) -> Any:
 def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
     row, folder = checked(HubRow, values), Path(name)
     images = image_sources(row.images, folder)
-    check_placeholders(row.question, images, "question")
     choices = row.choices or []
+    check_placeholders("\n".join([row.question, *choices]), images, "question")
     worked, answer = (row.solution or "", row.answer) if row.answer is not None else _stated(row.solution or "")
     return to_problem(
         {
             "id": str(number) if row.id is None else str(row.id),
             "question": without_placeholders(row.question),
             "images": images,
-            "answer": _gold(answer, choices) if choices else answer,
-            "choices": choices,
+            "answer": placeholders_in_words(_gold(answer, choices)) if choices else answer,
+            "choices": [placeholders_in_words(choice) for choice in choices],
             "source": Path(name).name,
             "solution": worked,
         },

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Row, Split
+from ovt_ray.formats.reading import refused
 from ovt_ray.problem_rows import to_problem
-from ovt_ray.types import Problem
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
@@ -27,11 +27,7 @@ def _row(place: str, line: bytes, folder: Path) -> Row:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return place, partial(_raise, f"not JSON ({error}); write one JSON object per line")
+        return place, partial(refused, DataError(f"not JSON ({error}); write one JSON object per line"))
     if isinstance(values, dict) and "id" in values:
         place = f"{place} (id {str(values['id'])[:60]!r})"
     return place, partial(to_problem, values, folder)
-
-
-def _raise(message: str) -> Problem:
-    raise DataError(message)

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ovt_ray.errors import DataError
 from ovt_ray.formats import Split
 from ovt_ray.problem_rows import BenchmarkError, explain
+from ovt_ray.types import Problem
 
-PLACEHOLDER = re.compile(r"<image ?\d{0,4}>")
-"""Where a data set's text shows an image: `<image>`, `<image1>`, `<image 1>`."""
+PLACEHOLDER = re.compile(r"<image[ _]?\d{0,4}>")
+"""Where a data set's text shows an image: `<image>`, `<image1>`, `<image 1>`, `<image_1>`."""
 
 
 class PublishedRow(BaseModel):
@@ -133,7 +134,7 @@ def without_placeholders(text: str) -> str:
 
 def placeholders_in_words(text: str) -> str:
     """Return a text with `image 2` for `<image 2>`, and `the image` for `<image>`."""
-    return PLACEHOLDER.sub(lambda found: f"image {number}" if (number := found[0].strip("<image >")) else "the image", text)
+    return PLACEHOLDER.sub(lambda found: f"image {number}" if (number := found[0].strip("<image_ >")) else "the image", text)
 
 
 def _bare(line: str) -> str:
@@ -145,6 +146,11 @@ def _bare(line: str) -> str:
     while found and not line[found[-1].end() : end].strip():
         end = found.pop().start()
     return line if (start, end) == (0, len(line)) else line[start:end].strip()
+
+
+def refused(error: DataError) -> Problem:
+    """Raise the error: the maker of a row that is known to make no problem."""
+    raise error
 
 
 def refuse_training(split: Split, name: str) -> None:

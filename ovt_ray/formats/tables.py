@@ -39,8 +39,12 @@ def image_sources(images: object, folder: Path) -> list[str | bytes]:
 
 
 def check_placeholders(text: str, images: list[str | bytes], field: str) -> None:
-    """Raise DataError where a text shows another number of images than the row has; a text may also show none of them."""
-    num_shown = len(PLACEHOLDER.findall(text))
+    """Raise DataError where a text shows another number of images than the row has; a text may also show none of them.
+
+    A mark with a number is one image, however often it stands there.
+    """
+    marks = PLACEHOLDER.findall(text)
+    num_shown = len({mark if mark[-2].isdigit() else place for place, mark in enumerate(marks)})
     if num_shown not in (0, len(images)):
         raise DataError(f"{field}: {num_shown} image placeholders for {len(images)} images; write one for each, or none")
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ovt_ray.formats import Row, Split
-from ovt_ray.formats.reading import PublishedRow, checked, image_in, read_object
+from ovt_ray.formats.reading import PublishedRow, checked, image_in, read_object, refused
 from ovt_ray.problem_rows import YES_NO, LeftOut, to_problem
 from ovt_ray.types import Problem
 
@@ -44,11 +44,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
             continue
         yield f"{place} problem {pid[:60]!r}", partial(_problem, folder, pid, values)
     if num_without:
-        yield str(place), partial(_leave_out, f"{num_without} of {len(problems)} problems, whose images are not there")
-
-
-def _leave_out(message: str) -> Problem:
-    raise LeftOut(message)
+        yield str(place), partial(refused, LeftOut(f"{num_without} of {len(problems)} problems, whose images are not there"))
 
 
 def _problem(folder: Path, pid: str, values: object) -> Problem:
