@@ -3,6 +3,7 @@
 Both work on rollout workers of their own, one after the other, in the place of the policy's.
 """
 
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ovt_ray.progress import Progress, phase
 from ovt_ray.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
 from ovt_ray.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
-from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
+from ovt_ray.types import AnswerKind, ImageSource, Problem, RolloutGroup, Sampling
 from reward.pool import RewardPool
 
 
@@ -35,33 +36,38 @@ class Teachers:
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
         """Return the caption of each problem's images by the problem's id; empty where the captioner says nothing or there is no image.
 
-        They are put into the file `path` as they come; those that it holds from an interrupted attempt are not asked for again.
+        The captioner does not hear the question, so it is asked once about the images that several problems have. Captions are put into the
+        file `path` as they come, a row for each problem; those that it holds from an interrupted attempt are not asked for again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_end(path)
         captions = {problem.id: "" for problem in problems if not problem.images}
         captions |= {row["id"]: row["caption"] for row in read_json_lines(path)}
-        left = [problem for problem in problems if problem.id not in captions]
-        if not left:
+        ids_of: defaultdict[tuple[ImageSource, ...], list[str]] = defaultdict(list)
+        for problem in problems:
+            if problem.id not in captions:
+                ids_of[problem.images].append(problem.id)
+        if not ids_of:
             return captions
         section = self.captioner
         asked = [
-            Problem(id=problem.id, question=section.instruction, images=problem.images, answer="", kind=AnswerKind.TEXT) for problem in left
+            Problem(id=ids[0], question=section.instruction, images=images, answer="", kind=AnswerKind.TEXT)
+            for images, ids in ids_of.items()
         ]
         sampling = self._sampling("caption", 1, section.temperature, section.max_completion_tokens)
-        first_step = len(problems) - len(left)
         rows: list[dict[str, str]] = []
         with (
             self._pool("captioner", section, captioner_model(section)) as pool,
-            Progress(f"{stage} captions", len(problems), first_step=first_step) as progress,
+            Progress(f"{stage} captions", len(asked)) as progress,
         ):
-            for number, group in enumerate(pool.generate(asked, sampling), start=1):
-                captions[group.problem.id] = group.completions[0].text.strip()
-                rows.append({"id": group.problem.id, "caption": captions[group.problem.id]})
-                if len(rows) == ROWS_AT_ONCE or number == len(left):
+            for number, group in enumerate(pool.generate(asked, sampling)):
+                caption = group.completions[0].text.strip()
+                rows += [{"id": id, "caption": caption} for id in ids_of[group.problem.images]]
+                if len(rows) >= ROWS_AT_ONCE or number + 1 == len(asked):
                     append_json_lines(path, rows)
+                    captions |= {row["id"]: row["caption"] for row in rows}
                     rows.clear()
-                progress.step(first_step + number - 1, {})
+                progress.step(number, {})
         return captions
 
     def chains(self, reward: RewardPool, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int) -> Generator[Chains]:
