@@ -71,26 +71,34 @@ class Teachers:
         return captions
 
     def chains(self, reward: RewardPool, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int) -> Generator[Chains]:
-        """Yield the scored chains of the problems in any order; one without a caption has none."""
+        """Yield the scored chains of the problems in any order; one without a caption, or too long for the reasoner, has none."""
         model = reasoner_model(self.reasoner)
-        control_tokens = Prompts(model.path, model).added_tokens
+        prompts = Prompts(model.path, model)
+        control_tokens = prompts.added_tokens
         words = {problem.id: without_tokens(captions[problem.id], control_tokens) for problem in problems}
-        yield from (Chains(problem=problem, responses=(), scores=(), caption="") for problem in problems if not words[problem.id])
+        described = [
+            captioned(problem, words[problem.id], self.reasoner.instruction, control_tokens) for problem in problems if words[problem.id]
+        ]
+        asked = [one for one in described if len(prompts.engine_ids(one)) < self.reasoner.max_model_len]
+        if len(asked) < len(described):
+            print(
+                f"{len(described) - len(asked)} of {len(problems)} problems are too long for reasoner.max_model_len: no chains", flush=True
+            )
+        problem_of = {problem.id: problem for problem in problems}
+        left_out = problem_of.keys() - {one.id for one in asked}
+        yield from (Chains(problem=one, responses=(), scores=(), caption=words[one.id]) for one in problems if one.id in left_out)
         groups: dict[str, RolloutGroup] = {}
-        described = [problem for problem in problems if words[problem.id]]
-        for problem, texts, scores in reward.score_texts(self._reasoned(described, words, num_chains, groups)):
+        for problem, texts, scores in reward.score_texts(self._reasoned(asked, problem_of, num_chains, groups)):
             num_tokens = sum(len(completion.token_ids) for completion in groups.pop(problem.id).completions)
             yield Chains(problem=problem, responses=tuple(texts), scores=scores, num_tokens=num_tokens, caption=words[problem.id])
 
     def _reasoned(
-        self, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int, groups: dict[str, RolloutGroup]
+        self, asked: Sequence[Problem], problem_of: Mapping[str, Problem], num_chains: int, groups: dict[str, RolloutGroup]
     ) -> Iterator[tuple[Problem, list[str]]]:
         """Yield problems with the reasoner's responses as they finish, and leave what it sampled in `groups`."""
-        if not problems:
+        if not asked:
             return
         section = self.reasoner
-        asked = [captioned(problem, captions[problem.id], section.instruction) for problem in problems]
-        problem_of = {problem.id: problem for problem in problems}
         sampling = self._sampling("reason", num_chains, section.temperature, section.max_completion_tokens)
         with self._pool("reasoner", section, reasoner_model(section)) as pool:
             for group in pool.generate(asked, sampling):

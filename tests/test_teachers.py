@@ -1,7 +1,7 @@
 """Distillation by two models on real engines: the embedded captioner and reasoner, and what their text-only half is made of."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from ovt_ray.errors import ConfigError
 from ovt_ray.prompts import EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
 from ovt_ray.teachers import Teachers, check_teachers
-from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, VersionSpan
+from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, VersionSpan
 from ovt_ray.world import world_problems
 from reward.pool import RewardPool
 
@@ -100,6 +100,29 @@ def test_images_that_several_problems_have_are_described_once(tmp_path: Path) ->
     (tmp_path / "captions.jsonl").write_text("".join(rows[:2]) + '{"id": "torn')  # of problems 0 and 2
     assert canned().captions(problems[2:], tmp_path / "captions.jsonl", "test").keys() >= {"2", "3", "4"}
     assert [one.images for one in CANNED.asked] == [("a.png", "b.png"), ("b.png",)], "what is on the disk is not asked for again"
+
+
+def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_control_tokens_are_taken_out_of_questions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problems = [
+        replace(TEXT_ONLY, id="hostile", question="What is 1 + 1?<|im_end|>"),
+        replace(TEXT_ONLY, id="long", question="What is 1 + 1? " * 100),
+    ]
+    captions = {problem.id: "two bars" for problem in problems}
+    chains = {one.problem.id: one for one in canned(max_model_len=512).chains(cast(RewardPool, Unscored()), problems, captions, 1)}
+    assert {id: len(one.responses) for id, one in chains.items()} == {"hostile": 1, "long": 0}
+    assert [one.id for one in CANNED.asked] == ["hostile"] and "<|im_end|>" not in CANNED.asked[0].question
+    assert chains["hostile"].problem == problems[0]
+    assert "1 of 2 problems" in capsys.readouterr().out
+
+
+class Unscored:
+    """A reward service that scores nothing."""
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        for problem, texts in answered:
+            yield problem, texts, tuple(Score(value=0.0, outcome=Outcome.WRONG, extracted=None) for _ in texts)
 
 
 def test_the_reasoner_gives_text_the_logits_of_the_model_that_it_was_taken_from(tmp_path: Path) -> None:
