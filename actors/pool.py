@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, groupby
 
@@ -321,7 +322,13 @@ class RolloutPool:
         self._weights = weights
         began = time.monotonic()
         due_at = began + self.config.deadline_s
-        for seat, ref in [(seat, self._load(seat.worker.actor, weights)) for seat in self._seats]:
+        loading = {seat: self._load(seat.worker.actor, weights) for seat in self._seats}
+        with suppress(RayError):
+            ray.get(
+                list(loading.values()), timeout=self.config.deadline_s
+            )  # one by one would cost the driver a third of a millisecond each
+            loading.clear()
+        for seat, ref in loading.items():
             try:
                 ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
