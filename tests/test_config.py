@@ -30,6 +30,23 @@ def test_the_paper_s_recipe_is_valid() -> None:
     assert all((turn.grpo.problems_per_step, turn.grpo.updates_per_step, turn.grpo.kl_coef) == (512, 4, 0.01) for turn in config.iterations)
 
 
+def test_the_paper_s_recipe_learns_from_the_problems_that_the_paper_names() -> None:
+    config = load_config(TINY.with_name("openvlthinker-7b.yaml"), [])
+    first, second, third, last = [turn.grpo for turn in config.iterations]
+    choices = [grpo.problems for grpo in (first, second, third, last)]
+    assert [choice and choice.tiers for choice in choices] == [("hard", "unsolved"), None, ("medium",), ("hard", "unsolved")]
+    assert choices[0] and set(choices[0].sources or ()) == {"geometry3k", "geos", "figureqa", "clevr", "super_clevr"}
+    assert config.iterations[1].distil and choices[1] == config.iterations[1].distil.problems
+    assert (third.optimizer.freeze, last.optimizer.freeze) == (("vision_tower",), ())
+    asked: set[str] = set()
+    for turn in config.iterations:
+        for choice in (*([turn.distil.problems] if turn.distil else []), turn.grpo.problems):
+            assert choice and choice.sources, "every stage has a mixture"
+            assert not choice.tiers or set(choice.sources) <= asked, "a tier holds only problems of sources that a stage before has asked"
+            asked |= set(choice.sources)
+    assert asked == {config.data.format, *(one.format for one in config.data.also)}
+
+
 def test_overrides_reach_every_depth() -> None:
     config = load_config(TINY, ["seed=7", "iterations[1].grpo.optimizer.learning_rate=7e-5", "rollout.num_workers=2"])
     assert (config.seed, config.iterations[1].grpo.optimizer.learning_rate, config.rollout.num_workers) == (7, 7e-5, 2)
