@@ -94,16 +94,20 @@ class Collector:
         self._untold = [news for news in self._untold if news.call >= first_call]
 
     async def _follow(self, order: Order) -> None:
-        stream = self._workers[order.seat].generate.remote(order.problems, order.sampling)
+        stream = None
         try:
+            stream = self._workers[order.seat].generate.remote(order.problems, order.sampling)
             async for part in stream:
                 self._tell(News(call=order.call, ended=await part))
         except asyncio.CancelledError:
-            ray.cancel(stream)
+            if stream is not None:
+                ray.cancel(stream)
         except RayTaskError as error:
-            self._tell(News(call=order.call, refusal=str(error.cause)))
+            self._tell(News(call=order.call, refusal=str(error.cause) or repr(error.cause)))
         except RayError as error:  # the worker died, whatever of
             self._tell(News(call=order.call, death=str(error) or type(error).__name__))
+        except Exception as error:  # nobody else would hear of it
+            self._tell(News(call=order.call, refusal=repr(error)))
         finally:
             self._following.pop(order.call, None)
         if not self._following:

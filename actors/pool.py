@@ -5,6 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, groupby
 
@@ -142,8 +143,9 @@ class RolloutPool:
         *,
         are_awaited: bool = False,
     ) -> None:
-        """Take in problems, whose ids must differ, and hand them out as there is room, what is awaited first; `poll` tells of what comes back.
+        """Take in problems, whose ids must differ, and hand them out as there is room, before all others if they are awaited.
 
+        `poll` tells of what comes back.
         `on_completions` hears of each completion before `on_group` does of the group. A worker that dies is replaced and its
         unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
@@ -320,7 +322,13 @@ class RolloutPool:
         self._weights = weights
         began = time.monotonic()
         due_at = began + self.config.deadline_s
-        for seat, ref in [(seat, self._load(seat.worker.actor, weights)) for seat in self._seats]:
+        loading = {seat: self._load(seat.worker.actor, weights) for seat in self._seats}
+        with suppress(RayError):
+            ray.get(
+                list(loading.values()), timeout=self.config.deadline_s
+            )  # one by one would cost the driver a third of a millisecond each
+            loading.clear()
+        for seat, ref in loading.items():
             try:
                 ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
             except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update

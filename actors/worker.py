@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from actors.images import DecodedImages
 from actors.shared_memory import in_shared_memory, named_memory
 from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.errors import RolloutError
+from ovt_ray.errors import OvtError, RolloutError
 from ovt_ray.prompts import Prompts
 from ovt_ray.spans import Span, SpanLog
 from ovt_ray.types import Adapter, Completion, Problem, Sampling, VersionSpan, Weights, WeightTensor
@@ -197,6 +197,8 @@ class RolloutWorker:
                 ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=prompt_ids, index=parts[-1].index, completion=completion))
         except EngineDeadError:
             os._exit(1)  # a worker without its engine is a dead worker: the pool replaces it
+        except OvtError as error:  # names the problem
+            ended.put_nowait(error)
         except Exception as error:
             ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
 

@@ -42,6 +42,7 @@ PROCESSES = {
     "VLLM::": "engine",
     "ray::RankActor": "learner rank",
     "ray::RolloutWorker": "rollout worker",
+    "ray::Collector": "collector",
     "ray::RewardActor": "reward actor",
     "reward.process": "reward process",
     "raylet/raylet": "raylet",

@@ -82,24 +82,32 @@ def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
 
 
 def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
-    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before."""
+    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before.
+
+    If the source raises, what had come is on the disk too, but for the last problems in a row without a response: it may have failed there
+    already, so they are asked for again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[Chains] = []
-    num_written, num_correct, num_scored, num_tokens, began = 0, 0, 0, 0, time.monotonic()
-    with Progress(stage, num_problems, first_step=num_before) as progress:
-        for one in chains:
-            kept.append(one)
-            num_scored += len(one.scores)
-            num_correct += sum(score.outcome is Outcome.CORRECT for score in one.scores)
-            num_tokens += one.num_tokens
-            figures = {"accuracy": num_correct / max(1, num_scored)}
-            if num_tokens:
-                figures["tokens_per_s"] = num_tokens / (time.monotonic() - began)
-            progress.step(num_before + len(kept) - 1, figures)
-            if len(kept) - num_written == ROWS_AT_ONCE:
-                append_json_lines(path, [_row(chain) for chain in kept[num_written:]])
-                num_written = len(kept)
-    append_json_lines(path, [_row(chain) for chain in kept[num_written:]])
+    num_written, num_sure, num_correct, num_scored, num_tokens, began = 0, 0, 0, 0, 0, time.monotonic()
+    try:
+        with Progress(stage, num_problems, first_step=num_before) as progress:
+            for one in chains:
+                kept.append(one)
+                num_scored += len(one.scores)
+                num_correct += sum(score.outcome is Outcome.CORRECT for score in one.scores)
+                num_tokens += one.num_tokens
+                figures = {"accuracy": num_correct / max(1, num_scored)}
+                if num_tokens:
+                    figures["tokens_per_s"] = num_tokens / (time.monotonic() - began)
+                progress.step(num_before + len(kept) - 1, figures)
+                num_sure = len(kept) if one.responses else num_sure
+                if num_sure - num_written >= ROWS_AT_ONCE:
+                    rows, num_written = kept[num_written:num_sure], num_sure  # a write that fails is not tried again behind half a line
+                    append_json_lines(path, map(_row, rows))
+        num_sure = len(kept)
+    finally:
+        append_json_lines(path, map(_row, kept[num_written:num_sure]))
     return kept
 
 

@@ -77,8 +77,9 @@ def _check_teachers(config: RunConfig, problem: Problem) -> None:
     if not config.has_teachers:
         return
     model = reasoner_model(config.reasoner)
-    asked = captioned(problem, "(caption)", config.reasoner.instruction)
-    print(f"captioner: {config.captioner.path}; reasoner: {model.path}, asked:\n{Prompts(model.path, model).text(asked)}", flush=True)
+    prompts = Prompts(model.path, model)
+    asked = captioned(problem, "(caption)", config.reasoner.instruction, prompts.added_tokens)
+    print(f"captioner: {config.captioner.path}; reasoner: {model.path}, asked:\n{prompts.text(asked)}", flush=True)
 
 
 def _check_endpoints(config: RunConfig) -> None:

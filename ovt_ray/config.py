@@ -222,7 +222,7 @@ class RewardConfig(Section):
     max_error_share: Fraction = 0.1
     """The run stops when more than this share of the last completions could not be scored because a reward failed."""
     queue: int = Field(default=256, ge=1)
-    """Completions submitted and not yet scored; the next one waits until one of them is."""
+    """Submissions that are not scored yet, each of the completions of a problem that ended together; the next waits until one is."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "RewardConfig":

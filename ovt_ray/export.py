@@ -41,10 +41,16 @@ def export_traces(source: Path, target: Path) -> str:
 
 
 def write_llama_factory(target: Path, traces: Sequence[Trace]) -> None:
-    """Write traces as a list of conversations, so that the target's folder holds all they need."""
+    """Write traces as a list of conversations, so that the target's folder holds all they need.
+
+    A response that says `<image>` says it in words: LLaMA-Factory counts it among the images of the row, in whatever turn it stands.
+    """
     rows = [
         {
-            "messages": [{"role": "user", "content": _shown(trace.problem)}, {"role": "assistant", "content": trace.response}],
+            "messages": [
+                {"role": "user", "content": _shown(trace.problem)},
+                {"role": "assistant", "content": placeholders_in_words(trace.response)},
+            ],
             "images": [_path(image, target) for image in trace.problem.images],
         }
         for trace in traces

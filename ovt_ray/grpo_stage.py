@@ -68,10 +68,16 @@ def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence
     num_problems = section.num_steps * section.problems_per_step
     if section.dynamic_sampling:
         num_problems *= 2  # room for as many replaced groups as there are others, before any problem is seen again
-    measured_by = measured_before(run_dir, iteration, "grpo")
+    wanted = Wanted(
+        purpose=key,
+        num=num_problems,
+        choice=section.problems,
+        num_per_step=section.problems_per_step,
+        measured_by=measured_before(run_dir, iteration, "grpo"),
+    )
     return GrpoStage(
         section=section,
-        problems=tasks.stream(Wanted(purpose=key, num=num_problems, choice=section.problems, measured_by=measured_by)),
+        problems=tasks.stream(wanted),
         traces=traces,
         max_tokens=config.max_completion_tokens,
         seed=seed,

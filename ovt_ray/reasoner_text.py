@@ -11,12 +11,13 @@ from reward.extract import ANSWER, END_THINK, THINK
 PLACES = re.compile(r"\{(caption|question)\}")
 
 
-def captioned(problem: Problem, caption: str, instruction: str) -> Problem:
+def captioned(problem: Problem, caption: str, instruction: str, tokens: Collection[str] = ()) -> Problem:
     """Return the text-only problem that the reasoner is asked: the instruction with caption, question and choices in their places.
 
-    It holds neither picture nor gold answer. A place that stands in a caption or a question is not filled.
+    It holds neither picture nor gold answer. A place that stands in a caption or a question is not filled. `tokens` are taken out of the
+    question and its choices.
     """
-    texts = {"caption": caption, "question": shown_text(problem)}
+    texts = {"caption": caption, "question": without_tokens(shown_text(problem), tokens)}
     question = PLACES.sub(lambda place: texts[place[1]], instruction)
     return Problem(id=problem.id, question=question, images=(), answer="", kind=AnswerKind.TEXT)
 
@@ -24,7 +25,7 @@ def captioned(problem: Problem, caption: str, instruction: str) -> Problem:
 def without_tokens(text: str, tokens: Collection[str]) -> str:
     """Return the text, its ends trimmed, with a space for each token; a space, as what stood around a token could else become one.
 
-    A caption is written by a model and may hold anything, such as what the reasoner reads as the end of its turn.
+    A caption is written by a model, a question by whoever, and may hold anything, such as what the reasoner reads as the end of its turn.
     """
     for token in sorted(tokens, key=len, reverse=True):
         text = text.replace(token, " ")

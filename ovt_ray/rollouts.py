@@ -1,5 +1,6 @@
 """The rollouts of a step on the disk, as the learner got them: to be looked at, learnt from again and generated again."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ class Rollouts:
 def rollouts_path(stage_folder: Path, step: int) -> Path:
     """Return the file of a step: its first line says what the groups were learnt with, a line for each group follows."""
     return stage_folder / "rollouts" / f"{tag(step)}.jsonl"
+
+
+def forget_rollouts(stage_folder: Path) -> None:
+    """Remove those of an attempt that was given up."""
+    shutil.rmtree(stage_folder / "rollouts", ignore_errors=True)
 
 
 def write_rollouts(stage_folder: Path, step: int, groups: Mapping[int, ScoredGroup], lesson: Lesson) -> None:

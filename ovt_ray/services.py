@@ -87,10 +87,13 @@ class Services:
             self._rollout.close()
             self._rollout = None
 
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
-        """Take in problems to answer; `on_group` hears of each group as it finishes, while `rollout.poll` is being called.
+    def submit(
+        self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None], *, are_awaited: bool = False
+    ) -> None:
+        """Take in problems to answer, before all others if they are awaited.
 
-        Each completion is on its way to the reward as soon as it ends, together with those of its group that end close to it.
+        `on_group` hears of each group as it finishes, while `rollout.poll` is being called. Each completion is on its way to the reward as
+        soon as it ends, together with those of its group that end close to it.
         """
         scoring: dict[str, list[Scoring]] = {problem.id: [] for problem in problems}
 
@@ -105,7 +108,7 @@ class Services:
                 self.reward.discard(one.scores)
             on_group(PendingGroup(group=group, scoring=tuple(newest)))
 
-        self.rollout.submit(problems, sampling, finish, score)
+        self.rollout.submit(problems, sampling, finish, score, are_awaited=are_awaited)
 
     def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
         """Return the groups with their scores, waiting for those that are not scored yet."""

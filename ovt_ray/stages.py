@@ -26,6 +26,7 @@ from ovt_ray.parity import check_parity
 from ovt_ray.progress import phase
 from ovt_ray.prompts import Prompts, model_path
 from ovt_ray.results import measured, stage_key, write_results
+from ovt_ray.rollouts import forget_rollouts
 from ovt_ray.sample_records import SampleRecord, write_samples
 from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
@@ -155,6 +156,7 @@ class Stages:
         stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
         state = self._begin_grpo(key, stage, model)
         if state.step == 0:
+            forget_rollouts(stage.folder)
             state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and section.top_p == 1)
         with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
             train_grpo(stage, self.services, track, state)

@@ -174,17 +174,18 @@ class GroupStream:
                 had.add(problem.id)
                 fresh[self._position] = problem
             self._position += 1
+        replaces = bool(batch.problems)
         batch.problems |= fresh
-        self._submit(batch, fresh)
+        self._submit(batch, fresh, are_awaited=replaces)  # before the steps begun ahead, which would be waited for first
 
-    def _submit(self, batch: _Batch, problems: Mapping[int, Problem]) -> None:
+    def _submit(self, batch: _Batch, problems: Mapping[int, Problem], *, are_awaited: bool = False) -> None:
         place_of = {problem.id: position for position, problem in problems.items()}
 
         def take_in(pending: PendingGroup) -> None:
             batch.generated[place_of[pending.group.problem.id]] = pending
 
         if problems:
-            self._services.submit(list(problems.values()), self._stage.sampling(batch.step), take_in)
+            self._services.submit(list(problems.values()), self._stage.sampling(batch.step), take_in, are_awaited=are_awaited)
 
     def _listen(self, batch: _Batch) -> None:
         """Wait for news of the rollout workers, and hear of scores, which may call for other problems."""
@@ -223,4 +224,4 @@ class GroupStream:
         batch.stale |= stale
         for position in stale:
             del batch.finished[position]
-        self._submit(batch, {position: batch.problems[position] for position in sorted(stale)})
+        self._submit(batch, {position: batch.problems[position] for position in sorted(stale)}, are_awaited=True)

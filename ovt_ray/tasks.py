@@ -29,6 +29,8 @@ class Wanted:
     """Problems, of which a data set may hold fewer unless `choice` has shares."""
     choice: ProblemChoice | None = None
     """Which ones."""
+    num_per_step: int = 1
+    """Problems of one step, which are to differ."""
     measured_by: tuple[Path, ...] = ()
     """Folders of the stages whose pass rates are known to it, in the order of the run."""
     hard: bool = False
@@ -61,13 +63,20 @@ class Tasks:
     def stream(self, wanted: Wanted) -> ItemStream[Problem]:
         """Return the problems to learn from without end, in an order that follows from the run's seed and the purpose.
 
-        A mixture goes through each source in epochs of its own. Raises DataError where the choice leaves nothing.
+        A mixture goes through each source in epochs of its own. Raises DataError where the choice leaves too few for one step.
         """
         parts = self._parts(wanted)
         if wanted.choice:
             tiers = f" in tiers {', '.join(wanted.choice.tiers)}" if wanted.choice.tiers else ""
             print(f"[{wanted.purpose}] problems to take from{tiers}: {_listed(_sizes(parts))}", flush=True)
-        return ItemStream(parts, stable_seed(self.seed, wanted.purpose))
+        stream = ItemStream(parts, stable_seed(self.seed, wanted.purpose))
+        if len(stream) < wanted.num_per_step:
+            raise DataError(
+                f"{wanted.purpose}: a step takes {wanted.num_per_step:,} different problems, and there are {_listed(_sizes(parts))} "
+                "to take from: choose more tiers or sources, or lower problems_per_step"
+            )
+        _check_shares(parts, wanted.num_per_step, wanted.purpose)
+        return stream
 
     def held_out(self) -> list[Problem]:
         """Return the problems that nothing is trained on."""

@@ -3,6 +3,7 @@
 Both work on rollout workers of their own, one after the other, in the place of the policy's.
 """
 
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ovt_ray.progress import Progress, phase
 from ovt_ray.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
 from ovt_ray.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
-from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
+from ovt_ray.types import AnswerKind, ImageSource, Problem, RolloutGroup, Sampling
 from reward.pool import RewardPool
 
 
@@ -35,56 +36,69 @@ class Teachers:
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
         """Return the caption of each problem's images by the problem's id; empty where the captioner says nothing or there is no image.
 
-        They are put into the file `path` as they come; those that it holds from an interrupted attempt are not asked for again.
+        The captioner does not hear the question, so it is asked once about the images that several problems have. Captions are put into the
+        file `path` as they come, a row for each problem; those that it holds from an interrupted attempt are not asked for again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_end(path)
         captions = {problem.id: "" for problem in problems if not problem.images}
         captions |= {row["id"]: row["caption"] for row in read_json_lines(path)}
-        left = [problem for problem in problems if problem.id not in captions]
-        if not left:
+        ids_of: defaultdict[tuple[ImageSource, ...], list[str]] = defaultdict(list)
+        for problem in problems:
+            if problem.id not in captions:
+                ids_of[problem.images].append(problem.id)
+        if not ids_of:
             return captions
         section = self.captioner
         asked = [
-            Problem(id=problem.id, question=section.instruction, images=problem.images, answer="", kind=AnswerKind.TEXT) for problem in left
+            Problem(id=ids[0], question=section.instruction, images=images, answer="", kind=AnswerKind.TEXT)
+            for images, ids in ids_of.items()
         ]
         sampling = self._sampling("caption", 1, section.temperature, section.max_completion_tokens)
-        first_step = len(problems) - len(left)
         rows: list[dict[str, str]] = []
         with (
             self._pool("captioner", section, captioner_model(section)) as pool,
-            Progress(f"{stage} captions", len(problems), first_step=first_step) as progress,
+            Progress(f"{stage} captions", len(asked)) as progress,
         ):
-            for number, group in enumerate(pool.generate(asked, sampling), start=1):
-                captions[group.problem.id] = group.completions[0].text.strip()
-                rows.append({"id": group.problem.id, "caption": captions[group.problem.id]})
-                if len(rows) == ROWS_AT_ONCE or number == len(left):
+            for number, group in enumerate(pool.generate(asked, sampling)):
+                caption = group.completions[0].text.strip()
+                rows += [{"id": id, "caption": caption} for id in ids_of[group.problem.images]]
+                if len(rows) >= ROWS_AT_ONCE or number + 1 == len(asked):
                     append_json_lines(path, rows)
+                    captions |= {row["id"]: row["caption"] for row in rows}
                     rows.clear()
-                progress.step(first_step + number - 1, {})
+                progress.step(number, {})
         return captions
 
     def chains(self, reward: RewardPool, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int) -> Generator[Chains]:
-        """Yield the scored chains of the problems in any order; one without a caption has none."""
+        """Yield the scored chains of the problems in any order; one without a caption, or too long for the reasoner, has none."""
         model = reasoner_model(self.reasoner)
-        control_tokens = Prompts(model.path, model).added_tokens
+        prompts = Prompts(model.path, model)
+        control_tokens = prompts.added_tokens
         words = {problem.id: without_tokens(captions[problem.id], control_tokens) for problem in problems}
-        yield from (Chains(problem=problem, responses=(), scores=(), caption="") for problem in problems if not words[problem.id])
+        described = [
+            captioned(problem, words[problem.id], self.reasoner.instruction, control_tokens) for problem in problems if words[problem.id]
+        ]
+        asked = [one for one in described if len(prompts.engine_ids(one)) < self.reasoner.max_model_len]
+        if len(asked) < len(described):
+            print(
+                f"{len(described) - len(asked)} of {len(problems)} problems are too long for reasoner.max_model_len: no chains", flush=True
+            )
+        problem_of = {problem.id: problem for problem in problems}
+        left_out = problem_of.keys() - {one.id for one in asked}
+        yield from (Chains(problem=one, responses=(), scores=(), caption=words[one.id]) for one in problems if one.id in left_out)
         groups: dict[str, RolloutGroup] = {}
-        described = [problem for problem in problems if words[problem.id]]
-        for problem, texts, scores in reward.score_texts(self._reasoned(described, words, num_chains, groups)):
+        for problem, texts, scores in reward.score_texts(self._reasoned(asked, problem_of, num_chains, groups)):
             num_tokens = sum(len(completion.token_ids) for completion in groups.pop(problem.id).completions)
             yield Chains(problem=problem, responses=tuple(texts), scores=scores, num_tokens=num_tokens, caption=words[problem.id])
 
     def _reasoned(
-        self, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int, groups: dict[str, RolloutGroup]
+        self, asked: Sequence[Problem], problem_of: Mapping[str, Problem], num_chains: int, groups: dict[str, RolloutGroup]
     ) -> Iterator[tuple[Problem, list[str]]]:
         """Yield problems with the reasoner's responses as they finish, and leave what it sampled in `groups`."""
-        if not problems:
+        if not asked:
             return
         section = self.reasoner
-        asked = [captioned(problem, captions[problem.id], section.instruction) for problem in problems]
-        problem_of = {problem.id: problem for problem in problems}
         sampling = self._sampling("reason", num_chains, section.temperature, section.max_completion_tokens)
         with self._pool("reasoner", section, reasoner_model(section)) as pool:
             for group in pool.generate(asked, sampling):

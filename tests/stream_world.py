@@ -74,8 +74,6 @@ class World:
     in_work: list[Asked] = field(default_factory=list)
     submitted: list[tuple[int, str]] = field(default_factory=list)
     """Seed of the step and id of the problem."""
-    ages: list[int] = field(default_factory=list)
-    """Of each rollout that was learnt from, in versions."""
     learnt: list[list[str]] = field(default_factory=list)
     """Of each update, its problems."""
 
@@ -94,7 +92,9 @@ class World:
             raise KilledError
 
     # As services
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
+    def submit(
+        self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None], *, are_awaited: bool = False
+    ) -> None:
         ids = [problem.id for problem in problems]
         in_work = [asked.problem.id for asked in self.in_work if asked.sampling == sampling]
         assert len({*ids, *in_work}) == len(ids) + len(in_work), "two problems of one step have the same id"

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from ovt_ray.chains import ROWS_AT_ONCE, Chains, chains_by_dataset, keep_chains, read_chains
+from ovt_ray.errors import StageError
 from ovt_ray.services import Services
 from ovt_ray.types import AnswerKind, Outcome, Problem, Score
 
@@ -46,13 +47,28 @@ def test_an_interrupted_stage_finds_again_what_it_had_put_on_the_disk(tmp_path: 
     with pytest.raises(KeyboardInterrupt):
         keep_chains(path, stop_after(PROBLEMS[:-1]), "iter2/distil", 0, len(PROBLEMS))
     before = read_chains(path, PROBLEMS)
-    assert list(before) == [problem.id for problem in PROBLEMS[:ROWS_AT_ONCE]]
+    assert list(before) == [problem.id for problem in PROBLEMS[:-1]]
     left = [problem for problem in PROBLEMS if problem.id not in before]
     keep_chains(path, map(chains, left), "iter2/distil", len(before), len(PROBLEMS))
     kept = read_chains(path, PROBLEMS)
     assert [(one.problem, one.responses, one.scores) for one in kept.values()] == [
         (one.problem, one.responses, one.scores) for one in map(chains, PROBLEMS)
     ]
+
+
+def test_problems_without_an_answer_before_the_source_fails_are_asked_for_again(tmp_path: Path) -> None:
+    path = tmp_path / "chains.jsonl"
+    unanswered = [Chains(problem=problem, responses=(), scores=()) for problem in PROBLEMS]
+
+    def failing() -> Iterator[Chains]:
+        yield from (unanswered[0], chains(PROBLEMS[1]), *unanswered[2:])
+        raise StageError("the server is gone")
+
+    with pytest.raises(StageError):
+        keep_chains(path, failing(), "iter2/distil", 0, len(PROBLEMS))
+    assert list(read_chains(path, PROBLEMS)) == ["p0", "p1"], "one that is followed by an answer is not the server's fault"
+    keep_chains(path, iter(unanswered[2:]), "iter2/distil", 2, len(PROBLEMS))
+    assert len(read_chains(path, PROBLEMS)) == len(PROBLEMS), "a source that comes to its end has said all it has to say"
 
 
 def test_a_line_torn_by_a_crash_is_asked_for_again(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_question_of_text_alone_is_recognised_unless_its_numbers_differ() -> N
     assert overlap(problem("p", "Who wrote the book?"), held_out) is None
 
 
-LONG = "A baker sells bread in a small town by the sea. The picture shows how many loaves were sold on each day. How many on {day}?"
+LONG = "A baker sells bread in a small town by the sea. The picture shows how many loaves were sold on each of 7 days. How many on {day}?"
 
 
 def test_a_long_question_with_its_answer_is_recognised_beside_another_picture() -> None:
@@ -83,6 +83,17 @@ def test_a_long_question_with_its_answer_is_recognised_beside_another_picture() 
     found = "its question is 100% that of evaluation problem 'h', with the same numbers and answer"
     assert overlap(problem("p", LONG.format(day="Monday"), encoded(drawing(2)), answer="12"), held_out) == found
     assert overlap(problem("p", LONG.format(day="Monday"), encoded(drawing(2)), answer="13"), held_out) is None
+
+
+def test_a_long_template_without_a_number_is_asked_of_many_pictures() -> None:
+    question = (
+        "Is there a big shiny thing that is behind the small red metal cube and to the left of the matte ball that is in front of the tiny "
+        "green rubber cylinder?"
+    )
+    held_out = problem("h", question, encoded(drawing(1)), answer="yes")
+    assert overlap(problem("p", question, encoded(drawing(2)), answer="yes"), held_out) is None
+    told = "its question is 100% that of evaluation problem 'h', with the same numbers and answer"
+    assert overlap(problem("p", question, answer="yes"), held_out) == told, "without a picture of its own it is the same text"
 
 
 def test_figures_of_the_embedded_world_that_differ_by_little_are_different() -> None:

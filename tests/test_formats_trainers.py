@@ -159,6 +159,16 @@ def test_llama_factory_json_is_read_and_written_out_equal(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "again.json").read_text()) == rows
 
 
+def test_a_response_that_says_image_is_not_counted_among_the_images(tmp_path: Path) -> None:
+    problem = Problem(id="1", question="Which?", images=(png("red"),), answer="4", kind=AnswerKind.NUMBER)
+    write_llama_factory(
+        tmp_path / "traces.json", [Trace(problem=problem, response="<think> In <image> I see 4. </think> <answer> 4 </answer>")]
+    )
+    (row,) = json.loads((tmp_path / "traces.json").read_text())
+    assert [turn["content"] for turn in row["messages"]] == ["<image>Which?", "<think> In the image I see 4. </think> <answer> 4 </answer>"]
+    assert read("llama_factory", tmp_path / "traces.json")[1] == []
+
+
 def test_easyr1_parquet_is_read_and_written_out_equal(tmp_path: Path) -> None:
     features = datasets.Features(
         {"images": datasets.List(datasets.Image()), "problem": datasets.Value("string"), "answer": datasets.Value("string")}

@@ -102,7 +102,9 @@ class Services:
     rollout: Rollout = field(default_factory=Rollout)
     seeds: list[int] = field(default_factory=list)
 
-    def submit(self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None]) -> None:
+    def submit(
+        self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None], *, are_awaited: bool = False
+    ) -> None:
         self.seeds.append(sampling.seed)
         begun = VersionSpan(version=self.learner.version, num_tokens=1)
         one = Completion(token_ids=(1,), rollout_logprobs=(-1.0,), text="", finish_reason="stop", versions=(begun,))

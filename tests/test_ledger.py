@@ -122,6 +122,21 @@ def test_a_run_that_goes_on_may_begin_to_keep_its_rollouts(tmp_path: Path) -> No
         assert run.finished("iter1/sft") is not None
 
 
+def test_a_run_that_goes_on_may_reach_its_endpoint_otherwise_but_ask_no_other_model(tmp_path: Path) -> None:
+    def config(**changes: object) -> RunConfig:
+        values = make_config(tmp_path).model_dump(mode="json", exclude_unset=True)
+        endpoint = {"url": "http://a/v1", "model": "teacher"} | changes
+        values["iterations"][0]["distil"] = {"source": "endpoint", "num_problems": 4, "endpoint": endpoint}
+        return parse_config(values, "test")
+
+    finish_sft(config())
+    reached = {"url": "http://b/v1", "api_key_env": "KEY", "concurrency": 3, "num_attempts": 5, "deadline_s": 7.0}
+    with RunFolder(config(**reached)) as run:
+        assert run.finished("iter1/sft") is not None
+    with pytest.raises(ConfigError, match="iterations.0.distil.endpoint.model: 'teacher' there, 'other' now"):
+        RunFolder(config(model="other"))
+
+
 HOLD = """
 import sys
 from pathlib import Path

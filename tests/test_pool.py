@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 
@@ -71,6 +72,23 @@ def test_a_problem_that_passes_the_deadline_is_named_with_what_has_ended_of_it(p
     finally:
         pair.config = before
     assert [group.problem.id for group in pair.generate([problem("next")], sampling())] == ["next"], "what was given up is forgotten"
+
+
+def test_a_driver_that_was_silent_longer_than_the_deadline_may_go_on(pair: ScriptedPool) -> None:
+    before, pair.config = pair.config, pair.config.model_copy(update={"deadline_s": 1.5})
+    try:
+        time.sleep(1.7)
+        assert [group.problem.id for group in pair.generate([problem("after")], sampling())] == ["after"]
+    finally:
+        pair.config = before
+
+
+def test_what_is_awaited_goes_before_what_waits(pair: ScriptedPool) -> None:
+    groups: list[str] = []
+    pair.submit([problem(f"{number}", "20 20 20 20") for number in range(14)], sampling(), lambda group: groups.append(group.problem.id))
+    pair.submit([problem("awaited", "20 20 20 20")], sampling(), lambda group: groups.append(group.problem.id), are_awaited=True)
+    drain(pair)
+    assert groups.index("awaited") < 8, "four were under way"
 
 
 def test_a_killed_collector_is_replaced_and_what_was_in_work_is_answered_once(pair: ScriptedPool) -> None:

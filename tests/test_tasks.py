@@ -10,6 +10,7 @@ from ovt_ray.config import DataConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.difficulty import PassRate, add_pass_rates, begin_pass_rates, read_pass_rates, write_pass_rates
 from ovt_ray.errors import DataError
+from ovt_ray.grpo_stage import grpo_stage
 from ovt_ray.stage_config import ProblemChoice
 from ovt_ray.tasks import Tasks, Wanted, check_amounts, load_tasks
 from ovt_ray.types import Outcome, Problem, Score
@@ -120,6 +121,24 @@ def test_a_choice_that_cannot_be_met_is_refused_before_anything_starts(tasks: Ta
     config = load_config(TINY, ["data.format=jsonl", "data.path=x", *dataset, override])
     with pytest.raises(DataError, match=message):
         check_amounts(tasks, config.iterations)
+
+
+def test_a_tier_that_has_too_few_problems_for_one_step_is_refused_when_the_stage_begins(tasks: Tasks, tmp_path: Path) -> None:
+    problems = tasks.train(Wanted(purpose="", num=40))
+    hard = [*[one for one in problems if one.source == "a"][:6], *[one for one in problems if one.source == "b"][:2]]
+    measured(tmp_path / "iter1/distil", {problem: [WRONG] for problem in hard})
+
+    def stream(num_per_step: int, choice: str) -> None:
+        overrides = [f"iterations[1].grpo.problems_per_step={num_per_step}", f"iterations[1].grpo.problems={choice}"]
+        grpo_stage(load_config(TINY, overrides), 2, tasks, [], tmp_path)
+
+    mixed = "{tiers: [unsolved], sources: {a: 1, b: 1}}"
+    stream(8, "{tiers: [unsolved]}")
+    stream(4, mixed)
+    with pytest.raises(DataError, match="iter2/grpo: a step takes 9 different problems, and there are 'all' 8 to take from"):
+        stream(9, "{tiers: [unsolved]}")
+    with pytest.raises(DataError, match="iter2/grpo: problems.sources: 3 of 6 .* of 'b', which runs dry: there are 'a' 6, 'b' 2"):
+        stream(6, mixed)
 
 
 def test_kinds_of_the_embedded_world_are_sources_and_measured_problems_come_back(world: Tasks, tmp_path: Path) -> None:

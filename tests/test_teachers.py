@@ -1,19 +1,23 @@
 """Distillation by two models on real engines: the embedded captioner and reasoner, and what their text-only half is made of."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
+from actors.pool import RolloutPool
 from ovt_ray.config import ModelConfig, RewardConfig, RolloutConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.errors import ConfigError
 from ovt_ray.prompts import EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
 from ovt_ray.teachers import Teachers, check_teachers
-from ovt_ray.types import AnswerKind, Outcome, Problem
+from ovt_ray.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, VersionSpan
 from ovt_ray.world import world_problems
 from reward.pool import RewardPool
 
@@ -52,6 +56,73 @@ def test_a_captioner_and_a_reasoner_write_chains_that_are_scored(ray_session: No
     assert all(text.startswith("<think> ") for text, _ in scored), "the chat template opens the thinking, so the model does not write it"
     assert sum(score.outcome is Outcome.CORRECT for _, score in scored) > len(scored) / 2
     assert chains[seen[1].id].caption == captions[seen[1].id] and chains[seen[1].id].num_tokens > 16
+
+
+class Canned:
+    """A pool whose model answers everything alike; `asked` is what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Problem] = []
+
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[RolloutGroup]:
+        self.asked += problems
+        for number, problem in enumerate(problems):
+            versions = (VersionSpan(version=0, num_tokens=1),)
+            text = f"said {number} </think> <answer> 2 </answer>"
+            completion = Completion(token_ids=(7,), rollout_logprobs=(0.0,), text=text, finish_reason="stop", versions=versions)
+            yield RolloutGroup(problem=problem, prompt_ids=(1,), completions=(completion,) * sampling.num_completions)
+
+
+CANNED = Canned()
+
+
+class CannedTeachers(Teachers):
+    """Teachers without engines."""
+
+    @contextmanager
+    def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
+        CANNED.asked.clear()
+        yield cast(RolloutPool, CANNED)
+
+
+def canned(**reasoner: object) -> CannedTeachers:
+    section = CONFIG.reasoner.model_copy(update=reasoner)
+    return CannedTeachers(captioner=CONFIG.captioner, reasoner=section, rollout=RolloutConfig(num_workers=1), seed=0)
+
+
+def test_images_that_several_problems_have_are_described_once(tmp_path: Path) -> None:
+    images = [("a.png",), ("b.png",), ("a.png",), ("a.png", "b.png"), ("b.png",)]
+    problems = [replace(TEXT_ONLY, id=str(number), images=shown) for number, shown in enumerate(images)]
+    captions = canned().captions(problems, tmp_path / "captions.jsonl", "test")
+    assert [one.images for one in CANNED.asked] == [("a.png",), ("b.png",), ("a.png", "b.png")]
+    assert captions["0"] == captions["2"] != captions["1"] == captions["4"]
+    rows = (tmp_path / "captions.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "captions.jsonl").write_text("".join(rows[:2]) + '{"id": "torn')  # of problems 0 and 2
+    assert canned().captions(problems[2:], tmp_path / "captions.jsonl", "test").keys() >= {"2", "3", "4"}
+    assert [one.images for one in CANNED.asked] == [("a.png", "b.png"), ("b.png",)], "what is on the disk is not asked for again"
+
+
+def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_control_tokens_are_taken_out_of_questions(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problems = [
+        replace(TEXT_ONLY, id="hostile", question="What is 1 + 1?<|im_end|>"),
+        replace(TEXT_ONLY, id="long", question="What is 1 + 1? " * 100),
+    ]
+    captions = {problem.id: "two bars" for problem in problems}
+    chains = {one.problem.id: one for one in canned(max_model_len=512).chains(cast(RewardPool, Unscored()), problems, captions, 1)}
+    assert {id: len(one.responses) for id, one in chains.items()} == {"hostile": 1, "long": 0}
+    assert [one.id for one in CANNED.asked] == ["hostile"] and "<|im_end|>" not in CANNED.asked[0].question
+    assert chains["hostile"].problem == problems[0]
+    assert "1 of 2 problems" in capsys.readouterr().out
+
+
+class Unscored:
+    """A reward service that scores nothing."""
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        for problem, texts in answered:
+            yield problem, texts, tuple(Score(value=0.0, outcome=Outcome.WRONG, extracted=None) for _ in texts)
 
 
 def test_the_reasoner_gives_text_the_logits_of_the_model_that_it_was_taken_from(tmp_path: Path) -> None:

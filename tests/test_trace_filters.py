@@ -98,6 +98,7 @@ def test_letters_in_a_script_that_the_problem_does_not_use() -> None:
     assert foreign_share("абв a", "a question") == (pytest.approx(3 / 4), "cyrillic")
     assert foreign_share("αβ ∠ √ ℝ 𝑥 ½ é ｘ", "a question") == (0.0, "")
     assert foreign_share("，。 12", "a question") == (0.0, "")
+    assert foreign_share("a ﬁgure, a ﬂow, aﬃne, ﬅ, ﬆ", "a question") == (0.0, ""), "ligatures are Latin"
 
 
 def test_a_chain_that_slips_into_another_language_is_dropped() -> None:

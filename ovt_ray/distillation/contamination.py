@@ -4,7 +4,7 @@ A problem is contaminated if it shows
 1. a picture with the very pixels of one of theirs, whatever the question (pictures of one colour do not count), or
 2. a question similar to one of theirs and a picture that looks like that one's (`ovt_ray.distillation.pictures.look_alike`), or
 3. a question similar to one of theirs, with the same numbers in it, where neither has a picture, or where it has `MIN_WORDS` words and the
-   same gold answer.
+   same gold answer; where both have pictures there has to be a number: a template without one is asked of many pictures.
 A similar question alone is no sign: data sets ask "Find x." of a thousand pictures. Nor is a similar picture: charts differ by one bar.
 """
 
@@ -47,10 +47,11 @@ class EvaluationSet:
         for place, share in self._questions.similar(grams(question)):
             other = self._problems[place]
             about = f"its question is {share:.0%} that of evaluation problem {other.id!r}"
-            if _numbers(problem) == _numbers(other):
+            if (numbers := _numbers(problem)) == _numbers(other):
                 if not problem.images and not other.images:
                     return f"{about}, with the same numbers"
-                if gold(problem) == gold(other) and len(words(question)) >= MIN_WORDS:
+                tells_more = numbers or not (problem.images and other.images)
+                if tells_more and gold(problem) == gold(other) and len(words(question)) >= MIN_WORDS:
                     return f"{about}, with the same numbers and answer"
             if ours is None:  # decoded for few of all problems
                 ours = [look(picture(source, problem.id)) for source in problem.images]

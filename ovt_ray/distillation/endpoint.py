@@ -75,7 +75,7 @@ def answers(problems: Sequence[Problem], section: DistilConfig, max_pixels: int,
         if num_in_a_row == MAX_UNANSWERED_IN_A_ROW:
             raise StageError(
                 f"{section.endpoint.url}: {num_in_a_row} problems in a row stay unanswered, the last because {result.fault}; "
-                "correct the endpoint's options, and the same command goes on"
+                "mend the server, or correct the endpoint's url, key or limits, and the same command goes on"
             )
         yield problem, result.texts
 

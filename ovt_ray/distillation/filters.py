@@ -21,8 +21,8 @@ REPEATED_RUN = 4
 MIN_RUNS = 20
 """A chain with fewer runs is too short to judge."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_NEUTRAL = ((0, 0x3FF), (0x1D00, 0x218F), (0xFF21, 0xFF5A), (0x1D400, 0x1D7FF))
-"""Code points of letters that mathematics uses in every language: Latin, Greek, letter-like symbols, mathematical alphabets."""
+_NEUTRAL = ((0, 0x3FF), (0x1D00, 0x218F), (0xFB00, 0xFB06), (0xFF21, 0xFF5A), (0x1D400, 0x1D7FF))
+"""Code points of letters that mathematics uses in every language: Latin with ligatures, Greek, letter-like, mathematical alphabets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
