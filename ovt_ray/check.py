@@ -18,7 +18,6 @@ def check_run(config: RunConfig) -> None:
     """
     from learner.requirements import check_model
     from ovt_ray.prompts import model_path
-    from ovt_ray.teachers import check_teachers
     from reward.check import check_rewards
 
     check_rewards(config.reward)
@@ -26,8 +25,6 @@ def check_run(config: RunConfig) -> None:
         print(f"reward: {part.name} loads, weight {part.weight:g}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         check_model(model_path(config.model), config.learner.layout)
-        if config.has_teachers:
-            check_teachers(config.captioner, config.reasoner)
         problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
         _check_teachers(config, problem)
@@ -69,13 +66,14 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
 
 
 def _check_teachers(config: RunConfig, problem: Problem) -> None:
-    """Render what the reasoner is asked about the problem, if the run has teachers."""
+    """Render what the reasoner is asked about the problem, if the run has teachers; raises ConfigError if one cannot be loaded."""
     from ovt_ray.prompts import Prompts
     from ovt_ray.reasoner_text import captioned
-    from ovt_ray.teachers import reasoner_model
+    from ovt_ray.teachers import check_teachers, reasoner_model
 
     if not config.has_teachers:
         return
+    check_teachers(config.captioner, config.reasoner)
     model = reasoner_model(config.reasoner)
     prompts = Prompts(model.path, model)
     asked = captioned(problem, "(caption)", config.reasoner.instruction, prompts.added_tokens)

@@ -1,4 +1,4 @@
-"""Problems whose text a model of the run would read as its own control tokens, found before anything starts."""
+"""Problems whose text the policy would read as its own control tokens, found before anything starts; teachers are asked without them."""
 
 import re
 from collections.abc import Collection
@@ -11,20 +11,18 @@ from ovt_ray.problem_set import BadRow, ProblemSet
 from ovt_ray.problems import settle
 from ovt_ray.prompts import Prompts, model_path, shown_text
 from ovt_ray.tasks import Tasks
-from ovt_ray.teachers import reasoner_model
 
 
 def without_control_tokens(tasks: Tasks, config: RunConfig) -> Tasks:
-    """Return the tasks without problems whose text holds a control token of the policy, or of the reasoner where the run has one.
+    """Return the tasks without problems whose text holds a control token of the policy.
 
     Raises DataError naming them, unless bad rows are dropped.
     """
     if tasks.loaded is None:
         return tasks
-    models = [(model_path(config.model), config.model)]
-    if config.has_teachers:
-        models.append((reasoner_model(config.reasoner).path, reasoner_model(config.reasoner)))
-    tokens = sorted({token for path, model in models for token in Prompts(path, model).control_tokens})
+    tokens = list(Prompts(model_path(config.model), config.model).control_tokens)
+    if not tokens:  # a pattern of none would be found everywhere
+        return tasks
     train, held_out = tasks.loaded.train, tasks.loaded.held_out
     bad = [row for part in (train, held_out) for row in _bad_rows(part, tokens)]
     dropped = (*tasks.loaded.dropped, *settle(bad, config.data.bad_rows))
@@ -34,7 +32,7 @@ def without_control_tokens(tasks: Tasks, config: RunConfig) -> Tasks:
 def _bad_rows(problems: ProblemSet, tokens: Collection[str]) -> list[BadRow]:
     found = problems.select(_places(problems, tokens))
     held = [(place, next(t for t in tokens if t in shown_text(one))) for place, one in zip(found.column("place"), found, strict=True)]
-    rule = "which a model of the run reads as a control token; remove it"
+    rule = "which the model reads as a control token; remove it"
     return [BadRow(message=f"{place}: its text holds {token!r}, {rule}", is_left_out=False) for place, token in held]
 
 

@@ -1,4 +1,4 @@
-"""Rows that a model would read as control tokens are found before anything starts."""
+"""Rows that the policy would read as control tokens are found before anything starts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_a_row_that_holds_a_control_token_of_the_policy_is_refused_or_left_out_b
         without_control_tokens(tasks, config)
     message = str(refusal.value)
     assert "3 rows cannot be used" in message
-    assert "row 2 (id 'q2'): its text holds '<|im_end|>', which a model of the run reads as a control token; remove it" in message
+    assert "row 2 (id 'q2'): its text holds '<|im_end|>', which the model reads as a control token; remove it" in message
     assert "row 3 (id 'q3'): its text holds '<|im_start|>'" in message and "eval.jsonl row 2 (id 'e2')" in message
     dropping = config.model_copy(update={"data": config.data.model_copy(update={"bad_rows": "drop"})})
     loaded = without_control_tokens(replace(tasks, config=dropping.data), dropping).loaded
