@@ -18,14 +18,17 @@ def check_run(config: RunConfig) -> None:
     """
     from learner.requirements import check_model
     from ovt_ray.prompts import model_path
+    from ovt_ray.teachers import check_teachers
     from reward.check import check_rewards
 
     check_rewards(config.reward)
     for part in config.reward.parts:
         print(f"reward: {part.name} loads, weight {part.weight:g}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        problem = _check_data(config, Path(folder))
         check_model(model_path(config.model), config.learner.layout)
+        if config.has_teachers:
+            check_teachers(config.captioner, config.reasoner)
+        problem = _check_data(config, Path(folder))
         _check_prompt(config, problem)
         _check_teachers(config, problem)
     _check_endpoints(config)
@@ -36,7 +39,10 @@ def check_run(config: RunConfig) -> None:
 
 def _check_data(config: RunConfig, folder: Path) -> Problem:
     """Return a problem of the run's data."""
+    from ovt_ray.control_tokens import without_control_tokens
+
     tasks = load_tasks(config.data, config.seed, folder / "images", config.problem_folder)
+    tasks = without_control_tokens(tasks, config)
     for message in tasks.loaded.dropped if tasks.loaded else ():
         print(f"left out: {message}")
     check_amounts(tasks, config.iterations)
@@ -63,14 +69,13 @@ def _check_prompt(config: RunConfig, problem: Problem) -> None:
 
 
 def _check_teachers(config: RunConfig, problem: Problem) -> None:
-    """Render what the reasoner is asked about the problem, if the run has teachers; raises ConfigError if one cannot be loaded."""
+    """Render what the reasoner is asked about the problem, if the run has teachers."""
     from ovt_ray.prompts import Prompts
     from ovt_ray.reasoner_text import captioned
-    from ovt_ray.teachers import check_teachers, reasoner_model
+    from ovt_ray.teachers import reasoner_model
 
     if not config.has_teachers:
         return
-    check_teachers(config.captioner, config.reasoner)
     model = reasoner_model(config.reasoner)
     prompts = Prompts(model.path, model)
     asked = captioned(problem, "(caption)", config.reasoner.instruction, prompts.added_tokens)

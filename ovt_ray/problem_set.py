@@ -87,6 +87,12 @@ class ProblemSet(Sequence[Problem]):
         column = self._table[name]
         return (column if len(self) == len(column) and self._is_whole() else column.take(pa.array(self._places))).to_pylist()
 
+    def places_of(self, pattern: str) -> np.ndarray:
+        """Return the places of the problems in whose question or choices a regular expression is found."""
+        texts = (self._table["question"], pc.binary_join(self._table["choices"], "\n"))
+        in_question, in_choices = (pc.match_substring_regex(text, pattern).to_numpy() for text in texts)
+        return np.flatnonzero((in_question | in_choices)[self._places])
+
     def joined_with(self, others: Sequence["ProblemSet"]) -> "ProblemSet":
         """Return the problems of this set, then those of others, whose ids get their number before them, counted from 1: `1/17`.
 

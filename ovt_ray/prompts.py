@@ -81,7 +81,7 @@ class Prompts:
         with_image, without = (set(self.inputs(problem).prompt_ids) for problem in (blank, replace(blank, images=())))
         named = self.tokenizer.convert_tokens_to_ids(self.processor.all_special_multimodal_tokens)
         features = {id for id in (*self.processor.image_token_ids, *named) if id is not None}
-        return tuple(sorted(features | (with_image - without) & set(self._control_tokens.values())))
+        return tuple(sorted(features | (with_image - without) & set(self.control_tokens.values())))
 
     @cached_property
     def eos_id(self) -> int:
@@ -92,7 +92,7 @@ class Prompts:
         turns = [self._turn(role, "?") for role in ("user", "assistant")]
         text = self.processor.apply_chat_template(turns, tokenize=False)
         after = self.tokenizer(text.rpartition("?")[2], add_special_tokens=False)["input_ids"]
-        return next((id for id in after if id in self._control_tokens.values()), self.tokenizer.eos_token_id)
+        return next((id for id in after if id in self.control_tokens.values()), self.tokenizer.eos_token_id)
 
     @property
     def added_tokens(self) -> list[str]:
@@ -100,7 +100,7 @@ class Prompts:
         return [token.content for token in self.tokenizer.added_tokens_decoder.values()]
 
     @cached_property
-    def _control_tokens(self) -> dict[str, int]:
+    def control_tokens(self) -> dict[str, int]:
         """Ids of the special tokens, by their text; `all_special_tokens` lacks those that a family's tokenizer gives no role."""
         return {token.content: id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
@@ -111,7 +111,7 @@ class Prompts:
     def messages(self, problem: Problem) -> list[dict[str, Any]]:
         """Return the prompt as the chat template takes it: images, question, choices, instruction."""
         body = f"{shown_text(problem)}\n{self.config.instruction}" if self.config.instruction else shown_text(problem)
-        if token := next((token for token in self._control_tokens if token in body), None):
+        if token := next((token for token in self.control_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
         messages = [self._turn("user", body, len(problem.images))]
         if self.config.system_prompt:

@@ -10,6 +10,7 @@ again once the ledger says it is finished; an unfinished one goes on from its la
 
 from learner.requirements import check_model
 from ovt_ray.config import RunConfig
+from ovt_ray.control_tokens import without_control_tokens
 from ovt_ray.distillation.endpoint import check_endpoint
 from ovt_ray.ledger import RunFolder
 from ovt_ray.prompts import model_path
@@ -26,13 +27,14 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
     with RunFolder(config) as folder:
         print(f"run folder: {folder.path}", flush=True)
         tasks = load_tasks(config.data, config.seed, folder.path / "images", config.problem_folder)
-        for message in tasks.loaded.dropped if tasks.loaded else ():
-            print(f"left out: {message}", flush=True)
-        check_amounts(tasks, config.iterations)
         check_rewards(config.reward)
         check_model(model_path(config.model), config.learner.layout)
         if config.has_teachers:
             check_teachers(config.captioner, config.reasoner)
+        tasks = without_control_tokens(tasks, config)
+        for message in tasks.loaded.dropped if tasks.loaded else ():
+            print(f"left out: {message}", flush=True)
+        check_amounts(tasks, config.iterations)
         for number, iteration in enumerate(config.iterations, start=1):
             if iteration.distil and iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
                 check_endpoint(iteration.distil.endpoint, f"iterations.{number - 1}.distil.endpoint")

@@ -25,7 +25,7 @@ def tasks(tmp_path: Path) -> Tasks:
     path, held_out = tmp_path / "rows.jsonl", tmp_path / "held_out.jsonl"
     rows = [{"id": f"{number}", "question": "?", "answer": "1", "source": "b" if number < 10 else "a"} for number in range(40)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    held_out.write_text('{"id": "x", "question": "What?", "answer": "1"}')
+    held_out.write_text('{"id": "x", "question": "Which?", "answer": "1"}')
     config = DataConfig(format="jsonl", path=path, eval_path=held_out)
     return load_tasks(config, 0, tmp_path / "images", tmp_path / "kept")
 
