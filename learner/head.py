@@ -11,6 +11,14 @@ CHUNK_LOGITS = 2**26
 """Logits held at a time, in float32: 256 MB, and as much again for their softmax."""
 
 
+def rows_of(hidden: Tensor, places: Tensor) -> Tensor:
+    """Return rows of (T, H), some of them several times, as (N, H); on a CPU their gradients add up in one order.
+
+    Those of `hidden[places]` do not: threads race, and a run would not give the same bits twice.
+    """
+    return hidden.index_select(0, places)
+
+
 class LogprobHead(nn.Module):
     """The output layer of a language model, which gives chosen tokens their log-probabilities."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from learner import attention
 from learner.batching import MicroBatch
-from learner.head import LogprobHead
+from learner.head import LogprobHead, rows_of
 from ovt_ray.config import Layout
 from ovt_ray.errors import ConfigError
 from ovt_ray.section import Dtype
@@ -91,7 +91,7 @@ class TokenScorer(nn.Module):
         attention = self._padded_attention(batch) if batch.spans is None else {"spans": batch.spans}
         positions = batch.position_ids if len(batch.position_ids) > 1 else batch.position_ids[0]
         output = self.model.model(input_ids=batch.input_ids, position_ids=positions, use_cache=False, **batch.images, **attention)
-        return self.head(output.last_hidden_state.flatten(0, 1)[batch.logit_index], batch.target_ids)
+        return self.head(rows_of(output.last_hidden_state.flatten(0, 1), batch.logit_index), batch.target_ids)
 
     def _padded_attention(self, batch: MicroBatch) -> dict[str, Tensor | None]:
         """Return what the model makes its own mask from: where tokens are, and for some families which are an image's."""

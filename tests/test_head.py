@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from learner.head import LogprobHead
+from learner.head import LogprobHead, rows_of
 
 V, H, N = 11, 4, 7
 FORBIDDEN = frozenset({2, 9})
@@ -44,6 +44,20 @@ def test_a_frozen_weight_gets_no_gradient_and_hidden_states_still_do() -> None:
     head = LogprobHead(weight.requires_grad_(False), FORBIDDEN, TEMPERATURE)
     head(hidden, targets)[0].sum().backward()
     assert weight.grad is None and hidden.grad is not None and hidden.grad.abs().sum() > 0
+
+
+def test_gradients_of_a_row_that_predicts_several_tokens_add_up_to_the_same_bits_every_time() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, towards = torch.randn(4000, 128, generator=generator), torch.randn(3000, 128, generator=generator)
+    places = torch.randint(0, 200, (3000,), generator=generator)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = [torch.autograd.grad(rows_of(row := hidden.clone().requires_grad_(), places), row, towards)[0] for _ in range(20)]
+    finally:
+        torch.set_num_threads(num_threads)
+    assert all(torch.equal(one, found[0]) for one in found)
+    torch.testing.assert_close(found[0], torch.zeros(4000, 128).index_add(0, places, towards))
 
 
 def test_no_tokens_give_a_gradient_of_zero() -> None:
