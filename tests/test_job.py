@@ -100,14 +100,10 @@ def command_of(process: psutil.Process) -> str:
 
 @pytest.fixture(scope="module")
 def job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The run folder and the log of a submitted job of two workers and two ranks with ZeRO 3, whose RL has a learning rate of 0.
-
-    Its traces are those of the two teachers, which have the workers' place meanwhile.
-    """
+    """The run folder and the log of a submitted job of two workers and two ranks with ZeRO 3, whose RL has a learning rate of 0."""
     runs = tmp_path_factory.mktemp("runs")
     sizes = ["rollout.num_workers=2", "rollout.cpus_per_worker=1", "learner.num_ranks=2", "learner.cpus_per_rank=1", "learner.zero_stage=3"]
-    turn = ["distil={source: caption, num_problems: 60}", "grpo.optimizer.learning_rate=0"]
-    done = head.submit(runs, "job", *sizes, "reward.num_actors=2", *(f"iterations[0].{key}" for key in turn))
+    done = head.submit(runs, "job", *sizes, "reward.num_actors=2", "iterations[0].grpo.optimizer.learning_rate=0")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return runs / "job", done.stdout
 
@@ -115,7 +111,7 @@ def job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str
 def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, job: tuple[Path, str]) -> None:
     run, log = job
     assert (run / "result.json").exists()
-    assert "[iter1/distil captions 60/60]" in log and "[iter1/grpo 3/3] reward" in log
+    assert "[iter1/sft] accuracy" in log and "[iter1/grpo 3/3] reward" in log
     assert "\x1b[2K" not in log, "a log is no terminal"
     assert_all_end(services_of(head))
 
@@ -130,15 +126,19 @@ def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_s
 
 
 def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: Head, tmp_path: Path) -> None:
+    """Its traces are those of the two teachers, which have the workers' place until the policy learns from them."""
     before = set(Path("/dev/shm").iterdir())
-    head.submit(tmp_path, "stopped", options=("--no-wait", "--submission-id=stopped"))
+    caption = "iterations[0].distil={source: caption, num_problems: 60}"
+    head.submit(tmp_path, "stopped", caption, options=("--no-wait", "--submission-id=stopped"))
     deadline = time.monotonic() + 200
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     while not (metrics.exists() and "iter1/sft" in metrics.read_text()):
         assert time.monotonic() < deadline, head.job("logs", "stopped")[-2000:]
         time.sleep(0.5)
+    assert eventually(lambda: len(services_of(head)) >= 4), "the policy's engine starts again while the learner learns"
     family = services_of(head)
-    assert len(family) >= 4
+    log = head.job("logs", "stopped")
+    assert "[iter1/distil captions" in log and "traces" in log.partition("[iter1/distil captions")[2]
     assert "was stopped" in head.job("stop", "stopped")
     assert_all_end(family)
     assert eventually(lambda: not services_of(head))
