@@ -105,6 +105,16 @@ def test_damaged_rows_and_images_are_named_with_their_problem(shared: Path, tmp_
         load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")
 
 
+def test_the_whole_training_split_is_learnt_from_where_it_is_there(shared: Path, tmp_path: Path) -> None:
+    first, second = list(read_split(shared, "dev1k").items())[:2]
+    (tmp_path / "tables").mkdir()
+    for pid, _ in (first, second):
+        shutil.copyfile(shared / f"tabmwp/data/tabmwp/tables/{pid}.png", tmp_path / f"tables/{pid}.png")
+    (tmp_path / "problems_dev1k.json").write_text(json.dumps(dict([second])))
+    (tmp_path / "problems_train.json").write_text(json.dumps(dict([first])))
+    assert [problem.id for problem in problem_set("tabmwp", tmp_path, "train", tmp_path / "kept")] == [first[0]]
+
+
 def test_a_folder_without_the_data_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"problems_dev1k.json: cannot be read .*data.path"):
         load_problems(DataConfig(format="tabmwp", path=tmp_path), tmp_path / "kept")

@@ -1,7 +1,8 @@
 """Problems of TabMWP, read from the data set's own folder (github.com/lupantech/PromptPG).
 
-Lu et al., "Dynamic Prompt Learning via Policy Gradient for Semi-structured Mathematical Reasoning", ICLR 2023. The 1,000 problems of
-`dev1k` are for training, the first of `test1k` are held out. A problem's image is its table, `tables/<id>.png`.
+Lu et al., "Dynamic Prompt Learning via Policy Gradient for Semi-structured Mathematical Reasoning", ICLR 2023. The problems of `train` are
+for training, in a folder without that file the 1,000 of `dev1k`; the first of `test1k` are held out. A problem's image is its table,
+`tables/<id>.png`.
 """
 
 import os
@@ -29,13 +30,13 @@ class TabmwpRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems of `dev1k`, or of `test1k` those whose image is there; what is missing of it is one row that is left out.
+    """Yield the problems to learn from, or of `test1k` those whose image is there; what is missing of it is one row that is left out.
 
     `path` is the repository's folder or the `data/tabmwp` in it.
     """
     inner = path / "data" / "tabmwp"
     folder = inner if inner.is_dir() else path
-    name = "dev1k" if split == "train" else "test1k"
+    name = "test1k" if split == "eval" else "train" if (folder / "problems_train.json").is_file() else "dev1k"
     place, problems = folder / f"problems_{name}.json", read_object(folder / f"problems_{name}.json")
     num_without = 0
     for pid, values in problems.items():
