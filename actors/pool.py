@@ -11,15 +11,16 @@ from itertools import count, groupby
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
 from actors.worker import Ended
+from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.spans import Span
-from ovt_ray.types import Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.types import Broadcast, Problem, RolloutGroup, Sampling, Weights
 
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
@@ -51,6 +52,8 @@ class _Seat:
     line: Line
     joins_by: float = math.inf
     """When a successor has to serve the current weights, on the clock of `time.monotonic`."""
+    is_behind: bool = False
+    """Whether it has no work until the next weights, as the current ones were broadcast before it was there and are not to be had again."""
     tokens_in_flight: int = 0
     calls: "dict[int, _Call]" = field(default_factory=dict)
     """Those that are not finished."""
@@ -98,7 +101,11 @@ class RolloutPool:
         self.config = config
         self.model = model
         self.model_path = model_path
-        self._weights: Weights | None = None
+        self._weights: Weights | Broadcast | None = None
+        self._meeting: Meeting | None = None
+        """Of the group that the learner broadcasts to; None where a new one has to be called."""
+        self._members: list[ActorHandle] = []
+        """Its workers, in the order of their ranks."""
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
         self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
         self._seats = [
@@ -221,7 +228,7 @@ class RolloutPool:
         if not self._pending:
             return
         joining = set(self._joining.values())
-        loads = [(seat.tokens_in_flight, place) for place, seat in enumerate(self._seats) if seat not in joining]
+        loads = [(seat.tokens_in_flight, place) for place, seat in enumerate(self._seats) if seat not in joining and not seat.is_behind]
         heapq.heapify(loads)
         batches: dict[tuple[int, Sampling], list[_Request]] = {}
         due_at = time.monotonic() + self.config.deadline_s
@@ -304,7 +311,9 @@ class RolloutPool:
         seat.worker = self._launch()
         seat.line.seat({seat.number: seat.worker.actor})
         seat.joins_by = time.monotonic() + self.config.deadline_s
-        self._joining[self._load(seat.worker.actor, self._weights) if self._weights else seat.worker.actor.ready.remote()] = seat
+        stored = self._weights.stored() if isinstance(self._weights, Broadcast) else self._weights
+        seat.is_behind = bool(self._weights) and stored is None
+        self._joining[self._load(seat.worker.actor, stored) if stored else seat.worker.actor.ready.remote()] = seat
 
     def _admit(self, joined: ray.ObjectRef) -> None:
         """Let a successor have work; raises RolloutError if it died, or refused the weights."""
@@ -316,13 +325,15 @@ class RolloutPool:
         """Tell a collector whom it calls."""
         line.seat({seat.number: seat.worker.actor for seat in self._seats if seat.line is line})
 
-    def load_weights(self, weights: Weights) -> None:
+    def load_weights(self, weights: Weights | Broadcast) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._wait_for_successors()
         self._weights = weights
         began = time.monotonic()
-        due_at = began + self.config.deadline_s
-        loading = {seat: self._load(seat.worker.actor, weights) for seat in self._seats}
+        lacking = self._broadcast(weights) if isinstance(weights, Broadcast) else self._seats
+        due_at = time.monotonic() + self.config.deadline_s
+        stored = weights.stored() if isinstance(weights, Broadcast) and lacking else weights
+        loading = {seat: self._load(seat.worker.actor, stored) for seat in lacking}
         with suppress(RayError):
             ray.get(
                 list(loading.values()), timeout=self.config.deadline_s
@@ -338,11 +349,37 @@ class RolloutPool:
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
 
+    def _broadcast(self, weights: Broadcast) -> list[_Seat]:
+        """Have the learner send a version to all engines; return the seats of workers that live and lack it. The dead are replaced."""
+        actors = [seat.worker.actor for seat in self._seats]
+        meeting, self._meeting = self._meeting, None
+        if meeting is None or actors != self._members:
+            meeting = weights.call_group(1 + len(actors) * self.config.num_shards, self.config.deadline_s)
+        ranks = count(1, self.config.num_shards)
+        receiving = [actor.receive_weights.remote(weights.version, meeting, next(ranks)) for actor in actors]
+        failure = weights.send(receiving)
+        ray.wait(receiving, num_returns=len(receiving), timeout=self.config.deadline_s)
+        errors: dict[_Seat, RayError] = {}
+        for seat, call in zip(self._seats, receiving, strict=True):
+            seat.is_behind = False
+            try:
+                ray.get(call, timeout=0)
+            except RayError as error:
+                errors[seat] = error
+        if not failure and not errors:
+            self._meeting, self._members = meeting, actors
+            return []
+        reason = failure or str(next(iter(errors.values()))).splitlines()[-1]
+        print(f"weights of version {weights.version} come from the object store, as not all workers received them: {reason}", flush=True)
+        for seat in [seat for seat in errors if not isinstance(errors[seat], RayTaskError)]:  # died, or is stuck
+            self._replace(seat, errors.pop(seat))
+        return list(errors)
+
     def _wait_for_successors(self) -> None:
         for joined in list(self._joining):
             self._admit(joined)
 
-    def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
+    def _load(self, actor: ActorHandle, weights: "Weights | ray.ObjectRef[Weights]") -> ray.ObjectRef:
         return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:

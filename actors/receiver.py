@@ -1,19 +1,20 @@
 """The receiving end of a weight update, inside vLLM's engine process.
 
 vLLM imports this module in each of its worker processes because the rollout worker names `WeightReceiver` as its worker
-extension; importing it registers the backend `shared_memory` with vLLM's weight-transfer API. A version arrives as the places
-of its tensors in files in memory, and is read from there.
+extension; importing it registers the backend `learner` with vLLM's weight-transfer API. A version arrives as the places
+of its tensors in files in memory, and is read from there, or is broadcast to a group that the engine's processes have joined.
 """
 
-import hashlib
 import mmap
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import torch
@@ -23,14 +24,20 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 from actors.worker import WORKER_PID
+from ovt_ray.broadcast import Group, Meeting, checksum, content_of
 from ovt_ray.types import merged
 
-BACKEND = "shared_memory"
+BACKEND = "learner"
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Nothing: a file needs no rendezvous."""
+    """The group that the engine's processes are to join, in place of the one before."""
+
+    meeting: dict[str, Any]
+    """Fields of a `Meeting`."""
+    first_rank: int
+    """Of the engine's first process in the group; the others follow."""
 
 
 @dataclass
@@ -45,21 +52,23 @@ class UpdateInfo(WeightTransferUpdateInfo):
     """Whether all of the model is there; else it is what has an adapter, of a base that the engine has loaded whole before."""
     checksums: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""
+    is_broadcast: bool = False
+    """Whether the version comes through the group, and nothing of it is said here."""
 
 
-def tensor_checksum(tensor: torch.Tensor) -> str:
-    """Return the SHA-256 of a tensor's bytes, as the learner computes it before it publishes."""
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
-
-
-class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads a version of the weights from memory of this node into the running model."""
+class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads a version of the learner's weights into the running model."""
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Do nothing: a file needs no rendezvous."""
+        """Join a group; returns when all of its members are there."""
+        if self._group:
+            self._group.close()
+        self._group = None  # should the next one not come about
+        meeting = Meeting(**init_info.meeting)
+        self._group = Group(meeting, meeting.store(), init_info.first_rank + self.parallel_config.rank, self.device)
 
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""
@@ -69,16 +78,35 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load all tensors, adapters merged; raises RuntimeError if one is missing, unknown or damaged."""
+        if update_info.is_broadcast:
+            self._receive_broadcast()
+            return
         sent = _Sent(update_info, self._map({path for *_, path, _ in update_info.tensors}))
         apart = {part for name, _, up, down in update_info.adapters for part in (name, up, down)}
         written = self.model.load_weights((name, sent.read(name)) for name in sent.names if name not in apart)
         changed = self.model.load_weights((adapter[0], self._merged(sent, *adapter)) for adapter in update_info.adapters)
         expected = self._all if update_info.is_complete else self._adapted
-        lacking = sorted(sent.unread) + sorted(expected - written - changed) + self._reload.unfinished()
-        if lacking:
-            raise RuntimeError(f"weight update leaves {len(lacking)} tensors as they were, for example {lacking[0]}")
+        self._check_written(sent.unread, expected - written - changed)
         self._adapted = changed
         self._is_complete = update_info.is_complete
+
+    def _receive_broadcast(self) -> None:
+        """Load the version that comes through the group; on any error the group ends, and the engine can begin another update."""
+        assert self._group
+        try:
+            received = self._group.received()
+            written = self.model.load_weights(received)
+            self._check_written((name for name, _ in received), self._all - written)
+        except Exception as error:
+            self._group.ended(str(error))
+            self._reload.finish()  # a layer of which a part has come would count it twice
+            raise
+        self._adapted, self._is_complete = set(), True
+
+    def _check_written(self, unread: Iterable[str], unwritten: set[str]) -> None:
+        lacking = sorted(unread) + sorted(unwritten) + self._reload.unfinished()
+        if lacking:
+            raise RuntimeError(f"weight update leaves {len(lacking)} tensors as they were, for example {lacking[0]}")
 
     def _merged(self, sent: "_Sent", name: str, scale: float, up: str, down: str) -> torch.Tensor:
         """Return a tensor with its adapter, made on the engine's device."""
@@ -120,8 +148,13 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
                     pack_anew(module)
 
     def shutdown(self) -> None:
-        """Let go of the files."""
+        """Let go of the files and leave the group."""
         self._files = {}
+        if self._group:
+            self._group.close()
+
+    _group: Group | None = None
+    """The last one that was joined."""
 
     _adapted: set[str] = set()
     """Parameters that the adapters of the last update changed; replaced, never changed."""
@@ -152,7 +185,7 @@ class _Sent:
         dtype = getattr(torch, dtype_name)
         num_bytes = torch.Size(shape).numel() * dtype.itemsize
         tensor = self._files[path][offset : offset + num_bytes].view(dtype).view(*shape)
-        if self._checksums and tensor_checksum(tensor) != self._checksums.get(name):
+        if self._checksums and checksum(content_of(tensor)) != self._checksums.get(name):
             raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
         self.unread.discard(name)
         return tensor
@@ -185,6 +218,6 @@ def _parent_of(process: int) -> int | None:
     return None
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryEngine)
+WeightTransferEngineFactory.register_engine(BACKEND, LearnerWeights)
 if (_parent := multiprocessing.parent_process()) and _parent.pid:
     exit_with_worker(_parent.pid, int(os.environ.get(WORKER_PID, _parent.pid)))

@@ -79,7 +79,8 @@ class InPlaceReload:
         return [matrix.name for matrix in self._matrices if matrix.is_partial]
 
     def finish(self) -> None:
-        """Do nothing: every layer is in place."""
+        """Return when nothing is being packed: then every layer of which all has come is in place."""
+        self._threads.shutdown()
 
 
 class _Matrix:

@@ -5,11 +5,12 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from actors.images import DecodedImages
 from actors.shared_memory import in_shared_memory, named_memory
+from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import OvtError, RolloutError
 from ovt_ray.prompts import Prompts
@@ -132,6 +133,8 @@ class RolloutWorker:
         """References to the base that the engine has, where its weights are those of a base with adapters."""
         self._base: list[WeightTensor] = []
         """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
+        self._joined: Meeting | None = None
+        """Of the group that the engine's processes are in."""
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
         for path in named_memory(os.getpid()):  # all who share it have it by now; a name would outlive a killed worker
@@ -252,6 +255,25 @@ class RolloutWorker:
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
 
+    async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
+        """Return the version that the engine now serves, once it has come through a group that the engine joins if need be.
+
+        Running generations go on under it. After an error the engine stands still until weights are loaded, by whatever way.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+
+        async def update() -> None:
+            if self._joined != meeting:
+                self._joined = None
+                where = {"meeting": asdict(meeting), "first_rank": first_rank}
+                await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=where))
+                self._joined = meeting
+            await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
+
+        self._base_buckets, self._base = (), []
+        await self._unless_dead(update())
+        return version
+
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
         self._is_loading = True
         self._note()
@@ -330,7 +352,7 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         limit_mm_per_prompt={"image": 8, "video": 0},
         logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend="shared_memory"),
+        weight_transfer_config=WeightTransferConfig(backend="learner"),
         worker_extension_cls="actors.receiver.WeightReceiver",
         disable_log_stats=True,
         # An output is made of a completion's first token and when it has ended, of none between.

@@ -1,8 +1,11 @@
 """The learner group as the driver sees it: one Ray actor per DeepSpeed rank. The only file of the learner that knows Ray."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,16 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
 
 from learner.rank import LearnerRank
 from learner.stage import Stage
 from learner.weights import checksums, on_the_wire
+from ovt_ray.broadcast import Group, Meeting, called
 from ovt_ray.config import LearnerConfig, ModelConfig
-from ovt_ray.errors import ConfigError, LearnerError
+from ovt_ray.errors import BroadcastError, ConfigError, LearnerError
 from ovt_ray.spans import Span, recorded
-from ovt_ray.types import Adapter, TrainSample, UpdateStats, Weights, WeightTensor
+from ovt_ray.types import Adapter, Broadcast, TrainSample, UpdateStats, Weights, WeightTensor
 
 PLACEMENT_DEADLINE_S = 60.0
 CHECKSUM_EVERY = 10
@@ -48,9 +53,58 @@ class RankActor(LearnerRank):
         """Return what `publish` does of the policy's adapters."""
         return put_buckets(self.adapters(), with_checksums)
 
+    def stored(self, version: int) -> Weights:
+        """Return the policy's weights, put into the object store under a version; on rank 0."""
+        buckets, sums = self.publish(with_checksums=True)
+        return Weights(version=version, buckets=tuple(buckets), checksums=sums)
+
+    def call_group(self, num_members: int, deadline_s: float) -> Meeting:
+        """Return where a new group for broadcasts meets, in place of the one before."""
+        if self._group:
+            self._group.close()
+        self._group = None
+        self._meeting, self._store = called(ray.util.get_node_ip_address(), num_members, deadline_s)
+        return self._meeting
+
+    @recorded
+    def broadcast(self, receiving: list[Any], with_checksums: bool) -> str:
+        """Send the policy's weights to the group; return why it failed, empty if it did not. `receiving` are the calls of the receivers.
+
+        Whatever becomes of a bucket, all ranks take part in gathering the next.
+        """
+        self._receiving = receiving
+        failure = ""
+        for bucket in chain(self.weights(), [{}]):
+            if self._rank == 0 and not failure:
+                failure = self._send(bucket, with_checksums)
+        return failure
+
+    def _send(self, bucket: dict[str, Tensor], with_checksums: bool) -> str:
+        try:
+            if self._group is None:
+                self._group = Group(self._meeting, self._store, 0, self._device, lambda: first_failure(self._receiving))
+            self._group.send(bucket, with_checksums=with_checksums)
+        except BroadcastError as error:
+            return str(error)
+        return ""
+
     def take_spans(self) -> tuple[Span, ...]:
         """Return what this rank did since it was last asked."""
         return self.spans.take()
+
+    _group: Group | None = None
+    """What broadcasts go through, once all are there; on rank 0."""
+
+
+def first_failure(calls: Sequence[Any]) -> str:
+    """Return why one of the calls failed that have ended; empty if none did."""
+    ended, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)
+    for call in ended:
+        try:
+            ray.get(call)
+        except RayError as error:
+            return str(error).splitlines()[-1]
+    return ""
 
 
 def put_buckets(buckets: Iterable[Sequence[WeightTensor | Adapter]], with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
@@ -78,6 +132,12 @@ class LearnerGroup:
         self._version = 0
         self._base: tuple[list[Any], dict[str, str]] | None = None
         """References and checksums of the stage's first model, once it is published; with adapters only."""
+        self._in_order = threading.Lock()
+        """Held while all ranks are called: whichever thread calls, each rank has the calls in the same order."""
+        self._is_current = False
+        """Whether the ranks' weights are those of the last version."""
+        self._stored: ray.ObjectRef[Weights] | None = None
+        """The last version in the object store, where one that was broadcast had to be put there."""
         self._placement = place(config, PLACEMENT_DEADLINE_S)
         env = {"OMP_NUM_THREADS": str(config.cpus_per_rank), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         self._actors = [
@@ -97,11 +157,12 @@ class LearnerGroup:
     def begin(self, stage: Stage) -> None:
         """Load the stage's first model with a fresh optimizer in place of what an earlier stage left."""
         self._collect(self._joined, "start")
-        self._base = None
+        self._base, self._is_current = None, False
         self._all("begin", stage)
 
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         """Take one optimizer step on the samples and return its figures."""
+        self._is_current = False
         return self._all("update", ray.put(list(samples)))[0]
 
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
@@ -116,15 +177,15 @@ class LearnerGroup:
         """Return the mean cross entropy of the samples' loss tokens, nats, at the stage's temperature; nothing is updated."""
         return self._all("validation_loss", ray.put(list(samples)))[0]
 
-    def publish(self) -> Weights:
-        """Return the next version of the weights; the object store of rank 0's node holds the bytes.
+    def publish(self) -> Weights | Broadcast:
+        """Return the next version of the weights; the object store of rank 0's node holds the bytes, or the ranks do, to send them.
 
         With adapters, the first version of a stage publishes the stage's first model, checked; each later one refers to it.
         """
         self._version += 1
         return self._published(with_checksums=self._version % CHECKSUM_EVERY == 1)
 
-    def publish_again(self, version: int) -> Weights:
+    def publish_again(self, version: int) -> Weights | Broadcast:
         """Return the weights under the version that they had before a stop; the count goes on from it."""
         self._version = version
         return self._published(with_checksums=True)
@@ -143,6 +204,7 @@ class LearnerGroup:
 
         Training goes on with the same numbers as if it had never stopped.
         """
+        self._is_current = False
         return self._all("restore", folder.absolute())[0]
 
     def export(self, folder: Path) -> None:
@@ -156,12 +218,21 @@ class LearnerGroup:
     def close(self) -> None:
         """End all ranks and give their resources back. Closing twice is fine."""
         actors, self._actors = self._actors, []
+        self._is_current = False
         for actor in actors:
             ray.kill(actor)
         if actors:
             remove_placement_group(self._placement)
 
-    def _published(self, *, with_checksums: bool) -> Weights:
+    def _published(self, *, with_checksums: bool) -> Weights | Broadcast:
+        if self._config.weight_transport == "broadcast":
+            self._is_current, self._stored = True, None
+            return Broadcast(
+                version=self._version,
+                call_group=self._call_group,
+                send=partial(self._send, with_checksums),
+                stored=partial(self._stored_version, self._version),
+            )
         if self._config.lora is None:
             buckets, sums = self._all("publish", with_checksums)[0]
             return Weights(version=self._version, buckets=tuple(buckets), checksums=sums)
@@ -176,11 +247,27 @@ class LearnerGroup:
             checksums=base_sums | sums if with_checksums else {},
         )
 
+    def _call_group(self, num_members: int, deadline_s: float) -> Meeting:
+        return self._collect([self._actors[0].call_group.remote(num_members, deadline_s)], "call a group")[0]
+
+    def _send(self, with_checksums: bool, receiving: Sequence[Any]) -> str:
+        return self._all("broadcast", list(receiving), with_checksums)[0]
+
+    def _stored_version(self, version: int) -> "ray.ObjectRef[Weights] | None":
+        with self._in_order:
+            if version != self._version:
+                return None
+            if self._stored is None and self._is_current:
+                self._stored = [actor.stored.remote(version) for actor in self._actors][0]
+            return self._stored
+
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""
         if not self._actors:
             raise LearnerError(f"{verb}: the learner group is closed; make a new one and restore its newest checkpoint")
-        return self._collect([getattr(actor, verb).remote(*arguments) for actor in self._actors], verb)
+        with self._in_order:
+            asked = [getattr(actor, verb).remote(*arguments) for actor in self._actors]
+        return self._collect(asked, verb)
 
     def _collect(self, refs: Sequence[Any], verb: str) -> list[Any]:
         """Return all answers in rank order; the first failure or the deadline closes the group and raises LearnerError."""

@@ -169,6 +169,9 @@ class LearnerConfig(Section):
     """Keep the weights in host memory, brought in layer by layer (ZeRO 3)."""
     reference_on_cpu: bool = False
     """Keep the KL's reference model in host memory, sharded over the ranks and brought in layer by layer, at any `zero_stage`."""
+    weight_transport: Literal["object_store", "broadcast"] = "object_store"
+    """How weights reach the rollout workers: pulled from Ray's object store, or sent to all of them at once through a group of processes,
+    NCCL between GPUs and gloo between CPUs; a worker that was not there pulls in either case."""
     lora: LoraConfig | None = None
     """Train adapters instead of the weights, in every stage; without it, all weights that no stage freezes."""
     checkpoint_every: int = Field(default=20, ge=1)
@@ -184,6 +187,8 @@ class LearnerConfig(Section):
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}: raise the stage, or set it to false")
         if self.reference_on_cpu and self.lora:
             raise ValueError("reference_on_cpu has no effect: with lora the reference is the policy without adapters; set it to false")
+        if self.weight_transport == "broadcast" and self.lora:
+            raise ValueError("weight_transport 'broadcast' sends whole weights, lora adapters alone: set object_store, or leave lora out")
         return self
 
 
@@ -311,6 +316,11 @@ class RunConfig(Section):
     def _learner_fits_stages(self) -> "RunConfig":
         if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):
             raise ValueError("learner.reference_on_cpu has no effect where no grpo.kl_coef is above 0: leave it out")
+        if self.learner.weight_transport == "broadcast" and bool(self.learner.gpus_per_rank) != bool(self.rollout.gpus_per_worker):
+            raise ValueError(
+                f"learner.weight_transport: 'broadcast' goes from GPU to GPU or from CPU to CPU, not with learner.gpus_per_rank "
+                f"{self.learner.gpus_per_rank} and rollout.gpus_per_worker {self.rollout.gpus_per_worker}: set object_store"
+            )
         if self.learner.lora is None:
             return self
         if self.base is not None:

@@ -21,6 +21,10 @@ class RolloutError(OvtError):
     """A rollout worker or its engine failed and could not be replaced."""
 
 
+class BroadcastError(OvtError):
+    """Weights could not be sent to all rollout workers at once."""
+
+
 class LearnerError(OvtError):
     """A learner rank failed, or was handed samples that it cannot train on."""
 

@@ -5,13 +5,15 @@ Dimension letters used in comments: P problems, G completions per problem, B seq
 This module imports nothing heavy, so that every process can afford it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ovt_ray.broadcast import Meeting
 
 ImageSource = str | bytes
 """A path that every node can read, or the bytes of an encoded (PNG, JPEG, ...) image."""
@@ -294,3 +296,19 @@ class Weights:
     """Ray object references, each to a list of `Adapter`: what the version adds to its base; none where `buckets` are all of it."""
     checksums: Mapping[str, str]
     """SHA-256 of each tensor's bytes by its name, the adapters' among them; empty for a version that is not checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broadcast:
+    """A version of the policy that the learner itself sends to all engines at once; for the driver alone."""
+
+    version: int
+    """Grows by one with each publication."""
+    call_group: "Callable[[int, float], Meeting]"
+    """Returns where the learner awaits so many members, itself among them, each wait lasting at most so many seconds; the group before it
+    is of no use any more."""
+    send: Callable[[Sequence[Any]], str]
+    """Returns when the version has been sent to the group, or why it could not be, empty if it was. Takes references to what the receivers
+    were called for, whose failures it watches."""
+    stored: Callable[[], Any]
+    """Returns a reference to the version as `Weights`, which the learner puts into the object store; None where it has others by now."""

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -14,15 +15,39 @@ from learner.adapters import add_adapters
 from learner.group import put_buckets
 from learner.model import load_model
 from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wire, weight_buckets
+from ovt_ray.broadcast import Group, Meeting, called
 from ovt_ray.config import LoraConfig
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import Completion, RolloutGroup, Weights
+from ovt_ray.types import Broadcast, Completion, RolloutGroup, Weights
 
 
 def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
     published = on_the_wire(tensors)
     half = len(published) // 2
     return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
+
+
+class Sender:
+    """A learner that is this process, and may stop in the middle of a version."""
+
+    def broadcast(self, version: int, tensors: dict[str, torch.Tensor], stops_after: str = "") -> Broadcast:
+        def call_group(num_members: int, deadline_s: float) -> Meeting:
+            self.meeting, self.store = called("127.0.0.1", num_members, deadline_s)
+            return self.meeting
+
+        def send(receiving: Sequence[ray.ObjectRef]) -> str:
+            group = Group(self.meeting, self.store, 0, torch.device("cpu"))
+            names = list(tensors)
+            num_sent = names.index(stops_after) + 1 if stops_after else len(names)
+            for bucket in (names[: num_sent // 2], names[num_sent // 2 : num_sent]):
+                group.send({name: tensors[name] for name in bucket}, with_checksums=True)
+            if stops_after:
+                return str(group.ended("the sender stops here"))
+            group.send({}, with_checksums=True)
+            group.close()
+            return ""
+
+        return Broadcast(version=version, call_group=call_group, send=send, stored=lambda: ray.put(as_weights(version, tensors)))
 
 
 def ended_within(seconds: float, processes: list[psutil.Process]) -> bool:

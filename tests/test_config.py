@@ -193,6 +193,17 @@ def test_an_engine_on_cpu_is_split_over_its_own_threads_and_one_with_gpus_over_t
     assert "tensor_parallel 2 does not divide" in refusal("rollout.tensor_parallel=2", "rollout.cpus_per_worker=3")
 
 
+def test_weights_are_broadcast_whole_and_between_devices_of_one_kind() -> None:
+    sends = "learner.weight_transport=broadcast"
+    assert load_config(TINY, []).learner.weight_transport == "object_store"
+    assert load_config(TINY, [sends]).learner.weight_transport == "broadcast"
+    assert load_config(TINY, [sends, "learner.gpus_per_rank=1", "rollout.gpus_per_worker=8"]).rollout.num_shards == 8
+    assert "sends whole weights, lora adapters alone: set object_store" in refusal(sends, "learner.lora={rank: 4, alpha: 8}")
+    for of_one in ("learner.gpus_per_rank=1", "rollout.gpus_per_worker=1"):
+        assert "learner.weight_transport: 'broadcast' goes from GPU to GPU or from CPU to CPU" in refusal(sends, of_one)
+    assert "weight_transport: Input should be 'object_store' or 'broadcast'" in refusal("learner.weight_transport=nccl")
+
+
 def test_adapters_and_frozen_parts_do_not_contradict_each_other() -> None:
     lora = "learner.lora={rank: 4, alpha: 8}"
     assert load_config(TINY, [lora]).learner.lora is not None  # what is frozen is not what has adapters

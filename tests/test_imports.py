@@ -16,6 +16,7 @@ LIGHT = (
     "ovt_ray.stage_config",
     "ovt_ray.config",
     "ovt_ray.errors",
+    "ovt_ray.broadcast",
     "ovt_ray.prompts",
     "ovt_ray.spans",
 )

@@ -69,6 +69,7 @@ learner.gradient_checkpointing
 learner.offload_optimizer
 learner.offload_parameters
 learner.reference_on_cpu
+learner.weight_transport
 learner.lora
 learner.lora.rank
 learner.lora.alpha

@@ -23,9 +23,9 @@ from actors.worker import RolloutWorker, completion_text
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.prompts import Prompts
-from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
+from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling, Weights
 from ovt_ray.world import world_problems
-from tests.engine_weights import Adapted, as_weights, ended_within, jittered, transformers_logprobs, transformers_model
+from tests.engine_weights import Adapted, Sender, as_weights, ended_within, jittered, transformers_logprobs, transformers_model
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
@@ -326,12 +326,15 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     learner = Adapted(tiny_model)
     learner.move(seed=7)
     first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
-    versions = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
+    versions: list[Weights] = [as_weights(60, first), as_weights(61, moved), learner.publish(62)]
     learner.move(seed=8)
+    versions += [learner.publish(63), as_weights(64, moved), as_weights(65, first)]
+    half_a_layer = "model.layers.1.self_attn.k_proj.weight"
+    broadcasts = {64: Sender().broadcast(64, moved, stops_after=half_a_layer), 65: Sender().broadcast(65, first)}
     seen = []
-    for weights in (*versions, learner.publish(63), as_weights(64, first)):
-        for one in (pool, split):
-            one.load_weights(weights)
+    for weights in versions:
+        pool.load_weights(weights)
+        split.load_weights(broadcasts.get(weights.version, weights))
         whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
         for name, [(tokens, logprobs)] in whole.items():
             assert parts[name][0][0] == tokens
@@ -340,6 +343,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
 
     assert split.process_ids() == [pid]  # nothing was refused
+    assert split._meeting is not None, "the last version came through a group"
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
     assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
