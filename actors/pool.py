@@ -11,12 +11,12 @@ from itertools import count, groupby
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
+from actors.receivers import Receivers
 from actors.worker import Ended
-from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
 from ovt_ray.spans import Span
@@ -102,10 +102,7 @@ class RolloutPool:
         self.model = model
         self.model_path = model_path
         self._weights: Weights | Broadcast | None = None
-        self._meeting: Meeting | None = None
-        """Of the group that the learner broadcasts to; None where a new one has to be called."""
-        self._members: list[ActorHandle] = []
-        """Its workers, in the order of their ranks."""
+        self._receivers = Receivers(config.num_shards, config.deadline_s)
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
         self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
         self._seats = [
@@ -311,8 +308,8 @@ class RolloutPool:
         seat.worker = self._launch()
         seat.line.seat({seat.number: seat.worker.actor})
         seat.joins_by = time.monotonic() + self.config.deadline_s
-        stored = self._weights.stored() if isinstance(self._weights, Broadcast) else self._weights
-        seat.is_behind = bool(self._weights) and stored is None
+        stored = self._weights and self._weights.stored()
+        seat.is_behind = bool(self._weights) and not stored
         self._joining[self._load(seat.worker.actor, stored) if stored else seat.worker.actor.ready.remote()] = seat
 
     def _admit(self, joined: ray.ObjectRef) -> None:
@@ -330,14 +327,11 @@ class RolloutPool:
         self._wait_for_successors()
         self._weights = weights
         began = time.monotonic()
-        lacking = self._broadcast(weights) if isinstance(weights, Broadcast) else self._seats
+        lacking = self._receivers.left_out(weights, self._seats) if isinstance(weights, Broadcast) else self._seats
+        loading = {seat: self._load(seat.worker.actor, weights.stored()) for seat in lacking}
         due_at = time.monotonic() + self.config.deadline_s
-        stored = weights.stored() if isinstance(weights, Broadcast) and lacking else weights
-        loading = {seat: self._load(seat.worker.actor, stored) for seat in lacking}
-        with suppress(RayError):
-            ray.get(
-                list(loading.values()), timeout=self.config.deadline_s
-            )  # one by one would cost the driver a third of a millisecond each
+        with suppress(RayError):  # one by one would cost the driver a third of a millisecond each
+            ray.get(list(loading.values()), timeout=self.config.deadline_s)
             loading.clear()
         for seat, ref in loading.items():
             try:
@@ -348,32 +342,6 @@ class RolloutPool:
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
-
-    def _broadcast(self, weights: Broadcast) -> list[_Seat]:
-        """Have the learner send a version to all engines; return the seats of workers that live and lack it. The dead are replaced."""
-        actors = [seat.worker.actor for seat in self._seats]
-        meeting, self._meeting = self._meeting, None
-        if meeting is None or actors != self._members:
-            meeting = weights.call_group(1 + len(actors) * self.config.num_shards, self.config.deadline_s)
-        ranks = count(1, self.config.num_shards)
-        receiving = [actor.receive_weights.remote(weights.version, meeting, next(ranks)) for actor in actors]
-        failure = weights.send(receiving)
-        ray.wait(receiving, num_returns=len(receiving), timeout=self.config.deadline_s)
-        errors: dict[_Seat, RayError] = {}
-        for seat, call in zip(self._seats, receiving, strict=True):
-            seat.is_behind = False
-            try:
-                ray.get(call, timeout=0)
-            except RayError as error:
-                errors[seat] = error
-        if not failure and not errors:
-            self._meeting, self._members = meeting, actors
-            return []
-        reason = failure or str(next(iter(errors.values()))).splitlines()[-1]
-        print(f"weights of version {weights.version} come from the object store, as not all workers received them: {reason}", flush=True)
-        for seat in [seat for seat in errors if not isinstance(errors[seat], RayTaskError)]:  # died, or is stuck
-            self._replace(seat, errors.pop(seat))
-        return list(errors)
 
     def _wait_for_successors(self) -> None:
         for joined in list(self._joining):

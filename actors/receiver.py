@@ -25,6 +25,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 from actors.worker import WORKER_PID
 from ovt_ray.broadcast import Group, Meeting, checksum, content_of
+from ovt_ray.errors import BroadcastError
 from ovt_ray.types import merged
 
 BACKEND = "learner"
@@ -57,18 +58,24 @@ class UpdateInfo(WeightTransferUpdateInfo):
 
 
 class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
-    """Loads a version of the learner's weights into the running model."""
+    """Loads a version of the learner's weights into the running model.
+
+    What goes wrong is kept for the worker to ask for, not raised: where an engine is split over processes, vLLM 0.32 would take what
+    the others answer to the call that failed for their answers to the next one. The engine can begin another update.
+    """
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Join a group; returns when all of its members are there."""
-        if self._group:
-            self._group.close()
-        self._group = None  # should the next one not come about
-        meeting = Meeting(**init_info.meeting)
-        self._group = Group(meeting, meeting.store(), init_info.first_rank + self.parallel_config.rank, self.device)
+        self.shutdown()
+        self.failure = ""
+        try:
+            meeting = Meeting(**init_info.meeting)
+            self._group = Group(meeting, meeting.store(), init_info.first_rank + self.parallel_config.rank, self.device)
+        except (BroadcastError, RuntimeError) as error:
+            self.failure = str(error)
 
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""
@@ -77,10 +84,17 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._reload = reload(self.model, self.model_config)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load all tensors, adapters merged; raises RuntimeError if one is missing, unknown or damaged."""
-        if update_info.is_broadcast:
-            self._receive_broadcast()
-            return
+        """Load all tensors, adapters merged; it is a failure if one is missing, unknown or damaged."""
+        self.failure, self._is_complete = "", False
+        try:
+            if update_info.is_broadcast:
+                self._receive()
+            else:
+                self._read(update_info)
+        except Exception as error:
+            self.failure = str(error) or repr(error)
+
+    def _read(self, update_info: UpdateInfo) -> None:
         sent = _Sent(update_info, self._map({path for *_, path, _ in update_info.tensors}))
         apart = {part for name, _, up, down in update_info.adapters for part in (name, up, down)}
         written = self.model.load_weights((name, sent.read(name)) for name in sent.names if name not in apart)
@@ -90,8 +104,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._adapted = changed
         self._is_complete = update_info.is_complete
 
-    def _receive_broadcast(self) -> None:
-        """Load the version that comes through the group; on any error the group ends, and the engine can begin another update."""
+    def _receive(self) -> None:
         assert self._group
         try:
             received = self._group.received()
@@ -99,7 +112,6 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             self._check_written((name for name, _ in received), self._all - written)
         except Exception as error:
             self._group.ended(str(error))
-            self._reload.finish()  # a layer of which a part has come would count it twice
             raise
         self._adapted, self._is_complete = set(), True
 
@@ -152,10 +164,13 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._files = {}
         if self._group:
             self._group.close()
+            self._group = None
 
+    failure = ""
+    """Why the last call failed; empty if it did not."""
     _group: Group | None = None
-    """The last one that was joined."""
-
+    _is_complete = False
+    """Whether all of the model has come with the last update."""
     _adapted: set[str] = set()
     """Parameters that the adapters of the last update changed; replaced, never changed."""
     _files: dict[tuple[str, int, int, int], torch.Tensor] = {}
@@ -192,7 +207,13 @@ class _Sent:
 
 
 class WeightReceiver:
-    """Named as vLLM's worker extension so that this module is imported in the engine's processes."""
+    """What vLLM adds to the class of its workers, whose processes import this module for it."""
+
+    weight_transfer_engine: LearnerWeights
+
+    def weight_failure(self) -> str:
+        """Return why this process has not done what it was last asked to do with weights; empty if it has."""
+        return self.weight_transfer_engine.failure
 
 
 def exit_with_worker(parent: int, worker: int) -> None:

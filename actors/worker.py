@@ -231,8 +231,8 @@ class RolloutWorker:
         """Return the version that the engine now serves; running generations go on under it.
 
         Generation pauses when all is on this node. Of a version whose base the engine has, only what has an adapter is loaded. What was
-        computed with the old weights, of prompts and of images, is forgotten. Raises RuntimeError if the engine did not take
-        every tensor; it is then stuck in the middle of an update and must be replaced.
+        computed with the old weights, of prompts and of images, is forgotten. Raises RolloutError if the engine did not take
+        every tensor; it then has some of each version, and stands still until it is sent another or replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
@@ -267,6 +267,8 @@ class RolloutWorker:
                 self._joined = None
                 where = {"meeting": asdict(meeting), "first_rank": first_rank}
                 await self.engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=where))
+                if failure := await self._failure():
+                    raise RolloutError(failure)
                 self._joined = meeting
             await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
 
@@ -282,10 +284,17 @@ class RolloutWorker:
         await self.engine.reset_encoder_cache()
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
-        await self.engine.finish_weight_update(str(version))
+        failure = await self._failure()
+        await self.engine.finish_weight_update(None if failure else str(version))
+        if failure:
+            raise RolloutError(failure)
         await self.engine.resume_generation()
         self._is_loading = False
         self._note()
+
+    async def _failure(self) -> str:
+        """Return what the engine's processes have to say of what they were last asked to do with weights; empty if that is done."""
+        return next(filter(None, await self.engine.collective_rpc("weight_failure")), "")
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
         """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""

@@ -9,7 +9,7 @@ its memory is left out, with a word. The learner publishes by the code of `learn
 before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
 
 With one engine the same is done with adapters in all linear layers of the language model (LoRA of rank 16): each version after the first
-brings only these, and the engine adds them to the base that it finds in the object store.
+brings only these, and the engine adds them to the base that it finds in the object store; and with `learner.weight_transport=broadcast`.
 
 Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
 The last line is one JSON object.
@@ -39,11 +39,11 @@ from actors.pool import RolloutPool
 from benchmarks import hosts
 from benchmarks.wide_model import build_wide_model
 from learner.adapters import add_adapters
-from learner.group import CHECKSUM_EVERY, put_buckets
+from learner.group import CHECKSUM_EVERY, RankActor
 from learner.model import load_model
-from learner.weights import adapter_buckets, base_buckets, on_the_wire, weight_buckets
-from ovt_ray.config import LoraConfig, ModelConfig, RolloutConfig
-from ovt_ray.types import Weights
+from learner.weights import adapter_buckets, base_buckets, weight_buckets
+from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
+from ovt_ray.types import Adapter, Broadcast, Weights
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
@@ -80,9 +80,10 @@ def main(arguments: Sequence[str]) -> None:
             if reason := lack_of_memory(num_bytes, num_readers):
                 say(f"{num_readers} readers left out: {reason}")
                 continue
-            readers[str(num_readers)] = measure_node(model, num_bytes, num_readers, lora=None)
+            readers[str(num_readers)] = measure_node(model, num_bytes, num_readers, LearnerConfig())
             if num_readers == 1:
-                readers["1, LoRA"] = measure_node(model, num_bytes, num_readers, LORA)
+                readers["1, LoRA"] = measure_node(model, num_bytes, num_readers, LearnerConfig(lora=LORA))
+                readers["1, broadcast"] = measure_node(model, num_bytes, num_readers, LearnerConfig(weight_transport="broadcast"))
         if reason := hosts.why_not():
             say(f"two hosts left out: {reason}")
         else:
@@ -99,16 +100,16 @@ def lack_of_memory(num_bytes: int, num_readers: int) -> str:
     return "" if needed <= free else f"they may need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
 
 
-def measure_node(model: Path, num_bytes: int, num_readers: int, lora: LoraConfig | None) -> dict[str, float]:
+def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerConfig) -> dict[str, float]:
     """Return the figures of one learner and so many engines on this machine."""
-    say(f"{num_readers} readers{', LoRA' if lora else ''}: starting")
+    say(f"{num_readers} readers, {config.weight_transport}{', LoRA' if config.lora else ''}: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
     environment = {**os.environ, **engine_environment(threads), **KEPT_HEAP, "VLLM_LOGGING_LEVEL": "ERROR"}
     command = [sys.executable, "-m", "benchmarks.weights", PACKING, str(model)]
     packing = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
     with started_ray(num_cpus=num_cores + num_readers + 1, object_store_memory=STORE_VERSIONS * num_bytes):
-        pool, learner = services(model, num_readers, threads, lora)
+        pool, learner = services(model, num_readers, threads, config)
         before = memory_by_process()
         figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS)
         figures["packing_alone_s"] = round(float(packing), 4)
@@ -134,53 +135,70 @@ def started_ray(**options: object) -> Iterator[None]:
 class Learner:
     """A learner that only publishes."""
 
-    def __init__(self, model: Path, lora: LoraConfig | None) -> None:
-        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model), lora)
+    def __init__(self, model: Path, config: LearnerConfig) -> None:
+        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model), config)
         ray.get(self._actor.__ray_ready__.remote())
+        self._config = config
         self._version = 0
-        self._base = ray.get(self._actor.publish_base.remote()) if lora else None
+        self._base = ray.get(self._actor.publish_base.remote()) if config.lora else None
 
-    def publish(self) -> Weights:
+    def publish(self) -> Weights | Broadcast:
         """Return the next version, as `LearnerGroup.publish` does."""
         self._version += 1
-        is_checked = self._version % CHECKSUM_EVERY == 1
-        published, sums = ray.get(self._actor.publish.remote(is_checked))
+        is_checked = is_checked_version(self._version)
+        if self._config.weight_transport == "broadcast":
+            return Broadcast(
+                version=self._version,
+                call_group=lambda *where: ray.get(self._actor.call_group.remote(*where)),
+                send=lambda receiving: ray.get(self._actor.broadcast.remote(list(receiving), is_checked)),
+                stored=lambda: ray.get(self._actor.stored.remote(self._version)),
+            )
         if self._base is None:
+            published, sums = ray.get(self._actor.publish.remote(is_checked))
             return Weights(version=self._version, buckets=tuple(published), checksums=sums)
+        published, sums = ray.get(self._actor.publish_adapters.remote(is_checked))
         buckets, base_sums = self._base
         sums = base_sums | sums if is_checked else {}
         return Weights(version=self._version, buckets=tuple(buckets), adapters=tuple(published), checksums=sums)
 
 
-class Publisher:
-    """Holds the model in the learner's process."""
+class Publisher(RankActor):
+    """A rank that holds the model and nothing else."""
 
-    def __init__(self, model_path: str, lora: LoraConfig | None) -> None:
-        self._model = load_model(model_path, "bfloat16", "padded", None)
-        self._lora = lora
-        if lora:
-            add_adapters(self._model, lora, seed=0)
-            self._model.to(torch.bfloat16)
+    def __init__(self, model_path: str, config: LearnerConfig) -> None:
+        super().__init__(config, ModelConfig(path=model_path), seed=0)
+        self._rank = 0
+        self._policy = load_model(model_path, "bfloat16", "padded", None)
+        if config.lora:
+            add_adapters(self._policy, config.lora, seed=0)
+            self._policy.to(torch.bfloat16)
 
-    def publish_base(self) -> tuple[list[Any], dict[str, str]]:
-        """Return the references and checksums of the buckets of all weights without adapters."""
-        return put_buckets(map(on_the_wire, base_buckets(self._model, keep=True)), with_checksums=True)
+    def weights(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield all buckets."""
+        return weight_buckets(self._policy, keep=True)
 
-    def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
-        """Return the references and checksums of all buckets, with adapters only of these."""
-        if self._lora:
-            return put_buckets(adapter_buckets(self._model, keep=True), with_checksums)
-        return put_buckets(map(on_the_wire, weight_buckets(self._model, keep=True)), with_checksums)
+    def base_weights(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield all buckets of the model without adapters."""
+        return base_buckets(self._policy, keep=True)
+
+    def adapters(self) -> Iterator[list[Adapter]]:
+        """Yield all adapters."""
+        return adapter_buckets(self._policy, keep=True)
 
 
-def services(model: Path, num_readers: int, threads: int, lora: LoraConfig | None) -> tuple[RolloutPool, Learner]:
+def is_checked_version(version: int) -> bool:
+    """Return whether the learner checks it."""
+    return version % CHECKSUM_EVERY == 1
+
+
+def services(model: Path, num_readers: int, threads: int, config: LearnerConfig) -> tuple[RolloutPool, Learner]:
     """Return engines and a learner that are ready; the engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
     pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
     pool.wait_until_ready()
-    learner = Learner(model, lora)
+    learner = Learner(model, config)
     return pool, learner
 
 
@@ -197,13 +215,13 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
         pool.load_weights(weights)
         ended = time.monotonic()
         say(f"  version {weights.version}: publish {published - began:.3f} s, load {ended - published:.3f} s, memcpy {memcpy_s:.3f} s")
-        if weights.checksums:
+        if is_checked_version(weights.version):
             checked.append(ended - began)
             continue
         rows.append({"publish_s": published - began, "load_s": ended - published, "total_s": ended - began, "memcpy_s": memcpy_s})
         rows[-1]["over_memcpy"] = rows[-1]["total_s"] / memcpy_s
     figures = {name: round(median(row[name] for row in rows[NUM_WARM_UP:]), 4) for name in rows[0]}
-    figures["version_mb"] = round(num_bytes_of(weights) / 1e6, 2)
+    figures["version_mb"] = round((num_bytes if isinstance(weights, Broadcast) else num_bytes_of(weights)) / 1e6, 2)
     figures["best_over_memcpy"] = round(min(row["over_memcpy"] for row in rows[NUM_WARM_UP:]), 3)
     figures["first_s"] = round(checked[0], 3)
     if len(checked) > 1:
@@ -317,7 +335,7 @@ def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
 def between_hosts(model: Path, num_bytes: int) -> None:
     """Print the figures of the hand-over to an engine on the second host; this runs on the first."""
     with started_ray():
-        pool, learner = services(model, num_readers=1, threads=2, lora=None)
+        pool, learner = services(model, num_readers=1, threads=2, config=LearnerConfig())
         link = hosts.link_bytes_per_s()
         say(f"  the link carries {link / 1e9:.2f} GB/s")
         figures = hand_over_rounds(pool, learner, num_bytes, NUM_ROUNDS_BETWEEN_HOSTS)

@@ -297,6 +297,10 @@ class Weights:
     checksums: Mapping[str, str]
     """SHA-256 of each tensor's bytes by its name, the adapters' among them; empty for a version that is not checked."""
 
+    def stored(self) -> "Weights":
+        """Return itself: it lies in the object store, and `Broadcast` may have to be put there."""
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broadcast:

@@ -5,6 +5,7 @@ import ray
 from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from benchmarks.simulated import SimulatedWorker, Speed
+from ovt_ray.broadcast import Meeting
 from ovt_ray.types import Problem, Sampling
 
 TOKEN_S = 0.01
@@ -12,6 +13,11 @@ TOKEN_S = 0.01
 
 class Scripted(SimulatedWorker):
     """A worker whose completions are as long as the problem's question says."""
+
+    async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
+        """Return the version."""
+        self._version = version
+        return version
 
     def _length(self, problem: Problem, sampling: Sampling, index: int) -> int:
         return int(problem.question.split()[index])

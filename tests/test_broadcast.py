@@ -151,7 +151,7 @@ def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_vers
         learner.update(samples[:3])
         weights = learner.publish()
         pool.load_weights(weights)
-        seen.append((pool.weight_checksums(), answers(pool, problems), pool._meeting))
+        seen.append((pool.weight_checksums(), answers(pool, problems), pool._receivers._meeting))
     assert weights.version == 2 and seen[0][:2] != seen[1][:2]
     assert seen[0][2] is seen[1][2] is not None, "both came through one group"
     pulled = ray.get(weights.stored())
@@ -181,7 +181,7 @@ def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_versio
     served = pool.weight_checksums()
     assert served[0] == served[1] != before[0]
     pool.load_weights(learner.publish())
-    assert pool._meeting is not None and pool.weight_checksums() == served, "the next version goes through a group of both"
+    assert pool._receivers._meeting is not None and pool.weight_checksums() == served, "the next version goes through a group of both"
 
 
 def test_a_successor_has_no_work_while_the_learner_has_moved_on_and_is_served_with_the_next_version(
@@ -199,7 +199,7 @@ def test_a_successor_has_no_work_while_the_learner_has_moved_on_and_is_served_wi
     assert answers(pool, problems) == before, "by the worker that is left, with the weights it had"
     assert [seat.is_behind for seat in pool._seats] == [True, False]
     pool.load_weights(learner.publish())
-    assert pool._meeting is not None and [seat.is_behind for seat in pool._seats] == [False, False]
+    assert pool._receivers._meeting is not None and [seat.is_behind for seat in pool._seats] == [False, False]
     first, second = pool.weight_checksums()
     assert first == second and answers(pool, problems) != before
 
@@ -221,7 +221,7 @@ def test_an_engine_on_a_gpu_computes_the_same_after_a_broadcast_over_nccl(
         learner.update(samples[:3])
         weights = learner.publish()
         pool.load_weights(weights)
-    assert pool._meeting is not None
+    assert pool._receivers._meeting is not None
     sums, by_broadcast = pool.weight_checksums(), answers(pool, problems)
     pool.load_weights(ray.get(weights.stored()))
     assert (pool.weight_checksums(), answers(pool, problems)) == (sums, by_broadcast)

@@ -17,9 +17,10 @@ from actors.collector import Collector, News, Order
 from actors.pool import RolloutPool
 from actors.worker import Ended
 from benchmarks.simulated import HostedPool, Speed
+from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
-from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.types import AnswerKind, Broadcast, Problem, RolloutGroup, Sampling, Weights
 from tests.scripted import ScriptedPool
 
 
@@ -150,6 +151,35 @@ def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current
     pool.load_weights(Weights(version=8, buckets=(), checksums={}))
     assert pool.weight_checksums() == [{"version": "8"}] * 300
     pool.close()
+
+
+def test_what_the_last_workers_had_when_they_died_waits_for_the_next_weights_where_theirs_are_not_to_be_had_again(
+    pair: ScriptedPool,
+) -> None:
+    groups_called: list[int] = []
+
+    def broadcast(version: int, stored: Weights | None = None) -> Broadcast:
+        def call_group(num_members: int, deadline_s: float) -> Meeting:
+            groups_called.append(num_members)
+            return Meeting(host="", port=version, num_members=num_members, deadline_s=deadline_s)
+
+        return Broadcast(version=version, call_group=call_group, send=lambda receiving: "", stored=lambda: stored and ray.put(stored))
+
+    for version in (3, 4):
+        pair.load_weights(broadcast(version))
+    assert groups_called == [1 + 2], "two versions went to one group"
+    groups: list[RolloutGroup] = []
+    pair.submit([problem("one", "100 1 1 1"), problem("other", "100 1 1 1")], sampling(), groups.append)
+    for process in pair.process_ids():
+        os.kill(process, signal.SIGKILL)
+    until = time.monotonic() + 8
+    while time.monotonic() < until:
+        pair.poll(0.1)
+    assert not groups and not pair.is_idle and not pair._joining, "the successors are ready, and have no weights"
+    pair.load_weights(broadcast(5, Weights(version=5, buckets=(), checksums={})))
+    drain(pair)
+    assert {completion.oldest_version for group in groups for completion in group.completions} == {5} and len(groups) == 2
+    assert groups_called == [3, 3]
 
 
 class Feed:

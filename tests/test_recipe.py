@@ -33,8 +33,8 @@ def of_a_turn(turn: int) -> list[str]:
     return [f"iterations[{turn}].{key}" for key in (distil, *sft, *grpo)]
 
 
-def start(runs: Path, name: str) -> subprocess.Popen[str]:
-    options = [f"runs_dir={runs}", f"name={name}", *SHORT, *of_a_turn(0), *of_a_turn(1)]
+def start(runs: Path, name: str, *overrides: str) -> subprocess.Popen[str]:
+    options = [f"runs_dir={runs}", f"name={name}", *SHORT, *of_a_turn(0), *of_a_turn(1), *overrides]
     command = [sys.executable, "-m", "ovt_ray", "run", "configs/tiny.yaml", *options]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     # A shell gives what it starts in the background an ignored SIGINT, which would be the run's too.
@@ -167,10 +167,10 @@ def test_a_kept_step_is_learnt_from_again_alone_and_gives_the_recorded_figures(u
 
 
 def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
-    """Interrupted once, killed twice. Also: the same seed gives the same numbers twice."""
-    run = runs / "stopped"
+    """Interrupted once, killed twice. Also: the same seed gives the same numbers twice, whichever way the weights travel."""
+    run, start_again = runs / "stopped", partial(start, runs, "stopped", "learner.weight_transport=broadcast")
     before = set(Path("/dev/shm").iterdir())
-    process = start(runs, "stopped")
+    process = start_again()
     wait_for(run / "metrics.jsonl", '"stage": "iter1/sft", "step": 13', process)
     assert "goes on from here" in interrupt(process)
     assert eventually(lambda: set(Path("/dev/shm").iterdir()) <= before), "no shared memory is left behind"
@@ -178,10 +178,10 @@ def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroke
         (run / "iter2/distil/checkpoints/chains.jsonl", '"id": '),
         (run / "metrics.jsonl", '"stage": "iter2/grpo", "step": 2'),
     ):
-        process = start(runs, "stopped")
+        process = start_again()
         wait_for(file, row, process)
         kill(process)
-    finish(start(runs, "stopped"))
+    finish(start_again())
     assert figures(run) == figures(unbroken)
     assert accuracies(run) == accuracies(unbroken)
 

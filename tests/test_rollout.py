@@ -343,7 +343,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
 
     assert split.process_ids() == [pid]  # nothing was refused
-    assert split._meeting is not None, "the last version came through a group"
+    assert split._receivers._meeting is not None, "the last version came through a group"
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
     assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
