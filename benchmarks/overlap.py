@@ -24,6 +24,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks.processes import kind_of
 from benchmarks.step import stage_of
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
@@ -38,17 +39,6 @@ NUM_STEPS = 12
 WARM_UP = 3
 ONE_CORE_EACH = ["rollout.cpus_per_worker=1", "learner.cpus_per_rank=1"]
 REWARD = ["reward.parts=[{name: 'benchmarks.trivial_reward:score_parity'}]"]
-PROCESSES = {
-    "VLLM::": "engine",
-    "ray::RankActor": "learner rank",
-    "ray::RolloutWorker": "rollout worker",
-    "ray::Collector": "collector",
-    "ray::RewardActor": "reward actor",
-    "reward.process": "reward process",
-    "raylet/raylet": "raylet",
-    "": "rest of Ray",
-}
-"""What a process does by what stands in its command line, the first that fits."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -89,8 +79,7 @@ def cpu_seconds() -> dict[str, float]:
     """Return the processor time of each process of the job so far, by what it does."""
     seconds = defaultdict(float, {"driver": sum(psutil.Process().cpu_times()[:2])})
     for process in psutil.Process().children(recursive=True):
-        line = " ".join(process.cmdline())
-        seconds[next(name for part, name in PROCESSES.items() if part in line)] += sum(process.cpu_times()[:2])
+        seconds[kind_of(process)] += sum(process.cpu_times()[:2])
     return seconds
 
 

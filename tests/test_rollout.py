@@ -26,6 +26,7 @@ from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling
 from ovt_ray.world import world_problems
 from tests.engine_weights import Adapted, as_weights, ended_within, jittered, transformers_logprobs, transformers_model
+from tests.processes import engines_of
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
@@ -271,7 +272,7 @@ def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
     worker = psutil.Process(pool.process_ids()[1])
-    engine = next(process for process in worker.children(recursive=True) if "EngineCore" in " ".join(process.cmdline()))
+    [engine] = engines_of(worker)
     killer = threading.Timer(0.1, engine.kill)
     killer.start()
     disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
@@ -282,7 +283,7 @@ def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems
 
 def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version(pool: RolloutPool, tiny_model: Path) -> None:
     workers = pool.process_ids()
-    engine = next(child for child in psutil.Process(workers[0]).children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+    [engine] = engines_of(psutil.Process(workers[0]))
     before = pool.weight_checksums()
     engine.suspend()  # it takes the call and never answers
     killer = threading.Timer(1.0, engine.kill)
@@ -306,7 +307,7 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     victim = pool.process_ids()[0]
-    engine = psutil.Process(victim).children(recursive=True)
+    engine = engines_of(psutil.Process(victim))
     assert engine, "the engine runs in a process of its own"
     killer = threading.Timer(0.1, os.kill, (victim, signal.SIGKILL))
     killer.start()
@@ -342,7 +343,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     assert split.process_ids() == [pid]  # nothing was refused
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
-    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
+    assert len(engines_of(worker)) == 3, "the engine's own process, and one for each part"
     shared = {place.path for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
     assert shared and not any(os.path.exists(path) for path in shared), "no name that could outlive its processes"
     worker.kill()
