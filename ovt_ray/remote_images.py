@@ -42,8 +42,9 @@ def host_of(address: str) -> str:
 class RemoteImages:
     """The images at addresses, as files below a folder. Several threads may ask; none fetches what another one is fetching."""
 
-    def __init__(self, hosts: Sequence[str], folder: Path) -> None:
-        """Fetch from these hosts alone."""
+    def __init__(self, hosts: Sequence[str], folder: Path, deadline_s: float = DEADLINE_S) -> None:
+        """Fetch from these hosts alone, each image within the deadline."""
+        self._deadline_s = deadline_s
         self._hosts = frozenset(hosts)
         self.images = folder.resolve() / "images"
         """Where images lie by their content."""
@@ -97,7 +98,7 @@ class RemoteImages:
         """Store the image at an address as a file, and leave a link to it."""
         try:
             asked = quote(address, safe=string.punctuation)
-            content = get_content(asked, self._check_redirect, MAX_FETCHED_BYTES, DEADLINE_S)
+            content = get_content(asked, self._check_redirect, MAX_FETCHED_BYTES, self._deadline_s)
         except (Unreachable, Refused, ValueError) as error:
             raise DataError(f"cannot be fetched ({error!s:.300}); store the image and give its path") from error
         path = store_image(content, image_facts(content), self.images)

@@ -138,7 +138,7 @@ def test_several_images_are_fetched_at_once_and_what_takes_long_is_seen(
 
 
 def test_who_stops_does_not_wait_for_what_was_still_to_be_fetched(tmp_path: Path, site: Site) -> None:
-    site.seconds = 0.2
+    site.seconds = 0.5
     path = write_rows(tmp_path, *[row(id=str(number), images=[site.at(f"/{number}.png")]) for number in range(MAX_FETCHES * ROWS_AHEAD)])
 
     def torn() -> Iterator[Row]:
@@ -147,7 +147,7 @@ def test_who_stops_does_not_wait_for_what_was_still_to_be_fetched(tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         keep(torn(), "torn", tmp_path / "kept" / "key", [site.host])
-    assert len(site.asked) <= 3 * MAX_FETCHES < MAX_FETCHES * ROWS_AHEAD
+    assert len(site.asked) <= MAX_FETCHES * ROWS_AHEAD / 2
 
 
 def test_the_same_picture_at_two_addresses_is_kept_once(tmp_path: Path, site: Site) -> None:
@@ -199,11 +199,19 @@ def test_a_server_that_drips_ends_at_the_deadline(path: str, site: Site) -> None
     assert 0.4 < time.monotonic() - began < 3
 
 
+def test_an_image_that_does_not_come_in_time_is_named_and_not_asked_for_again(tmp_path: Path, site: Site) -> None:
+    remote = RemoteImages([site.host], tmp_path, deadline_s=0.3)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"images\[0\]: 'http://.*/drip': cannot be fetched .no answer: TimeoutError"):
+            remote.local([site.at("/drip")])
+    assert site.asked == ["/drip"]
+
+
 def test_a_server_that_is_slow_to_redirect_has_one_deadline_for_all_of_it(site: Site) -> None:
     site.redirects = {"/round": "/round"}
     with pytest.raises(Refused, match="more than 5 redirects"):
-        get_content(site.at("/round"), lambda address: time.sleep(0.01), MIB, deadline_s=5)
-    with pytest.raises(Unreachable, match="the deadline passed"):
+        get_content(site.at("/round"), lambda address: time.sleep(0.01), MIB, deadline_s=30)
+    with pytest.raises(Unreachable, match="no answer: .*(the deadline passed|timed out)"):
         get_content(site.at("/round"), lambda address: time.sleep(0.2), MIB, deadline_s=0.5)
     assert len(site.asked) < 2 * (MAX_REDIRECTS + 1)
 
