@@ -11,7 +11,7 @@ from itertools import count, groupby
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
@@ -31,6 +31,8 @@ GATHER_S = 0.05
 """How long news wait for others on their way to the driver, which hears so often, from one collector or another, at most."""
 CHECK_S = 1.0
 """Time between two looks at the deadlines."""
+ANSWER_S = 10.0
+"""What a collector may take to say which workers were not done at a deadline."""
 
 OnCompletions = Callable[[Problem, Sequence[Ended]], None]
 """Told of the completions of a problem as they end, those that end close together at once."""
@@ -106,6 +108,8 @@ class RolloutPool:
         ]
         for line in self._lines:
             self._introduce(line)
+        self._may_have_room = set(self._seats)
+        """All seats but those that had no room for what was handed out last, and of whose work none has ended since."""
         self._joining: dict[ray.ObjectRef, _Seat] = {}
         """Seats of successors that do not serve the current weights, by what says that they do."""
         self._pending: deque[_Request] = deque()
@@ -189,11 +193,7 @@ class RolloutPool:
         try:
             told = line.hear()
         except RayError as error:
-            line.open()
-            self._introduce(line)
-            for seat in self._seats:
-                if seat.line is line:
-                    self._take_back(seat, error)
+            self._reopen(line, error)
             return
         for news in told:
             if (call := self._calls.get(news.call)) is None:
@@ -205,6 +205,14 @@ class RolloutPool:
             else:
                 self._take_in(news.call, call, news.ended)
 
+    def _reopen(self, line: Line, error: Exception) -> None:
+        """Put a collector into a dead one's place; what its workers had not finished is generated again."""
+        line.open()
+        self._introduce(line)
+        for seat in self._seats:
+            if seat.line is line:
+                self._take_back(seat, error)
+
     def abandon(self) -> None:
         """Give up all that was submitted and is not finished."""
         first_call = next(self._numbers)
@@ -215,13 +223,14 @@ class RolloutPool:
         for seat in self._seats:
             seat.calls.clear()
             seat.tokens_in_flight = 0
+        self._may_have_room.update(self._seats)
 
     def _dispatch(self) -> None:
         """Hand out requests, each to the worker with the fewest tokens in flight, while any has room."""
         if not self._pending:
             return
         joining = set(self._joining.values())
-        loads = [(seat.tokens_in_flight, place) for place, seat in enumerate(self._seats) if seat not in joining]
+        loads = [(seat.tokens_in_flight, seat.number) for seat in self._may_have_room - joining]
         heapq.heapify(loads)
         batches: dict[tuple[int, Sampling], list[_Request]] = {}
         due_at = time.monotonic() + self.config.deadline_s
@@ -229,6 +238,7 @@ class RolloutPool:
             request = self._pending[0]
             tokens_in_flight, place = loads[0]
             if tokens_in_flight >= (1 + AHEAD) * self.config.max_num_seqs * request.sampling.max_tokens:
+                self._may_have_room = joining
                 break
             self._pending.popleft()
             request.due_at = due_at
@@ -268,6 +278,7 @@ class RolloutPool:
 
     def _take_in(self, number: int, call: _Call, ended: Sequence[Ended]) -> None:
         """Take in what a worker's call brought, and tell of it."""
+        self._may_have_room.add(call.seat)
         for problem_id, parts in groupby(sorted(ended, key=_place), key=lambda one: one.problem_id):
             request = call.requests[problem_id]
             together = list(parts)
@@ -285,6 +296,7 @@ class RolloutPool:
         lost = [request for call in seat.calls.values() for request in call.requests.values()]
         for number in seat.calls:
             del self._calls[number]
+        self._may_have_room.add(seat)
         seat.calls.clear()
         seat.tokens_in_flight = 0
         for request in lost:
@@ -322,21 +334,28 @@ class RolloutPool:
         self._weights = weights
         began = time.monotonic()
         due_at = began + self.config.deadline_s
-        loading = {seat: self._load(seat.worker.actor, weights) for seat in self._seats}
-        with suppress(RayError):
-            ray.get(
-                list(loading.values()), timeout=self.config.deadline_s
-            )  # one by one would cost the driver a third of a millisecond each
-            loading.clear()
-        for seat, ref in loading.items():
-            try:
-                ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
-            except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
-                self._replace(seat, error)
+        loading = {line: line.load_weights(weights, self.config.deadline_s) for line in self._lines}
+        for line, loaded in loading.items():
+            for number, failure in self._failures(line, loaded, weights, due_at).items():  # some may be in the middle of an update
+                self._replace(self._seats[number], RolloutError(failure))
         self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
+
+    def _failures(self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: Weights, due_at: float) -> dict[int, str]:
+        """Return why which of a collector's workers do not serve the version; if it dies, the one in its place asks them again."""
+        while True:
+            left_s = max(0.0, due_at - time.monotonic())
+            try:
+                return ray.get(loaded, timeout=left_s + ANSWER_S)
+            except (GetTimeoutError, RayActorError) as error:
+                if time.monotonic() > due_at:
+                    raise RolloutError(
+                        f"a collector of rollout workers did not answer within rollout.deadline_s={self.config.deadline_s:g} s: {error}"
+                    ) from error
+                self._reopen(line, error)
+                loaded = line.load_weights(weights, left_s)
 
     def _wait_for_successors(self) -> None:
         for joined in list(self._joining):
@@ -352,9 +371,13 @@ class RolloutPool:
             [seat.worker.actor.weight_checksums.remote() for seat in self._seats], "compute checksums", self.config.deadline_s
         )
 
-    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
-        """Return a reference, worker by worker, to what each did since it was last asked."""
-        return [seat.worker.actor.take_spans.remote() for seat in self._seats]
+    def take_spans(self, limit_s: float) -> list[tuple[Span, ...]]:
+        """Return, worker by worker, what each did since it was last asked; nothing of one that does not answer in time."""
+        spans: dict[int, tuple[Span, ...]] = {}
+        for asked in [line.take_spans(limit_s) for line in self._lines]:
+            with suppress(RayError):  # the next poll replaces a collector that died
+                spans |= ray.get(asked, timeout=2 * limit_s)
+        return [spans.get(seat.number, ()) for seat in self._seats]
 
     def process_ids(self) -> list[int]:
         """Return each worker's process id."""
