@@ -4,9 +4,8 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count, groupby
 
 import ray
@@ -15,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
+from actors.seats import Call, OnCompletions, OnGroup, Request, Seat
 from actors.worker import Ended
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
@@ -34,62 +34,9 @@ CHECK_S = 1.0
 ANSWER_S = 10.0
 """What a collector may take to say which workers were not done at a deadline."""
 
-OnCompletions = Callable[[Problem, Sequence[Ended]], None]
-"""Told of the completions of a problem as they end, those that end close together at once."""
-OnGroup = Callable[[RolloutGroup], None]
-"""Told of each group when its last completion has ended."""
-
 
 def _unheard(problem: Problem, ended: Sequence[Ended]) -> None:
     """For callers who wait for whole groups."""
-
-
-@dataclass(eq=False, kw_only=True)
-class _Seat:
-    """One worker's place in the pool; the worker in it may be replaced."""
-
-    number: int
-    worker: Worker
-    line: Line
-    joins_by: float = math.inf
-    """When a successor has to serve the current weights, on the clock of `time.monotonic`."""
-    tokens_in_flight: int = 0
-    calls: "dict[int, _Call]" = field(default_factory=dict)
-    """Those that are not finished."""
-
-
-@dataclass(eq=False, kw_only=True)
-class _Request:
-    """A problem that waits for a worker, or is on its way through one, and what has come back of it."""
-
-    problem: Problem
-    sampling: Sampling
-    on_group: OnGroup
-    on_completions: OnCompletions
-    num_lost: int = 0
-    """Workers that died while they had it."""
-    due_at: float = math.inf
-    """On the clock of `time.monotonic`, once a worker has it."""
-    ended: list[Ended] = field(default_factory=list)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that all completions may take."""
-        return self.sampling.num_completions * self.sampling.max_tokens
-
-    def group(self) -> RolloutGroup:
-        """Return the group of all that came back, in the order of the indices."""
-        completions = tuple(one.completion for one in sorted(self.ended, key=_place))
-        return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
-
-
-@dataclass(eq=False)
-class _Call:
-    """A call to a worker."""
-
-    seat: _Seat
-    requests: dict[str, _Request]
-    """Those that are not finished, by the id of their problem."""
 
 
 class RolloutPool:
@@ -104,17 +51,17 @@ class RolloutPool:
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
         self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
         self._seats = [
-            _Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
+            Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
         ]
         for line in self._lines:
             self._introduce(line)
         self._may_have_room = set(self._seats)
         """All seats but those that had no room for what was handed out last, and of whose work none has ended since."""
-        self._joining: dict[ray.ObjectRef, _Seat] = {}
+        self._joining: dict[ray.ObjectRef, Seat] = {}
         """Seats of successors that do not serve the current weights, by what says that they do."""
-        self._pending: deque[_Request] = deque()
+        self._pending: deque[Request] = deque()
         """Requests that no worker has."""
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         """Those that are not finished, by their number."""
         self._numbers = count()
         self._checked_at = -math.inf
@@ -154,7 +101,7 @@ class RolloutPool:
         unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
-        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
+        requests = [Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
         if are_awaited:
             self._pending.extendleft(reversed(requests))
         else:
@@ -229,16 +176,16 @@ class RolloutPool:
         """Hand out requests, each to the worker with the fewest tokens in flight, while any has room."""
         if not self._pending:
             return
-        joining = set(self._joining.values())
-        loads = [(seat.tokens_in_flight, seat.number) for seat in self._may_have_room - joining]
+        candidates = self._may_have_room - set(self._joining.values())
+        loads = [(seat.tokens_in_flight, seat.number) for seat in candidates]
         heapq.heapify(loads)
-        batches: dict[tuple[int, Sampling], list[_Request]] = {}
+        batches: dict[tuple[int, Sampling], list[Request]] = {}
         due_at = time.monotonic() + self.config.deadline_s
         while self._pending and loads:
             request = self._pending[0]
             tokens_in_flight, place = loads[0]
             if tokens_in_flight >= (1 + AHEAD) * self.config.max_num_seqs * request.sampling.max_tokens:
-                self._may_have_room = joining
+                self._may_have_room -= candidates
                 break
             self._pending.popleft()
             request.due_at = due_at
@@ -246,11 +193,11 @@ class RolloutPool:
             heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, place))
         self._call([(self._seats[place], sampling, requests) for (place, sampling), requests in batches.items()])
 
-    def _call(self, batches: "Sequence[tuple[_Seat, Sampling, Sequence[_Request]]]") -> None:
+    def _call(self, batches: "Sequence[tuple[Seat, Sampling, Sequence[Request]]]") -> None:
         """Call workers with requests, in one message to each collector."""
         orders: dict[Line, list[Order]] = {}
         for seat, sampling, requests in batches:
-            call = _Call(seat, {request.problem.id: request for request in requests})
+            call = Call(seat, {request.problem.id: request for request in requests})
             number = next(self._numbers)
             self._calls[number] = seat.calls[number] = call
             seat.tokens_in_flight += sum(request.num_tokens for request in requests)
@@ -276,7 +223,7 @@ class RolloutPool:
                         f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
                     )
 
-    def _take_in(self, number: int, call: _Call, ended: Sequence[Ended]) -> None:
+    def _take_in(self, number: int, call: Call, ended: Sequence[Ended]) -> None:
         """Take in what a worker's call brought, and tell of it."""
         self._may_have_room.add(call.seat)
         for problem_id, parts in groupby(sorted(ended, key=_place), key=lambda one: one.problem_id):
@@ -291,7 +238,7 @@ class RolloutPool:
         if not call.requests:
             del self._calls[number], call.seat.calls[number]
 
-    def _take_back(self, seat: _Seat, error: Exception) -> None:
+    def _take_back(self, seat: Seat, error: Exception) -> None:
         """Put what a worker has not finished before all that waits for one."""
         lost = [request for call in seat.calls.values() for request in call.requests.values()]
         for number in seat.calls:
@@ -308,7 +255,7 @@ class RolloutPool:
                 ) from error
         self._pending.extendleft(reversed(lost))
 
-    def _replace(self, seat: _Seat, error: Exception) -> None:
+    def _replace(self, seat: Seat, error: Exception) -> None:
         """Put a new worker into a dead one's seat, where it has work once it serves the current weights; others have the dead one's."""
         self._take_back(seat, error)
         self._joining = {ref: joining for ref, joining in self._joining.items() if joining is not seat}
