@@ -177,21 +177,21 @@ class RolloutPool:
         if not self._pending:
             return
         candidates = self._may_have_room - set(self._joining.values())
-        loads = [(seat.tokens_in_flight, seat.number) for seat in candidates]
+        loads = [(seat.tokens_in_flight, seat.number, seat) for seat in candidates]  # no two numbers are alike
         heapq.heapify(loads)
-        batches: dict[tuple[int, Sampling], list[Request]] = {}
+        batches: dict[tuple[Seat, Sampling], list[Request]] = {}
         due_at = time.monotonic() + self.config.deadline_s
         while self._pending and loads:
             request = self._pending[0]
-            tokens_in_flight, place = loads[0]
+            tokens_in_flight, number, seat = loads[0]
             if tokens_in_flight >= (1 + AHEAD) * self.config.max_num_seqs * request.sampling.max_tokens:
                 self._may_have_room -= candidates
                 break
             self._pending.popleft()
             request.due_at = due_at
-            batches.setdefault((place, request.sampling), []).append(request)
-            heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, place))
-        self._call([(self._seats[place], sampling, requests) for (place, sampling), requests in batches.items()])
+            batches.setdefault((seat, request.sampling), []).append(request)
+            heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, number, seat))
+        self._call([(seat, sampling, requests) for (seat, sampling), requests in batches.items()])
 
     def _call(self, batches: "Sequence[tuple[Seat, Sampling, Sequence[Request]]]") -> None:
         """Call workers with requests, in one message to each collector."""
