@@ -86,8 +86,10 @@ def test_a_seed_gives_the_same_tokens_whatever_the_number_of_workers(pool: Rollo
     by_two = by_id(pool.generate(problems, draw))
     for first, last in ((0, 1), (1, 2)):
         pool._seats = seats[first:last]
+        pool._may_have_room = set(pool._seats)
         assert by_id(pool.generate(problems, draw)) == by_two
     pool._seats = seats
+    pool._may_have_room = set(seats)
 
 
 def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -267,6 +269,18 @@ def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
         before, after = (transformers_logprobs(model, prompts, group, completion) for model in models)
         assert completion.rollout_logprobs == pytest.approx([*before[:at], *after[at:]], abs=2e-5)
         assert max(abs(one - other) for one, other in zip(before, after, strict=True)) > 0.01
+
+
+def test_a_worker_that_is_asked_for_a_version_twice_at_once_loads_it_twice_in_turn(pool: RolloutPool, tiny_model: Path) -> None:
+    """So does one whose collector dies in the middle of a load."""
+    first = load_file(tiny_model / "model.safetensors")
+    moved = as_weights(34, jittered(first, "weight"))
+    worker = pool._seats[0].worker.actor
+    assert ray.get([worker.load_weights.remote(moved), worker.load_weights.remote(moved)]) == [34, 34]
+    twice, once = pool.weight_checksums()
+    pool.load_weights(moved)
+    assert pool.weight_checksums() == [twice, twice] and twice != once
+    pool.load_weights(as_weights(35, first))
 
 
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
