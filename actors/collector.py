@@ -7,7 +7,7 @@ the collector; the driver pays for a batch.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.worker import Ended
-from ovt_ray.types import Problem, Sampling
+from ovt_ray.spans import Span
+from ovt_ray.types import Problem, Sampling, Weights
 
 NEWS_S = 1.0
 """Longest wait for news: an answer without any says that there is none."""
@@ -93,6 +94,22 @@ class Collector:
             self._following.pop(call).cancel()
         self._untold = [news for news in self._untold if news.call >= first_call]
 
+    async def load_weights(self, weights: Weights, limit_s: float) -> dict[int, str]:
+        """Return why workers do not serve the version, by seat: they died, failed or were not done in time."""
+        loading = {seat: worker.load_weights.remote(weights) for seat, worker in self._workers.items()}
+        failures = dict.fromkeys(loading, f"not done within {limit_s:g} s")
+        for seat, answer in (await _ended(loading, limit_s)).items():
+            if error := answer.exception():
+                failures[seat] = str(error) or type(error).__name__
+            else:
+                del failures[seat]
+        return failures
+
+    async def take_spans(self, limit_s: float) -> dict[int, tuple[Span, ...]]:
+        """Return what workers did since they were last asked, by seat; nothing of those that do not answer in time."""
+        asked = {seat: worker.take_spans.remote() for seat, worker in self._workers.items()}
+        return {seat: answer.result() for seat, answer in (await _ended(asked, limit_s)).items() if not answer.exception()}
+
     async def _follow(self, order: Order) -> None:
         stream = None
         try:
@@ -116,6 +133,13 @@ class Collector:
     def _tell(self, news: News) -> None:
         self._untold.append(news)
         self._has_news.set()
+
+
+async def _ended(asked: "Mapping[int, ray.ObjectRef[Any]]", limit_s: float) -> "dict[int, asyncio.Future[Any]]":
+    """Return what ended within the limit."""
+    answers = {seat: ref.as_future() for seat, ref in asked.items()}
+    await asyncio.wait(answers.values(), timeout=limit_s)
+    return {seat: answer for seat, answer in answers.items() if answer.done()}
 
 
 class Line:
@@ -143,13 +167,25 @@ class Line:
 
     def ask(self, orders: Sequence[Order]) -> None:
         """Have workers called that were given a seat before: at once, or with the next `listen` while no news is asked for."""
-        if self._seated:  # Ray does not promise that messages arrive in order
-            ray.wait(self._seated, num_returns=len(self._seated))
-            self._seated.clear()
+        self._wait_until_seated()
         if self._is_listening:
             self.collector.ask.remote(orders)
         else:
             self._orders.extend(orders)
+
+    def load_weights(self, weights: Weights, limit_s: float) -> "ray.ObjectRef[dict[int, str]]":
+        """Have all workers load weights; what comes says why which did not."""
+        self._wait_until_seated()
+        return self.collector.load_weights.remote(weights, limit_s)
+
+    def take_spans(self, limit_s: float) -> "ray.ObjectRef[dict[int, tuple[Span, ...]]]":
+        """Ask all workers what they did since they were last asked."""
+        return self.collector.take_spans.remote(limit_s)
+
+    def _wait_until_seated(self) -> None:
+        if self._seated:  # Ray does not promise that messages arrive in order
+            ray.wait(self._seated, num_returns=len(self._seated))
+            self._seated.clear()
 
     def listen(self) -> None:
         """Ask for news, unless that is done: a call that has its cost, and so carries what workers are asked as well."""

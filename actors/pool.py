@@ -4,18 +4,18 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count, groupby
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
 from actors.receivers import Receivers
+from actors.seats import Call, OnCompletions, OnGroup, Request, Seat
 from actors.worker import Ended
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
@@ -32,65 +32,12 @@ GATHER_S = 0.05
 """How long news wait for others on their way to the driver, which hears so often, from one collector or another, at most."""
 CHECK_S = 1.0
 """Time between two looks at the deadlines."""
-
-OnCompletions = Callable[[Problem, Sequence[Ended]], None]
-"""Told of the completions of a problem as they end, those that end close together at once."""
-OnGroup = Callable[[RolloutGroup], None]
-"""Told of each group when its last completion has ended."""
+ANSWER_S = 10.0
+"""What a collector may take to say which workers were not done at a deadline."""
 
 
 def _unheard(problem: Problem, ended: Sequence[Ended]) -> None:
     """For callers who wait for whole groups."""
-
-
-@dataclass(eq=False, kw_only=True)
-class _Seat:
-    """One worker's place in the pool; the worker in it may be replaced."""
-
-    number: int
-    worker: Worker
-    line: Line
-    joins_by: float = math.inf
-    """When a successor has to serve the current weights, on the clock of `time.monotonic`."""
-    is_behind: bool = False
-    """Whether it has no work until the next weights, as the current ones were broadcast before it was there and are not to be had again."""
-    tokens_in_flight: int = 0
-    calls: "dict[int, _Call]" = field(default_factory=dict)
-    """Those that are not finished."""
-
-
-@dataclass(eq=False, kw_only=True)
-class _Request:
-    """A problem that waits for a worker, or is on its way through one, and what has come back of it."""
-
-    problem: Problem
-    sampling: Sampling
-    on_group: OnGroup
-    on_completions: OnCompletions
-    num_lost: int = 0
-    """Workers that died while they had it."""
-    due_at: float = math.inf
-    """On the clock of `time.monotonic`, once a worker has it."""
-    ended: list[Ended] = field(default_factory=list)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that all completions may take."""
-        return self.sampling.num_completions * self.sampling.max_tokens
-
-    def group(self) -> RolloutGroup:
-        """Return the group of all that came back, in the order of the indices."""
-        completions = tuple(one.completion for one in sorted(self.ended, key=_place))
-        return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
-
-
-@dataclass(eq=False)
-class _Call:
-    """A call to a worker."""
-
-    seat: _Seat
-    requests: dict[str, _Request]
-    """Those that are not finished, by the id of their problem."""
 
 
 class RolloutPool:
@@ -106,15 +53,17 @@ class RolloutPool:
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
         self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
         self._seats = [
-            _Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
+            Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
         ]
         for line in self._lines:
             self._introduce(line)
-        self._joining: dict[ray.ObjectRef, _Seat] = {}
+        self._may_have_room = set(self._seats)
+        """All seats but those that had no room for what was handed out last, and of whose work none has ended since."""
+        self._joining: dict[ray.ObjectRef, Seat] = {}
         """Seats of successors that do not serve the current weights, by what says that they do."""
-        self._pending: deque[_Request] = deque()
+        self._pending: deque[Request] = deque()
         """Requests that no worker has."""
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         """Those that are not finished, by their number."""
         self._numbers = count()
         self._checked_at = -math.inf
@@ -154,7 +103,7 @@ class RolloutPool:
         unfinished problems are generated again, all G completions, of which `on_completions` then hears again.
         """
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
-        requests = [_Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
+        requests = [Request(problem=problem, sampling=sampling, on_group=on_group, on_completions=on_completions) for problem in problems]
         if are_awaited:
             self._pending.extendleft(reversed(requests))
         else:
@@ -193,11 +142,7 @@ class RolloutPool:
         try:
             told = line.hear()
         except RayError as error:
-            line.open()
-            self._introduce(line)
-            for seat in self._seats:
-                if seat.line is line:
-                    self._take_back(seat, error)
+            self._reopen(line, error)
             return
         for news in told:
             if (call := self._calls.get(news.call)) is None:
@@ -209,6 +154,14 @@ class RolloutPool:
             else:
                 self._take_in(news.call, call, news.ended)
 
+    def _reopen(self, line: Line, error: Exception) -> None:
+        """Put a collector into a dead one's place; what its workers had not finished is generated again."""
+        line.open()
+        self._introduce(line)
+        for seat in self._seats:
+            if seat.line is line:
+                self._take_back(seat, error)
+
     def abandon(self) -> None:
         """Give up all that was submitted and is not finished."""
         first_call = next(self._numbers)
@@ -219,32 +172,34 @@ class RolloutPool:
         for seat in self._seats:
             seat.calls.clear()
             seat.tokens_in_flight = 0
+        self._may_have_room.update(self._seats)
 
     def _dispatch(self) -> None:
         """Hand out requests, each to the worker with the fewest tokens in flight, while any has room."""
         if not self._pending:
             return
-        joining = set(self._joining.values())
-        loads = [(seat.tokens_in_flight, place) for place, seat in enumerate(self._seats) if seat not in joining and not seat.is_behind]
+        candidates = {seat for seat in self._may_have_room if not seat.is_behind} - set(self._joining.values())
+        loads = [(seat.tokens_in_flight, seat.number, seat) for seat in candidates]  # no two numbers are alike
         heapq.heapify(loads)
-        batches: dict[tuple[int, Sampling], list[_Request]] = {}
+        batches: dict[tuple[Seat, Sampling], list[Request]] = {}
         due_at = time.monotonic() + self.config.deadline_s
         while self._pending and loads:
             request = self._pending[0]
-            tokens_in_flight, place = loads[0]
+            tokens_in_flight, number, seat = loads[0]
             if tokens_in_flight >= (1 + AHEAD) * self.config.max_num_seqs * request.sampling.max_tokens:
+                self._may_have_room -= candidates
                 break
             self._pending.popleft()
             request.due_at = due_at
-            batches.setdefault((place, request.sampling), []).append(request)
-            heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, place))
-        self._call([(self._seats[place], sampling, requests) for (place, sampling), requests in batches.items()])
+            batches.setdefault((seat, request.sampling), []).append(request)
+            heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, number, seat))
+        self._call([(seat, sampling, requests) for (seat, sampling), requests in batches.items()])
 
-    def _call(self, batches: "Sequence[tuple[_Seat, Sampling, Sequence[_Request]]]") -> None:
+    def _call(self, batches: "Sequence[tuple[Seat, Sampling, Sequence[Request]]]") -> None:
         """Call workers with requests, in one message to each collector."""
         orders: dict[Line, list[Order]] = {}
         for seat, sampling, requests in batches:
-            call = _Call(seat, {request.problem.id: request for request in requests})
+            call = Call(seat, {request.problem.id: request for request in requests})
             number = next(self._numbers)
             self._calls[number] = seat.calls[number] = call
             seat.tokens_in_flight += sum(request.num_tokens for request in requests)
@@ -270,8 +225,9 @@ class RolloutPool:
                         f"rollout.deadline_s={self.config.deadline_s:g} s: raise it or shorten answers"
                     )
 
-    def _take_in(self, number: int, call: _Call, ended: Sequence[Ended]) -> None:
+    def _take_in(self, number: int, call: Call, ended: Sequence[Ended]) -> None:
         """Take in what a worker's call brought, and tell of it."""
+        self._may_have_room.add(call.seat)
         for problem_id, parts in groupby(sorted(ended, key=_place), key=lambda one: one.problem_id):
             request = call.requests[problem_id]
             together = list(parts)
@@ -284,11 +240,12 @@ class RolloutPool:
         if not call.requests:
             del self._calls[number], call.seat.calls[number]
 
-    def _take_back(self, seat: _Seat, error: Exception) -> None:
+    def _take_back(self, seat: Seat, error: Exception) -> None:
         """Put what a worker has not finished before all that waits for one."""
         lost = [request for call in seat.calls.values() for request in call.requests.values()]
         for number in seat.calls:
             del self._calls[number]
+        self._may_have_room.add(seat)
         seat.calls.clear()
         seat.tokens_in_flight = 0
         for request in lost:
@@ -300,7 +257,7 @@ class RolloutPool:
                 ) from error
         self._pending.extendleft(reversed(lost))
 
-    def _replace(self, seat: _Seat, error: Exception) -> None:
+    def _replace(self, seat: Seat, error: Exception) -> None:
         """Put a new worker into a dead one's seat, where it has work once it serves the current weights; others have the dead one's."""
         self._take_back(seat, error)
         self._joining = {ref: joining for ref, joining in self._joining.items() if joining is not seat}
@@ -327,21 +284,36 @@ class RolloutPool:
         self._wait_for_successors()
         self._weights = weights
         began = time.monotonic()
-        lacking = self._receivers.left_out(weights, self._seats) if isinstance(weights, Broadcast) else self._seats
-        loading = {seat: self._load(seat.worker.actor, weights.stored()) for seat in lacking}
-        due_at = time.monotonic() + self.config.deadline_s
-        with suppress(RayError):  # one by one would cost the driver a third of a millisecond each
-            ray.get(list(loading.values()), timeout=self.config.deadline_s)
-            loading.clear()
-        for seat, ref in loading.items():
-            try:
-                ray.get(ref, timeout=max(0.0, due_at - time.monotonic()))
-            except RayError as error:  # died, refused the weights, or let the deadline pass in the middle of an update
-                self._replace(seat, error)
+        if not (isinstance(weights, Broadcast) and self._receivers.have_taken(weights, self._seats)):
+            self._have_pulled(weights.stored())
         self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
+
+    def _have_pulled(self, weights: "Weights | ray.ObjectRef[Weights]") -> None:
+        """Return when every worker has the version from the object store, or a successor."""
+        due_at = time.monotonic() + self.config.deadline_s
+        loading = {line: line.load_weights(weights, self.config.deadline_s) for line in self._lines}
+        for line, loaded in loading.items():
+            for number, failure in self._failures(line, loaded, weights, due_at).items():  # some may be in the middle of an update
+                self._replace(self._seats[number], RolloutError(failure))
+
+    def _failures(
+        self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: "Weights | ray.ObjectRef[Weights]", due_at: float
+    ) -> dict[int, str]:
+        """Return why which of a collector's workers do not serve the version; if it dies, the one in its place asks them again."""
+        while True:
+            left_s = max(0.0, due_at - time.monotonic())
+            try:
+                return ray.get(loaded, timeout=left_s + ANSWER_S)
+            except (GetTimeoutError, RayActorError) as error:
+                if time.monotonic() > due_at:
+                    raise RolloutError(
+                        f"a collector of rollout workers did not answer within rollout.deadline_s={self.config.deadline_s:g} s: {error}"
+                    ) from error
+                self._reopen(line, error)
+                loaded = line.load_weights(weights, left_s)
 
     def _wait_for_successors(self) -> None:
         for joined in list(self._joining):
@@ -357,9 +329,13 @@ class RolloutPool:
             [seat.worker.actor.weight_checksums.remote() for seat in self._seats], "compute checksums", self.config.deadline_s
         )
 
-    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
-        """Return a reference, worker by worker, to what each did since it was last asked."""
-        return [seat.worker.actor.take_spans.remote() for seat in self._seats]
+    def take_spans(self, limit_s: float) -> list[tuple[Span, ...]]:
+        """Return, worker by worker, what each did since it was last asked; nothing of one that does not answer in time."""
+        spans: dict[int, tuple[Span, ...]] = {}
+        for asked in [line.take_spans(limit_s) for line in self._lines]:
+            with suppress(RayError):  # the next poll replaces a collector that died
+                spans |= ray.get(asked, timeout=2 * limit_s)
+        return [spans.get(seat.number, ()) for seat in self._seats]
 
     def process_ids(self) -> list[int]:
         """Return each worker's process id."""

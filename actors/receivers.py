@@ -1,29 +1,17 @@
 """The workers that weights are broadcast to, as the pool sees them."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from actors.placed import Worker
+from actors.seats import Seat
 from ovt_ray.broadcast import Meeting
 from ovt_ray.types import Broadcast
 
 SETTLE_S = 10.0
 """How long receivers may take to give up when the sender has: they look for that several times a second."""
-
-
-class Seat(Protocol):
-    """Where the pool has a worker."""
-
-    worker: Worker
-    is_behind: bool
-    """Whether the worker waits for the next version."""
-
-
-OneSeat = TypeVar("OneSeat", bound=Seat)
 
 
 class Receivers:
@@ -38,8 +26,8 @@ class Receivers:
         self._members: list[ActorHandle] = []
         """In the order of their ranks."""
 
-    def left_out(self, weights: Broadcast, seats: Sequence[OneSeat]) -> list[OneSeat]:
-        """Have a version sent to all workers, and return the seats of those that do not serve it then, alive or not."""
+    def have_taken(self, weights: Broadcast, seats: Sequence[Seat]) -> bool:
+        """Have a version sent to the workers in all seats; return whether all serve it."""
         workers = [seat.worker.actor for seat in seats]
         meeting, self._meeting = self._meeting, None
         if meeting is None or workers != self._members:
@@ -48,17 +36,16 @@ class Receivers:
         receiving = [worker.receive_weights.remote(weights.version, meeting, rank) for worker, rank in zip(workers, ranks, strict=True)]
         failure = weights.send(receiving)
         ray.wait(receiving, num_returns=len(receiving), timeout=SETTLE_S if failure else self._deadline_s)
-        errors = [_error(call) for call in receiving]
+        failure = failure or next(filter(None, map(_error, receiving)), "")
         for seat in seats:
             seat.is_behind = False
-        if failure or any(errors):
-            reason = failure or next(filter(None, errors))
+        if failure:
             print(
-                f"weights of version {weights.version} come from the object store, as not all workers received them: {reason}", flush=True
+                f"weights of version {weights.version} come from the object store, as not all workers received them: {failure}", flush=True
             )
-        else:
-            self._meeting, self._members = meeting, workers
-        return [seat for seat, error in zip(seats, errors, strict=True) if error]
+            return False
+        self._meeting, self._members = meeting, workers
+        return True
 
 
 def _error(call: ray.ObjectRef) -> str:

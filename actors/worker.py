@@ -128,6 +128,7 @@ class RolloutWorker:
         self._num_calls = 0
         """Calls of `generate` that are being answered."""
         self._is_loading = False
+        self._update_turn = asyncio.Lock()
         self._spans = SpanLog()
         self._base_buckets: tuple[Any, ...] = ()
         """References to the base that the engine has, where its weights are those of a base with adapters."""
@@ -251,7 +252,8 @@ class RolloutWorker:
                 "is_complete": is_complete,
                 "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
-            await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
+            async with self._update_turn:  # a collector that died was not the one to end its load; another asks for the same again
+                await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
 

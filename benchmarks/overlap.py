@@ -3,9 +3,12 @@
     python -m benchmarks.overlap [FOLDER]
 
 The training loop takes real steps of `configs/tiny.yaml` from its untrained model, one engine and one rank with a core each, once
-generating and learning in turns, once overlapping. Its answers are scored by their parity, so that hardly a group is flat. The halves are
-generating with scoring, and updating with handing over the weights, as the steps in turns take them. `async_over_max` is the
-overlapping step over the longer half: 1 where nothing is lost.
+generating and learning in turns, once overlapping. The halves are generating with scoring, and updating with handing over the weights, as
+the steps in turns take them. `async_over_max` is the overlapping step over the longer half: 1 where nothing is lost.
+
+That is done twice. Answers are scored by their parity, so that hardly a group is flat and both halves take about as long; then
+those to half of the problems are all right (`half_flat`): a group of these is generated and not learnt from, as in a real run, where
+generating takes the larger part of a step.
 
 All of a job's processes need a processor, not only the two that a step is made of. So the processor time of each is shown: its sum over the
 number of cores is the shortest that any step can be on this machine, and `floor_over_max` is what `async_over_max` would then be, 1 where
@@ -24,6 +27,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks.processes import kind_of
 from benchmarks.step import stage_of
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
@@ -37,36 +41,36 @@ from ovt_ray.world import build_tiny_model, world_problems
 NUM_STEPS = 12
 WARM_UP = 3
 ONE_CORE_EACH = ["rollout.cpus_per_worker=1", "learner.cpus_per_rank=1"]
-REWARD = ["reward.parts=[{name: 'benchmarks.trivial_reward:score_parity'}]"]
-PROCESSES = {
-    "VLLM::": "engine",
-    "ray::RankActor": "learner rank",
-    "ray::RolloutWorker": "rollout worker",
-    "ray::Collector": "collector",
-    "ray::RewardActor": "reward actor",
-    "reward.process": "reward process",
-    "raylet/raylet": "raylet",
-    "": "rest of Ray",
-}
-"""What a process does by what stands in its command line, the first that fits."""
+REWARDS = {"": "score_parity", "half_flat_": "score_parity_of_half"}
+"""What answers are scored by, and what stands before the names of its figures."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print both step times, the ratios, and what each process took."""
-    config = load_config(Path("configs/tiny.yaml"), ONE_CORE_EACH + REWARD)
-    rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
-    overlapping_cpu: dict[str, float] = defaultdict(float)
+    """Print both step times, the ratios, and what each process took, for each reward."""
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(arguments[0] if arguments else scratch)
         model = Path(scratch) / "model"
-        build_tiny_model(model, config.seed)
-        with Services(config, str(model)) as services:
-            for turn, max_staleness in enumerate((0, 1, 0, 1)):
-                before = cpu_seconds()
-                rows[max_staleness] += step_rows(services, config, model, folder / f"{turn}-staleness-{max_staleness}", max_staleness)
-                for name, spent in cpu_seconds().items() if max_staleness else ():
-                    overlapping_cpu[name] += (spent - before[name]) / (2 * NUM_STEPS)
-    report(rows[0], rows[1], overlapping_cpu)
+        for prefix, reward in REWARDS.items():
+            config = load_config(
+                Path("configs/tiny.yaml"), [*ONE_CORE_EACH, f"reward.parts=[{{name: 'benchmarks.trivial_reward:{reward}'}}]"]
+            )
+            build_tiny_model(model, config.seed)
+            figures |= {prefix + name: value for name, value in measure(config, model, folder / reward).items()}
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+
+
+def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
+    """Return the figures of steps in turns and of overlapping ones, which are printed as well."""
+    rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
+    overlapping_cpu: dict[str, float] = defaultdict(float)
+    with Services(config, str(model)) as services:
+        for turn, max_staleness in enumerate((0, 1, 0, 1)):
+            before = cpu_seconds()
+            rows[max_staleness] += step_rows(services, config, model, folder / f"{turn}-staleness-{max_staleness}", max_staleness)
+            for name, spent in cpu_seconds().items() if max_staleness else ():
+                overlapping_cpu[name] += (spent - before[name]) / (2 * NUM_STEPS)
+    return report(rows[0], rows[1], overlapping_cpu)
 
 
 def step_rows(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> list[dict[str, float]]:
@@ -89,13 +93,12 @@ def cpu_seconds() -> dict[str, float]:
     """Return the processor time of each process of the job so far, by what it does."""
     seconds = defaultdict(float, {"driver": sum(psutil.Process().cpu_times()[:2])})
     for process in psutil.Process().children(recursive=True):
-        line = " ".join(process.cmdline())
-        seconds[next(name for part, name in PROCESSES.items() if part in line)] += sum(process.cpu_times()[:2])
+        seconds[kind_of(process)] += sum(process.cpu_times()[:2])
     return seconds
 
 
-def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], cpu: dict[str, float]) -> None:
-    """Print a table of medians, what each process takes of an overlapping step, and the JSON line."""
+def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], cpu: dict[str, float]) -> dict[str, float]:
+    """Print a table of medians and what each process takes of an overlapping step, and return the figures."""
 
     def middle(rows: list[dict[str, float]], *names: str) -> float:
         return median(sum(row[name] for name in names) for row in rows)
@@ -124,8 +127,7 @@ def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], c
         "num_cores": num_cores,
         "load_average": load,
     }
-    figures |= {f"cpu_seconds_{name.replace(' ', '_')}": spent for name, spent in cpu.items()}
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
+    return figures | {f"cpu_seconds_{name.replace(' ', '_')}": spent for name, spent in cpu.items()}
 
 
 if __name__ == "__main__":

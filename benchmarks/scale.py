@@ -6,7 +6,7 @@ The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024
 learner, no reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
 sizes are offered the same rate, OFFERED_PER_S completions a second: what their engines make together while no slot is empty. So a size that
 costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
-answers; each step ends in a load of weights, which are empty, on every worker.
+answers; each step ends in a load of weights, which are empty, on every worker, and asks each what it did.
 
 - `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it heard of.
 - `collector_us_per_completion`: that of the collectors, which is what the driver is spared.
@@ -40,7 +40,7 @@ from ovt_ray.config import RolloutConfig
 from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.problem_stream import ItemStream, Part
 from ovt_ray.samples import staleness
-from ovt_ray.services import Scores, Services
+from ovt_ray.services import SPANS_S, Scores, Services
 from ovt_ray.stage_config import GrpoConfig, Optimizer
 from ovt_ray.stream import GroupStream
 from ovt_ray.stream_state import StreamState
@@ -191,6 +191,7 @@ def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
             began = time.monotonic()
             pool.load_weights(services.learner.publish())
             loads.append(time.monotonic() - began)
+            pool.take_spans(SPANS_S)
             readings.append((services.reward.num_heard, *meter.read()))
     completions, seconds, driver_s, collector_s, busy_s = (last - first for first, last in zip(readings[0], readings[-1], strict=True))
     return Figures(

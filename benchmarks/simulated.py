@@ -166,6 +166,10 @@ class Hosted:
         return _Method(self.host.call, (self.number, "load_weights"))
 
     @property
+    def take_spans(self) -> _Method:
+        return _Method(self.host.call, (self.number, "take_spans"))
+
+    @property
     def weight_checksums(self) -> _Method:
         return _Method(self.host.call, (self.number, "weight_checksums"))
 

@@ -17,6 +17,7 @@ from statistics import median
 
 import psutil
 
+from benchmarks.processes import RAYS_OWN, kind_of
 from learner.stage import Stage
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
@@ -116,16 +117,8 @@ def peak_memory_mb() -> dict[str, float]:
     """Return the largest resident size so far of this process and of each process of the services."""
     peaks = {"driver": _peak_mb(psutil.Process())}
     for process in psutil.Process().children(recursive=True):
-        title = " ".join(process.cmdline())[:60]
-        known = {
-            "ray::RolloutWorker": "rollout worker",
-            "VLLM::": "vLLM engine",
-            "ray::RankActor": "learner rank",
-            "ray::RewardActor": "reward",
-        }
-        for start, name in known.items():
-            if title.startswith(start):
-                peaks[f"{name} {process.pid}"] = _peak_mb(process)
+        if (kind := kind_of(process)) not in RAYS_OWN:
+            peaks[f"{kind} {process.pid}"] = _peak_mb(process)
     return peaks
 
 

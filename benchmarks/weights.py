@@ -37,6 +37,7 @@ from safetensors.torch import load_file
 from actors.placed import KEPT_HEAP, engine_environment
 from actors.pool import RolloutPool
 from benchmarks import hosts
+from benchmarks.processes import kind_of
 from benchmarks.wide_model import build_wide_model
 from learner.adapters import add_adapters
 from learner.group import CHECKSUM_EVERY, RankActor
@@ -262,17 +263,16 @@ def seconds(action: Callable[[], object]) -> float:
 
 def memory_by_process() -> dict[str, int]:
     """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
-    kinds = {"ray::Publisher": "learner", "ray::RolloutWorker": "workers", "EngineCore": "engines"}
+    kinds = {"publisher": "learner", "rollout worker": "workers", "engine": "engines"}
     sums = dict.fromkeys([*kinds.values(), "store"], 0)
     for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
         with suppress(psutil.Error, OSError):
-            title = " ".join(process.cmdline())
+            kind = kinds.get(kind_of(process))
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
             parts = {line.split()[0].rstrip(":"): int(line.split()[1]) * 1024 for line in lines[1:]}
             sums["store"] += parts["Pss_Shmem"]
-            for part, kind in kinds.items():
-                if part in title:
-                    sums[kind] += parts["Pss_Anon"]
+            if kind:
+                sums[kind] += parts["Pss_Anon"]
     return sums
 
 

@@ -6,7 +6,7 @@ Nothing here imports torch, ray, vllm or transformers. What a stage of training 
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from ovt_ray.section import Dtype, Fraction, Part, Section
 from ovt_ray.stage_config import GrpoConfig, IterationConfig, Optimizer, SftConfig
 from ovt_ray.teacher_config import CaptionerConfig, ReasonerConfig
 
+Host = Annotated[str, Field(pattern=r"^[a-z0-9._-]+(:[0-9]+)?$")]
 Layout = Literal["shared_prompts", "packed", "padded"]
 
 
@@ -60,6 +61,9 @@ class DataConfig(Section):
     """Which held-out figures of the embedded world are asked about: settings are chosen on `validation`."""
     bad_rows: Literal["drop", "refuse"] = "refuse"
     """What to do with a row that has no answer, no readable image, ...: leave it out and say so, or stop."""
+    image_hosts: tuple[Host, ...] = ()
+    """Hosts that images at web addresses are fetched from, once: `example.org`, with a port that is not the usual one `example.org:8080`.
+    Nothing else that a row or a redirect names is reached."""
 
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
@@ -79,6 +83,8 @@ class DataConfig(Section):
             raise ValueError(f"eval_format {self.eval_format!r} needs a path: add data.eval_path=PATH, {FORMATS[self.eval_format].path_is}")
         if self.eval_path and (self.format == "embedded" or (FORMATS[self.format].has_eval_split and not self.eval_format)):
             raise ValueError(f"eval_path has no effect: format {self.format!r} has held-out problems of its own; leave it out")
+        if self.image_hosts and self.format == "embedded":
+            raise ValueError("image_hosts has no effect: images of format 'embedded' are drawn; leave it out")
         if "eval_split" in self.model_fields_set and self.format != "embedded":
             raise ValueError(f"eval_split says something about format 'embedded' only, not {self.format!r}: leave it out")
         return self

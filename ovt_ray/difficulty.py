@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ovt_ray.files import append_json_lines, drop_torn_end, read_json_lines, write_json_lines_atomically
-from ovt_ray.problem_rows import ProblemRow, problem_row, to_problem
+from ovt_ray.problem_rows import ProblemRow, problem_row, stored_problem
 from ovt_ray.results import stage_key
 from ovt_ray.stage_config import Tier
 from ovt_ray.types import Outcome, Problem, Score
@@ -76,7 +76,7 @@ def read_measured_problems(folders: Sequence[Path]) -> list[Problem]:
     """Return each problem that stages measured once, as they kept it."""
     rows = {row["id"]: (folder, row) for folder in folders for row in read_json_lines(folder / FILE)}
     names = ProblemRow.model_fields
-    return [to_problem({name: row[name] for name in names}, folder) for folder, row in rows.values()]
+    return [stored_problem({name: row[name] for name in names}, folder) for folder, row in rows.values()]
 
 
 def _row(problem: Problem, scores: Sequence[Score], folder: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from ovt_ray.distillation.filters import Candidate, Context, cut_reflection, exp
 from ovt_ray.distillation.selection import Duplicates, Quota, ranked
 from ovt_ray.errors import DataError
 from ovt_ray.files import read_json_lines, write_json_lines_atomically
-from ovt_ray.problem_rows import problem_row, to_problem
+from ovt_ray.problem_rows import problem_row, stored_problem
 from ovt_ray.stage_config import DistilConfig
 from ovt_ray.types import Outcome, Problem, Trace
 
@@ -76,7 +76,7 @@ def _trace(place: str, row: object, folder: Path) -> Trace:
     if not isinstance(row, dict) or not isinstance(response := row.pop("response", None), str):
         raise DataError(f"{place}: must be an object with a 'response', as a run's traces.jsonl has them")
     try:
-        return Trace(response=response, problem=to_problem(row, folder))
+        return Trace(response=response, problem=stored_problem(row, folder))
     except DataError as error:
         raise DataError(f"{place}: {error}") from error
 

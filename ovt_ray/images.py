@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
+from typing import TypeGuard
 
 from ovt_ray.errors import DataError
 from ovt_ray.types import ImageSource
@@ -23,7 +24,7 @@ MAX_REMEMBERED = 40_000
 
 
 class BadImage(DataError):
-    """An image of a row cannot be used."""
+    """An image of a row, here or at an address, cannot be used."""
 
     def __init__(self, message: str, source: ImageSource) -> None:
         super().__init__(message)
@@ -45,6 +46,11 @@ class ImageFacts:
 
 _remembered: dict[str | tuple[str, int, int], ImageFacts] = {}
 """By the SHA-256 of the bytes, and by path, size and time of the file."""
+
+
+def is_address(source: ImageSource) -> TypeGuard[str]:
+    """Whether an image is at a web address: such a one is fetched when problems are first read, and a path from then on."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
 def image_facts(source: ImageSource) -> ImageFacts:

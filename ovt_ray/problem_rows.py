@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import ErrorDetails
 
 from ovt_ray.errors import DataError
-from ovt_ray.images import BadImage, image_fault
+from ovt_ray.images import BadImage, image_fault, is_address
 from ovt_ray.types import AnswerKind, ImageSource, Problem
 from reward.equivalence import check_gold
 from reward.kinds import infer_kind
@@ -41,7 +41,7 @@ def _text_of_number(value: object) -> object:
 
 
 def _image_source(value: object) -> ImageSource:
-    """Return a path, or the bytes of an image given as bytes, as base64, or as the struct that the `datasets` library writes."""
+    """Return a path, a web address, or the bytes of an image that is given as bytes, as base64, or as the struct of `datasets`."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] if value["bytes"] is not None else value["path"]
     if isinstance(value, bytes) and value:
@@ -50,8 +50,8 @@ def _image_source(value: object) -> ImageSource:
         return base64.b64decode(value["base64"], validate=True)
     if isinstance(value, str) and (match := DATA_URI.match(value)):
         return base64.b64decode(value[match.end() :], validate=True)
-    if isinstance(value, str) and "://" in value[:10]:
-        raise ValueError("must be on this machine: images are not fetched, so store it and give its path")
+    if isinstance(value, str) and "://" in value[:10] and not is_address(value):
+        raise ValueError("must be on this machine or at an http(s) address: store it and give its path")
     if isinstance(value, str) and value.strip():
         return value
     raise ValueError('must be a path, {"base64": "..."}, bytes, or {"bytes": ..., "path": ...}')
@@ -86,7 +86,8 @@ class ProblemRow(BaseModel):
     """As it is asked, without image placeholders, choices or instructions on the format."""
     images: list[Image] = []
     """In the order in which they are shown, before the question: a path, relative to the folder of the row's file, a `data:` URI,
-    `{"base64": ...}`, or in Parquet bytes or a struct of bytes and path. PNG, JPEG, WebP, GIF or BMP. None for a question about text."""
+    `{"base64": ...}`, an `http(s)://` address on one of `data.image_hosts`, or in Parquet bytes or a struct of bytes and path.
+    PNG, JPEG, WebP, GIF or BMP. None for a question about text."""
     answer: Answer
     """The gold answer; of a choice the text of one of the choices."""
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
@@ -104,7 +105,7 @@ class ProblemRow(BaseModel):
 
 
 def to_problem(values: object, folder: Path) -> Problem:
-    """Return the problem of one row of plain values; relative image paths start at `folder`.
+    """Return the problem of one row of plain values; relative image paths start at `folder`, images at web addresses are not looked at.
 
     Raises DataError naming each field that breaks a rule, its value and the rule.
     """
@@ -114,9 +115,9 @@ def to_problem(values: object, folder: Path) -> Problem:
         raise DataError("; ".join(explain(problem, ProblemRow) for problem in error.errors())) from error
     kind = row.kind or infer_kind(row.answer, row.choices)
     _check_choices(row, kind)
-    images = tuple(source if isinstance(source, bytes) else _resolved(folder, source) for source in row.images)
+    images = tuple(_resolved(folder, source) for source in row.images)
     for position, source in enumerate(images):
-        if reason := image_fault(source):
+        if not is_address(source) and (reason := image_fault(source)):
             raise BadImage(f"images[{position}]: {reason}", source)
     problem = Problem(
         id=row.id,
@@ -134,15 +135,25 @@ def to_problem(values: object, folder: Path) -> Problem:
     return problem
 
 
-def _resolved(folder: Path, name: str) -> str:
+def stored_problem(values: object, folder: Path) -> Problem:
+    """Return the problem of a row that `problem_row` wrote: as `to_problem`, and its images are here."""
+    problem = to_problem(values, folder)
+    if remote := next(filter(is_address, problem.images), None):
+        raise DataError(f"images: {remote!r} must be on this machine: only the images of a data set are fetched; give its path")
+    return problem
+
+
+def _resolved(folder: Path, source: ImageSource) -> ImageSource:
+    if isinstance(source, bytes) or is_address(source):
+        return source
     try:
-        return str((folder / name).resolve())
+        return str((folder / source).resolve())
     except (OSError, ValueError, RuntimeError) as error:  # a null byte, half a surrogate, a loop of links
-        raise DataError(f"images: {name[:200]!r} cannot be a path ({error}); correct it") from error
+        raise DataError(f"images: {source[:200]!r} cannot be a path ({error}); correct it") from error
 
 
 def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
-    """Return a problem as plain values for JSON, read again by `to_problem(row, folder)`."""
+    """Return a problem as plain values for JSON, read again by `stored_problem(row, folder)`."""
     return {
         "id": problem.id,
         "question": problem.question,

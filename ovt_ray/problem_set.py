@@ -36,9 +36,11 @@ SCHEMA = pa.schema(
         ("image_widths", pa.list_(pa.int32())),
         ("image_heights", pa.list_(pa.int32())),
         ("image_stamps", pa.list_(pa.int64())),
+        ("num_fetched", pa.int32()),
     ]
 )
-"""And what is known of a problem beside: where its row stands, and of each image the SHA-256, the size, and the state of its file."""
+"""And what is known of a problem beside: where its row stands, and of each image the SHA-256, the size, and the state of its
+file; and how many of them were at web addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +52,9 @@ class BadRow:
     is_left_out: bool
     """Whether its format leaves it out by rule, so that nobody has to correct it."""
     image: str = ""
-    """Path of the image that is to blame, if one is."""
+    """Path or web address of the image that is to blame, if one is."""
     image_stamp: int = 0
-    """State of that file when it was looked at."""
+    """State of that file when it was looked at; 0 for an address."""
 
 
 class ProblemSet(Sequence[Problem]):

@@ -1,10 +1,11 @@
 """Problems are read and checked once: rows become an Arrow file that later starts map.
 
     runs/.problems/<key>/problems.arrow   the problems of one split of one data set, bad.json the rows that make none
-    runs/.problems/images/                images that came as bytes, by their content
+    runs/.problems/images/                images that came as bytes or were fetched, by their content
+    runs/.problems/fetched/               links to those that were fetched, by their address
 
-The key says what was read: format, path, sizes and times of the files, and the code that reads them. An image that has changed since makes
-the rows be read anew. The folder may be deleted while nothing runs.
+The key says what was read: format, path, sizes and times of the files, hosts that images may be fetched from, and the code that reads them.
+An image that has changed since makes the rows be read anew. The folder may be deleted while nothing runs.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cache
@@ -24,15 +25,18 @@ import pyarrow as pa
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row, Split
-from ovt_ray.images import BadImage, image_facts, store_image
+from ovt_ray.images import BadImage, image_facts, is_address, store_image
 from ovt_ray.problem_rows import LeftOut
 from ovt_ray.problem_set import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
+from ovt_ray.remote_images import RemoteImages
 from ovt_ray.types import Problem
 
 ROWS_PER_BATCH = 2048
 """Of the Arrow file."""
 MAX_THREADS = 16
 """More would wait for the one that parses rows."""
+MAX_FETCHES = 8
+"""Threads where images may be fetched: they wait for a server, which is not to be overrun, more than they compute."""
 ROWS_AHEAD = 8
 """Rows in work for each thread."""
 SECONDS_BETWEEN_LINES = 2.0
@@ -40,22 +44,29 @@ SECONDS_BETWEEN_LINES = 2.0
 Made = tuple[dict[str, Any], None] | tuple[None, BadRow]
 
 
-def problem_set(format_name: str, path: Path, split: Split, folder: Path) -> ProblemSet:
-    """Return the problems of a split, from `folder` if they were read before, else read, checked and kept there."""
-    home = folder / _key(format_name, path, split)
-    if (found := _opened(home)) is not None:
-        return found
-    return keep(FORMATS[format_name].rows(path, split), str(path), home)
+def problem_set(
+    format_name: str, path: Path, split: Split, folder: Path, image_hosts: Sequence[str] = (), *, tries_again: bool = False
+) -> ProblemSet:
+    """Return the problems of a split, from `folder` if they were read before, else read, checked and kept there.
+
+    Images are fetched from `image_hosts` alone; with `tries_again` those too whose fetching failed before.
+    """
+    home = folder / _key(format_name, path, split, image_hosts)
+    found = _opened(home)
+    if found is None or (tries_again and any(is_address(row.image) for row in found.bad)):
+        return keep(FORMATS[format_name].rows(path, split), str(path), home, image_hosts)
+    return found
 
 
-def keep(rows: Iterable[Row], name: str, home: Path) -> ProblemSet:
+def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] = ()) -> ProblemSet:
     """Return the problems of rows, kept in the folder `home`, which appears whole or not at all; `name` is for the progress."""
     scratch = home.with_name(f".{home.name}.{os.getpid()}.tmp")
-    images = home.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    remote = RemoteImages(image_hosts, home.parent)
+    remote.images.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
+    num_threads = MAX_FETCHES if image_hosts else min(MAX_THREADS, os.cpu_count() or 1)
     try:
-        bad = _write(scratch / "problems.arrow", _shown(_made(rows, images), name))
+        bad = _write(scratch / "problems.arrow", _shown(_made(rows, remote, num_threads), name, remote))
         (scratch / "bad.json").write_text(json.dumps([asdict(row) for row in bad]))
         shutil.rmtree(home, ignore_errors=True)
         try:
@@ -105,33 +116,36 @@ def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
         yield from zip(paths, stamps, strict=True)
 
 
-def _made(rows: Iterable[Row], images: Path) -> Iterator[tuple[str, Made]]:
-    """Yield each row's place and what became of it, in order. Images are decoded in threads, a few rows ahead."""
-    num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+def _made(rows: Iterable[Row], remote: RemoteImages, num_threads: int) -> Iterator[tuple[str, Made]]:
+    """Yield each row's place and what became of it, in order. Images are fetched and decoded in threads, a few rows ahead."""
     waiting: deque[tuple[str, Future[Made]]] = deque()
     with ThreadPoolExecutor(num_threads, "problems") as threads:
-        for place, make in rows:
-            waiting.append((place, threads.submit(_make, place, make, images)))
-            if len(waiting) > ROWS_AHEAD * num_threads:
-                earliest, future = waiting.popleft()
-                yield earliest, future.result()
-        for place, future in waiting:
-            yield place, future.result()
+        try:
+            for place, make in rows:
+                waiting.append((place, threads.submit(_make, place, make, remote)))
+                if len(waiting) > ROWS_AHEAD * num_threads:
+                    earliest, future = waiting.popleft()
+                    yield earliest, future.result()
+            for place, future in waiting:
+                yield place, future.result()
+        finally:  # who stops does not wait for all that would be fetched
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _make(place: str, make: Callable[[], Problem], images: Path) -> Made:
+def _make(place: str, make: Callable[[], Problem], remote: RemoteImages) -> Made:
     """Return the values of one row's problem, its images stored as files, or why it has none."""
     try:
         problem = make()
-        facts = [image_facts(source) for source in problem.images]
+        sources = remote.local(problem.images)
+        facts = [image_facts(source) for source in sources]
     except DataError as error:
         source = error.source if isinstance(error, BadImage) else None
         path = source if isinstance(source, str) else ""
         message = f"{place}: {error}"
         return None, BadRow(message=message, is_left_out=isinstance(error, LeftOut), image=path, image_stamp=stamp(path) if path else 0)
     paths = [
-        store_image(source, fact, images.resolve()) if isinstance(source, bytes) else source
-        for source, fact in zip(problem.images, facts, strict=True)
+        store_image(source, fact, remote.images) if isinstance(source, bytes) else source
+        for source, fact in zip(sources, facts, strict=True)
     ]
     values = {name: getattr(problem, name) for name in COLUMNS.names} | {
         "images": paths,
@@ -141,6 +155,7 @@ def _make(place: str, make: Callable[[], Problem], images: Path) -> Made:
         "image_widths": [fact.width for fact in facts],
         "image_heights": [fact.height for fact in facts],
         "image_stamps": [stamp(path) for path in paths],
+        "num_fetched": sum(map(is_address, problem.images)),
     }
     return values, None
 
@@ -169,7 +184,7 @@ def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
     return bad
 
 
-def _shown(made: Iterable[tuple[str, Made]], name: str) -> Iterator[tuple[str, Made]]:
+def _shown(made: Iterable[tuple[str, Made]], name: str, remote: RemoteImages) -> Iterator[tuple[str, Made]]:
     """Yield the same, with a line every few seconds: how many there will be is not known."""
     began = line_at = time.monotonic()
     num_bad = 0
@@ -178,13 +193,14 @@ def _shown(made: Iterable[tuple[str, Made]], name: str) -> Iterator[tuple[str, M
         num_bad += one[1] is not None
         if (now := time.monotonic()) - line_at > SECONDS_BETWEEN_LINES:
             line_at = now
-            print(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad", flush=True)
+            fetched = f", {remote.num_fetched:,} images fetched" if remote.num_fetched else ""
+            print(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad{fetched}", flush=True)
 
 
-def _key(format_name: str, path: Path, split: Split) -> str:
-    """Return a name that is another one for another format, path, state of the files or reading code."""
+def _key(format_name: str, path: Path, split: Split, image_hosts: Sequence[str]) -> str:
+    """Return a name that is another one for another format, path, hosts of images, state of the files or reading code."""
     states = [state for read in FORMATS[format_name].read_from(path) for state in _states(read)]
-    parts = [format_name, split, str(path.resolve()), _code_version(), *states]
+    parts = [format_name, split, str(path.resolve()), " ".join(sorted(image_hosts)), _code_version(), *states]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -209,6 +225,6 @@ def _states(path: Path) -> Iterator[str]:
 def _code_version() -> str:
     """Return a hash of the code that decides what becomes of a row."""
     ours = Path(__file__).parent
-    named = ("images", "problem_rows", "problem_set", "problem_store", "types")
+    named = ("http", "images", "problem_rows", "problem_set", "problem_store", "remote_images", "types")
     files = [*(ours / f"{name}.py" for name in named), *(ours / "formats").glob("*.py"), *(ours.parent / "reward").glob("*.py")]
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

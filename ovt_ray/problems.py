@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -43,14 +44,15 @@ def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
 
     Held-out problems are those of the data set's own split or of `eval_path`; else they are chosen by a hash of their images, so that
     the choice does not depend on the order of rows. No image of a held-out problem is learnt from. Raises DataError listing the bad rows,
-    unless they are dropped.
+    unless they are dropped; as long as they are not, an image that could not be fetched is tried again.
     """
     assert config.path is not None
-    problems = problem_set(config.format, config.path, "train", folder)
-    others = [problem_set(one.format, one.path, "train", folder) for one in config.also]
+    read = partial(problem_set, folder=folder, image_hosts=config.image_hosts, tries_again=config.bad_rows == "refuse")
+    problems = read(config.format, config.path, "train")
+    others = [read(one.format, one.path, "train") for one in config.also]
     learnt = problems.joined_with(others) if others else problems
     if FORMATS[config.format].has_eval_split or config.eval_path is not None:
-        separate = problem_set(config.eval_format or config.format, config.eval_path or config.path, "eval", folder)
+        separate = read(config.eval_format or config.format, config.eval_path or config.path, "eval")
         dropped = settle([*learnt.bad, *separate.bad], config.bad_rows)
         train, held_out = _apart_from(learnt, separate), separate[: config.num_eval]
         num_lost = len(learnt) - len(train)

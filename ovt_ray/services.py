@@ -133,15 +133,13 @@ class Services:
 
     def take_spans(self) -> list[ActorSpans]:
         """Return what each actor did since it was last asked, in the same order each time; nothing of one that does not answer."""
-        kinds = {
-            "rollout worker": self.rollout.take_spans(),
-            "reward actor": self.reward.take_spans(),
-            "learner rank": self.learner.take_spans(),
-        }
-        asked = [ref for refs in kinds.values() for ref in refs]
-        ray.wait(asked, num_returns=len(asked), timeout=SPANS_S)
+        asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.take_spans()}
+        kinds = {"rollout worker": self.rollout.take_spans(SPANS_S)}
+        refs = [ref for its_refs in asked.values() for ref in its_refs]
+        ray.wait(refs, num_returns=len(refs), timeout=SPANS_S)
+        kinds |= {kind: [_spans_of(ref) for ref in its_refs] for kind, its_refs in asked.items()}
         return [
-            ActorSpans(kind=kind, number=number, spans=_spans_of(ref)) for kind, refs in kinds.items() for number, ref in enumerate(refs)
+            ActorSpans(kind=kind, number=number, spans=spans) for kind, its_spans in kinds.items() for number, spans in enumerate(its_spans)
         ]
 
     def _scored(self, pending: PendingGroup) -> ScoredGroup:

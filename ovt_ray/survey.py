@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,14 @@ from ovt_ray.config import DataConfig, ModelConfig
 from ovt_ray.contact_sheet import write_contact_sheet
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS
+from ovt_ray.images import is_address
 from ovt_ray.order import permutation
 from ovt_ray.problem_rows import BenchmarkError
-from ovt_ray.problem_set import ProblemSet
+from ovt_ray.problem_set import BadRow, ProblemSet
 from ovt_ray.problem_store import keep, problem_set
 from ovt_ray.problems import MAX_LISTED, LoadedProblems, read_problems, settle
 from ovt_ray.progress import Progress, phase
+from ovt_ray.remote_images import host_of
 from ovt_ray.tasks import Tasks, Wanted
 
 NUM_PROMPTS = 200
@@ -42,6 +45,7 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: P
         _print_counts("answers", {name: some.column("kind") for name, some in both.items()})
         _print_counts("choices", {name: _sizes(some, "choices") for name, some in both.items()})
         _print_counts("images", {name: _sizes(some, "images") for name, some in both.items()})
+        _print_remote(problems, config, folder)
         _print_image_sizes([problems.train, problems.held_out], model)
         _print_repeats(problems)
         shown = problems.train or problems.held_out
@@ -64,7 +68,7 @@ def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
     except BenchmarkError as refusal:
         assert config.path is not None
         print(refusal)
-        problems = problem_set(config.format, config.path, "eval", folder)
+        problems = problem_set(config.format, config.path, "eval", folder, config.image_hosts)
         return LoadedProblems(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
 
 
@@ -102,6 +106,24 @@ def _print_counts(name: str, values: dict[str, list[Any]]) -> None:
 
 def _sizes(problems: ProblemSet, name: str) -> list[int]:
     return [len(items) for items in problems.column(name)]
+
+
+def _print_remote(problems: LoadedProblems, config: DataConfig, folder: Path) -> None:
+    """Print how many rows have images at web addresses, what became of those, and which hosts are not listed; nothing where none has."""
+    num_fetched = sum(num > 0 for part in (problems.train, problems.held_out) for num in part.column("num_fetched"))
+    addresses = [row.image for row in _bad_rows(problems) if is_address(row.image)]
+    if not num_fetched and not addresses:
+        return
+    print(f"\nimages at web addresses: {num_fetched + len(addresses):,} rows, {num_fetched:,} of them with every image fetched")
+    missing: Counter[str] = Counter()
+    for address in addresses:
+        with suppress(DataError):  # no address: told where rows are that are left out
+            missing[host_of(address)] += 1
+    num_failed = sum(missing.pop(host, 0) for host in config.image_hosts)
+    for host, num in missing.most_common(MAX_LISTED):
+        print(f"  {num:,} on {host}, which data.image_hosts does not list")
+    if num_failed:
+        print(f"  {num_failed:,} could not be fetched: tried again as a run with data.bad_rows=refuse starts, or once {folder} is deleted")
 
 
 def _print_image_sizes(parts: Sequence[ProblemSet], model: ModelConfig | None) -> None:
@@ -165,6 +187,11 @@ def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
         print(f"  {message}")
     if len(problems.dropped) > MAX_LISTED:
         print(f"  ... and {len(problems.dropped) - MAX_LISTED:,} more")
-    bad = [*problems.train.bad, *problems.held_out.bad] if problems.train.bad != problems.held_out.bad else problems.train.bad
-    if config.bad_rows == "refuse" and not all(row.is_left_out for row in bad):
+    if config.bad_rows == "refuse" and not all(row.is_left_out for row in _bad_rows(problems)):
         print("  a run does not start with rows that cannot be used, unless data.bad_rows=drop")
+
+
+def _bad_rows(problems: LoadedProblems) -> Sequence[BadRow]:
+    """Return the rows of both parts that make no problem; of parts of one file they are the same."""
+    train, held_out = problems.train.bad, problems.held_out.bad
+    return train if train == held_out else [*train, *held_out]

@@ -1,18 +1,24 @@
 """Rollout workers whose completions are as long as the problem says. Ray's processes import them from here."""
 
+import asyncio
+
 import ray
 
 from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from benchmarks.simulated import SimulatedWorker, Speed
 from ovt_ray.broadcast import Meeting
-from ovt_ray.types import Problem, Sampling
+from ovt_ray.types import Problem, Sampling, Weights
 
 TOKEN_S = 0.01
 
 
 class Scripted(SimulatedWorker):
-    """A worker whose completions are as long as the problem's question says."""
+    """A worker whose completions are as long as the problem's question says, and which loads weights when they are there."""
+
+    async def load_weights(self, weights: Weights) -> int:
+        await asyncio.gather(*weights.buckets)
+        return await super().load_weights(weights)
 
     async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
         """Return the version."""

@@ -1,5 +1,9 @@
 """Chains are kept as they come: what an interrupted stage has on the disk is not asked for again."""
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,7 @@ from ovt_ray.errors import StageError
 from ovt_ray.services import Services
 from ovt_ray.types import AnswerKind, Outcome, Problem, Score
 
+ROOT = Path(__file__).parents[1]
 PROBLEMS = [Problem(id=f"p{number}", question="?", images=(), answer="4", kind=AnswerKind.NUMBER) for number in range(ROWS_AT_ONCE + 6)]
 
 
@@ -56,6 +61,19 @@ def test_an_interrupted_stage_finds_again_what_it_had_put_on_the_disk(tmp_path: 
     ]
 
 
+def test_a_killed_stage_asks_again_for_what_was_not_yet_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "chains.jsonl"
+    process = subprocess.Popen([sys.executable, "-m", "tests.test_chains", str(path)], cwd=ROOT)
+    while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= ROWS_AT_ONCE):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = read_chains(path, PROBLEMS)
+    assert list(before) == [problem.id for problem in PROBLEMS[:ROWS_AT_ONCE]]
+    keep_chains(path, map(chains, PROBLEMS[ROWS_AT_ONCE:]), "iter2/distil", len(before), len(PROBLEMS))
+    assert [one.responses for one in read_chains(path, PROBLEMS).values()] == [chains(problem).responses for problem in PROBLEMS]
+
+
 def test_problems_without_an_answer_before_the_source_fails_are_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "chains.jsonl"
     unanswered = [Chains(problem=problem, responses=(), scores=()) for problem in PROBLEMS]
@@ -88,3 +106,13 @@ def test_progress_shows_how_many_are_correct(tmp_path: Path, capsys: pytest.Capt
     keep_chains(tmp_path / "chains.jsonl", map(chains, PROBLEMS[:1]), "iter2/distil", 0, 1)
     shown = capsys.readouterr().out
     assert shown.startswith("[iter2/distil 1/1] accuracy 1.00 tok/s ") and "eta 0:00" in shown
+
+
+def slow_at_the_end() -> Iterator[Chains]:
+    for number, problem in enumerate(PROBLEMS):
+        time.sleep(10 if number == ROWS_AT_ONCE else 0)
+        yield chains(problem)
+
+
+if __name__ == "__main__":
+    keep_chains(Path(sys.argv[1]), slow_at_the_end(), "iter2/distil", 0, len(PROBLEMS))

@@ -68,7 +68,7 @@ def test_easyr1_rows_of_json_have_paths_inside_their_folder(tmp_path: Path) -> N
     picture(tmp_path / "set/pictures/1.png")
     picture(tmp_path / "outside.png")
     (tmp_path / "set/pictures/link.png").symlink_to(tmp_path / "outside.png")
-    names = ["pictures/1.png", "pictures/link.png", "../outside.png", str(tmp_path / "outside.png"), "https://host/1.png"]
+    names = ["pictures/1.png", "pictures/link.png", "../outside.png", str(tmp_path / "outside.png"), "s3://host/1.png"]
     rows = [{"problem": "How many?", "answer": 4, "images": [name]} for name in names]
     file = tmp_path / "set/rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
@@ -76,7 +76,7 @@ def test_easyr1_rows_of_json_have_paths_inside_their_folder(tmp_path: Path) -> N
     assert [problem.answer for problem in problems] == ["4", "4"]
     assert [message.split(": ")[1] for message in messages[:3]] == [f"image {name!r}" for name in names[2:]]
     assert "must be a file inside the data set's folder" in messages[0]
-    assert "images are not fetched" in messages[2]
+    assert "must be the name of a file, not a web address" in messages[2]
     assert "rows.jsonl row 6: row: " in messages[3]
 
 

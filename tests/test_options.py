@@ -46,6 +46,7 @@ data.eval_format
 data.num_eval
 data.eval_split
 data.bad_rows
+data.image_hosts
 rollout
 rollout.num_workers
 rollout.cpus_per_worker

@@ -20,7 +20,7 @@ from benchmarks.simulated import HostedPool, Speed
 from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import RolloutError
-from ovt_ray.types import AnswerKind, Broadcast, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.types import AnswerKind, Broadcast, Problem, RolloutGroup, Sampling, Weights, WeightTensor
 from tests.scripted import ScriptedPool
 
 
@@ -100,6 +100,45 @@ def test_a_killed_collector_is_replaced_and_what_was_in_work_is_answered_once(pa
     killer.join()
     assert sorted(int(group.problem.id) for group in groups) == list(range(12))
     assert {tuple(len(completion.token_ids) for completion in group.completions) for group in groups} == {(10, 20, 30, 40)}
+
+
+def test_a_collector_that_is_killed_in_the_middle_of_a_load_is_replaced_and_all_serve_the_version(pair: ScriptedPool) -> None:
+    [collector] = [process for process in psutil.process_iter() if is_collector(process)]
+    groups: list[RolloutGroup] = []
+    pair.submit([problem(f"{number}", "10 20 30 200") for number in range(6)], sampling(), groups.append)
+    killer = threading.Timer(0.5, collector.kill)
+    killer.start()
+    pair.load_weights(Weights(version=9, buckets=(tensors_after.remote(1.5),), checksums={}))
+    assert pair.weight_checksums() == [{"version": "9"}] * 2
+    killer.join()
+    drain(pair)
+    assert sorted(int(group.problem.id) for group in groups) == list(range(6))
+
+
+def test_only_a_worker_that_is_not_done_with_a_load_at_the_deadline_is_replaced(pair: ScriptedPool) -> None:
+    stuck, other = map(psutil.Process, pair.process_ids())
+    before, pair.config = pair.config, pair.config.model_copy(update={"deadline_s": 5})
+    stuck.suspend()
+    try:
+        pair.load_weights(Weights(version=10, buckets=(), checksums={}))
+    finally:
+        pair.config = before
+    assert pair.weight_checksums() == [{"version": "10"}] * 2
+    assert stuck.pid not in pair.process_ids() and other.pid in pair.process_ids()
+
+
+def test_what_workers_did_is_told_once_worker_by_worker(pair: ScriptedPool) -> None:
+    pair.take_spans(5)
+    list(pair.generate([problem("a", "5 5 5 5")], sampling()))
+    assert [[span.name for span in spans] for spans in pair.take_spans(5)] == [["generate"], []]
+    assert pair.take_spans(5) == [(), ()]
+
+
+@ray.remote(num_cpus=0)
+def tensors_after(seconds: float) -> list[WeightTensor]:
+    """Return no tensors, late."""
+    time.sleep(seconds)
+    return []
 
 
 def is_collector(process: psutil.Process) -> bool:

@@ -26,6 +26,7 @@ from ovt_ray.prompts import Prompts
 from ovt_ray.types import AnswerKind, Problem, RolloutGroup, Sampling, Weights
 from ovt_ray.world import world_problems
 from tests.engine_weights import Adapted, Sender, as_weights, ended_within, jittered, transformers_logprobs, transformers_model
+from tests.processes import engines_of
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
@@ -85,8 +86,10 @@ def test_a_seed_gives_the_same_tokens_whatever_the_number_of_workers(pool: Rollo
     by_two = by_id(pool.generate(problems, draw))
     for first, last in ((0, 1), (1, 2)):
         pool._seats = seats[first:last]
+        pool._may_have_room = set(pool._seats)
         assert by_id(pool.generate(problems, draw)) == by_two
     pool._seats = seats
+    pool._may_have_room = set(seats)
 
 
 def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -268,10 +271,22 @@ def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
         assert max(abs(one - other) for one, other in zip(before, after, strict=True)) > 0.01
 
 
+def test_a_worker_that_is_asked_for_a_version_twice_at_once_loads_it_twice_in_turn(pool: RolloutPool, tiny_model: Path) -> None:
+    """So does one whose collector dies in the middle of a load."""
+    first = load_file(tiny_model / "model.safetensors")
+    moved = as_weights(34, jittered(first, "weight"))
+    worker = pool._seats[0].worker.actor
+    assert ray.get([worker.load_weights.remote(moved), worker.load_weights.remote(moved)]) == [34, 34]
+    twice, once = pool.weight_checksums()
+    pool.load_weights(moved)
+    assert pool.weight_checksums() == [twice, twice] and twice != once
+    pool.load_weights(as_weights(35, first))
+
+
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
     worker = psutil.Process(pool.process_ids()[1])
-    engine = next(process for process in worker.children(recursive=True) if "EngineCore" in " ".join(process.cmdline()))
+    [engine] = engines_of(worker)
     killer = threading.Timer(0.1, engine.kill)
     killer.start()
     disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
@@ -282,7 +297,7 @@ def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems
 
 def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version(pool: RolloutPool, tiny_model: Path) -> None:
     workers = pool.process_ids()
-    engine = next(child for child in psutil.Process(workers[0]).children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+    [engine] = engines_of(psutil.Process(workers[0]))
     before = pool.weight_checksums()
     engine.suspend()  # it takes the call and never answers
     killer = threading.Timer(1.0, engine.kill)
@@ -306,7 +321,7 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     victim = pool.process_ids()[0]
-    engine = psutil.Process(victim).children(recursive=True)
+    engine = engines_of(psutil.Process(victim))
     assert engine, "the engine runs in a process of its own"
     killer = threading.Timer(0.1, os.kill, (victim, signal.SIGKILL))
     killer.start()
@@ -346,7 +361,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     assert split._receivers._meeting is not None, "the last version came through a group"
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
-    assert len([process for process in processes if "Worker" in " ".join(process.cmdline())]) == 2
+    assert len(engines_of(worker)) == 3, "the engine's own process, and one for each part"
     shared = {place.path for process in processes for place in process.memory_maps() if place.path.startswith("/dev/shm/")}
     assert shared and not any(os.path.exists(path) for path in shared), "no name that could outlive its processes"
     worker.kill()

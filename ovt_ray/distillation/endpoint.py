@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovt_ray.chains import Chains
-from ovt_ray.distillation.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.errors import ConfigError, StageError
+from ovt_ray.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.order import stable_seed
 from ovt_ray.prompts import load_image, shown_text
 from ovt_ray.services import Services

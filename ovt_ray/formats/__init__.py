@@ -13,7 +13,8 @@ from ovt_ray.types import Problem
 
 Split = Literal["train", "eval"]
 Row = tuple[str, Callable[[], Problem]]
-"""Where a row stands, for messages, and what makes a problem of it or raises DataError. Makers are called in several threads."""
+"""Where a row stands, for messages, and what makes a problem of it or raises DataError. Makers are called in several threads.
+A problem's images may still be at web addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Problems from a data set of the Hugging Face hub, or from a folder that the `datasets` library opens.
 
 The path is `NAME`, `NAME:SPLIT` or `NAME/CONFIG:SPLIT`, with `stream:` before it where the hub's files are not to be kept. Columns are
-taken by the names that published sets give them. No code of a data set is run (the library cannot), and images are those in the columns:
-none is fetched.
+taken by the names that published sets give them. No code of a data set is run (the library cannot), and images are those in the columns,
+as bytes or at web addresses.
 """
 
 import re

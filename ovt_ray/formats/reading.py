@@ -96,7 +96,7 @@ def image_in(folder: Path, name: str) -> str:
     """Return the path of an image of the data set. Raises DataError for a name that leads out of its folder; links are followed."""
     root = os.path.abspath(folder)
     if "://" in name[:10]:
-        raise DataError(f"image {name[:200]!r}: a web address, and images are not fetched; store it in {root} and give its path")
+        raise DataError(f"image {name[:200]!r}: must be the name of a file, not a web address; store it in {root} and give its path")
     path = os.path.abspath(os.path.join(root, name))
     if "\0" in name or not path.startswith(root.rstrip(os.sep) + os.sep):
         raise DataError(f"image {name[:200]!r}: must be a file inside the data set's folder {root}; copy it there")

@@ -1,4 +1,5 @@
-"""Rows of tables that other trainers are fed with: files of Parquet, JSON or JSON lines, images as bytes or as paths beside the file."""
+"""Rows of tables that other trainers are fed with: files of Parquet, JSON or JSON lines, images as bytes, as paths beside the file or
+at web addresses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ovt_ray.errors import DataError
 from ovt_ray.formats.reading import PLACEHOLDER, image_in, json_lines, read_list
+from ovt_ray.images import is_address
 
 ROWS_AT_ONCE = 64
 """Rows in memory together, with their images' bytes."""
@@ -32,7 +34,10 @@ def table_rows(path: Path) -> Iterator[TableRow]:
 
 
 def image_sources(images: object, folder: Path) -> list[str | bytes]:
-    """Return the images of a row, each as its bytes or its path; `images` is what a column of one image or of a list of them holds."""
+    """Return the images of a row, each as its bytes, its path or its web address.
+
+    `images` is what a column of one image or of a list of them holds.
+    """
     if images is None:
         return []
     return [_image_source(image, folder) for image in (images if isinstance(images, list) else [images])]
@@ -86,5 +91,5 @@ def _image_source(image: object, folder: Path) -> str | bytes:
     if isinstance(image, bytes) and image:
         return image
     if isinstance(image, str) and image:
-        return image_in(folder, image)
+        return image if is_address(image) else image_in(folder, image)
     raise DataError(f"images: must be paths, bytes or {{bytes, path}}, got a {type(image).__name__}")
