@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.distributed import TCPStore
 
+Row = tuple[str, str, list[int], str]
+"""Of a tensor its name, dtype, shape, and the SHA-256 of its bytes, empty where it is not checked."""
 LOOK_S = 0.1
 """Time between two looks for a member that has failed."""
 LONGEST_PAUSE_S = 0.002
@@ -137,18 +139,21 @@ class Group:
 
     def received(self) -> "Iterator[tuple[str, Tensor]]":
         """Yield the tensors of a version with their names, on this member's device; raises BroadcastError if one is damaged."""
+        while rows := self._received_list():
+            yield from self._received_bucket(rows)  # which holds none of it when the next begins
+
+    def _received_bucket(self, rows: "list[Row]") -> "Iterator[tuple[str, Tensor]]":
         import torch
 
-        while rows := self._received_list():
-            tensors = [torch.empty(shape, dtype=getattr(torch, dtype), device=self._device) for _, dtype, shape, _ in rows]
-            contents = [content_of(tensor) for tensor in tensors]
-            self._carry(contents)
-            for (name, _, _, expected), tensor, content in zip(rows, tensors, contents, strict=True):
-                if expected and checksum(content) != expected:
-                    raise self.ended(f"tensor {name} is not what the learner sent")
-                yield name, tensor
+        tensors = [torch.empty(shape, dtype=getattr(torch, dtype), device=self._device) for _, dtype, shape, _ in rows]
+        contents = [content_of(tensor) for tensor in tensors]
+        self._carry(contents)
+        for (name, _, _, expected), tensor, content in zip(rows, tensors, contents, strict=True):
+            if expected and checksum(content) != expected:
+                raise self.ended(f"tensor {name} is not what the learner sent")
+            yield name, tensor
 
-    def _received_list(self) -> list[tuple[str, str, list[int], str]]:
+    def _received_list(self) -> "list[Row]":
         length = self._tensor(bytes(8))
         self._carry([length])
         listed = self._tensor(bytes(int.from_bytes(length.cpu().numpy().tobytes(), "little")))
