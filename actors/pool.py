@@ -285,23 +285,23 @@ class RolloutPool:
         self._weights = weights
         began = time.monotonic()
         if not (isinstance(weights, Broadcast) and self._receivers.have_taken(weights, self._seats)):
-            self._have_pulled(weights.stored())
+            stored = weights.stored()
+            assert stored, "what the learner has just published it still has"
+            self._have_pulled(stored)
         self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
 
-    def _have_pulled(self, weights: "Weights | ray.ObjectRef[Weights]") -> None:
-        """Return when every worker has the version from the object store, or a successor."""
+    def _have_pulled(self, weights: Weights) -> None:
+        """Return when every worker has the version from the object store, or is replaced."""
         due_at = time.monotonic() + self.config.deadline_s
         loading = {line: line.load_weights(weights, self.config.deadline_s) for line in self._lines}
         for line, loaded in loading.items():
             for number, failure in self._failures(line, loaded, weights, due_at).items():  # some may be in the middle of an update
                 self._replace(self._seats[number], RolloutError(failure))
 
-    def _failures(
-        self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: "Weights | ray.ObjectRef[Weights]", due_at: float
-    ) -> dict[int, str]:
+    def _failures(self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: Weights, due_at: float) -> dict[int, str]:
         """Return why which of a collector's workers do not serve the version; if it dies, the one in its place asks them again."""
         while True:
             left_s = max(0.0, due_at - time.monotonic())
@@ -319,7 +319,7 @@ class RolloutPool:
         for joined in list(self._joining):
             self._admit(joined)
 
-    def _load(self, actor: ActorHandle, weights: "Weights | ray.ObjectRef[Weights]") -> ray.ObjectRef:
+    def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
         return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:

@@ -136,7 +136,7 @@ class LearnerGroup:
         """Held while all ranks are called: whichever thread calls, each rank has the calls in the same order."""
         self._is_current = False
         """Whether the ranks' weights are those of the last version."""
-        self._stored: ray.ObjectRef[Weights] | None = None
+        self._stored: Weights | None = None
         """The last version in the object store, where one that was broadcast had to be put there."""
         self._placement = place(config, PLACEMENT_DEADLINE_S)
         env = {"OMP_NUM_THREADS": str(config.cpus_per_rank), "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
@@ -253,13 +253,15 @@ class LearnerGroup:
     def _send(self, with_checksums: bool, receiving: Sequence[Any]) -> str:
         return self._all("broadcast", list(receiving), with_checksums)[0]
 
-    def _stored_version(self, version: int) -> "ray.ObjectRef[Weights] | None":
+    def _stored_version(self, version: int) -> Weights | None:
         with self._in_order:
             if version != self._version:
                 return None
-            if self._stored is None and self._is_current:
-                self._stored = [actor.stored.remote(version) for actor in self._actors][0]
-            return self._stored
+            if self._stored or not self._is_current:
+                return self._stored
+            asked = [actor.stored.remote(version) for actor in self._actors]
+        self._stored = self._collect(asked, "put the weights into the object store")[0]
+        return self._stored
 
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""

@@ -314,5 +314,5 @@ class Broadcast:
     send: Callable[[Sequence[Any]], str]
     """Returns when the version has been sent to the group, or why it could not be, empty if it was. Takes references to what the receivers
     were called for, whose failures it watches."""
-    stored: Callable[[], Any]
-    """Returns a reference to the version as `Weights`, which the learner puts into the object store; None where it has others by now."""
+    stored: Callable[[], Weights | None]
+    """Returns the version once the learner has put it into the object store; None where it has other weights by now."""

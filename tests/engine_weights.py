@@ -47,7 +47,7 @@ class Sender:
             group.close()
             return ""
 
-        return Broadcast(version=version, call_group=call_group, send=send, stored=lambda: ray.put(as_weights(version, tensors)))
+        return Broadcast(version=version, call_group=call_group, send=send, stored=lambda: as_weights(version, tensors))
 
 
 def ended_within(seconds: float, processes: list[psutil.Process]) -> bool:
