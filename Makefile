@@ -3,13 +3,16 @@ INSTALLED := .venv/.installed
 PYTHON_IN_VENV := .venv/bin/python
 
 help:          ## this list
-	@grep -E '^[a-z]+: .*##|^[a-z]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+: *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
 
 demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, two iterations of distil, SFT, GRPO
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/tiny.yaml
 
-test: $(INSTALLED)  ## set up if needed, then all tests
-	$(PYTHON_IN_VENV) -m pytest
+test: $(INSTALLED)  ## set up if needed, then all tests but those that stop and kill whole jobs
+	$(PYTHON_IN_VENV) -m pytest -m "not long"
+
+test-long: $(INSTALLED)  ## those that stop and kill whole jobs (about 6 minutes)
+	$(PYTHON_IN_VENV) -m pytest -m long
 
 check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests
 	$(PYTHON_IN_VENV) -m ruff format --check .
@@ -34,4 +37,4 @@ clean:         ## remove the virtual environment and caches; runs/ stays
 $(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
 	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
 
-.PHONY: help demo test check lock base teachers clean
+.PHONY: help demo test test-long check lock base teachers clean

@@ -30,6 +30,8 @@ pool has heard of it."""
 WORKERS_PER_COLLECTOR = 512
 GATHER_S = 0.05
 """How long news wait for others on their way to the driver, which hears so often, from one collector or another, at most."""
+GATHER_S_PER_WORKER = 1e-4
+"""News of more than 500 workers wait so long for each: something always ends somewhere, and hearing of it costs the driver a millisecond."""
 CHECK_S = 1.0
 """Time between two looks at the deadlines."""
 ANSWER_S = 10.0
@@ -51,7 +53,8 @@ class RolloutPool:
         self._weights: Weights | Broadcast | None = None
         self._receivers = Receivers(config.num_shards, config.deadline_s)
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
-        self._lines = [Line(GATHER_S * num_lines) for _ in range(num_lines)]
+        gather_s = num_lines * max(GATHER_S, config.num_workers * GATHER_S_PER_WORKER)
+        self._lines = [Line(gather_s) for _ in range(num_lines)]
         self._seats = [
             Seat(number=number, worker=self._launch(), line=self._lines[number % num_lines]) for number in range(config.num_workers)
         ]

@@ -120,9 +120,12 @@ def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_s
     assert rl and all(row["kl_rollout"] < 1e-9 and row["clip_low"] == row["clip_high"] == 0 for row in rl)
 
 
+@pytest.mark.long
 def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: Head, tmp_path: Path) -> None:
+    """Its traces are those of the two teachers, which have the workers' place until the policy learns from them."""
     before = set(Path("/dev/shm").iterdir())
-    head.submit(tmp_path, "stopped", "iterations[0].grpo.num_steps=500", options=("--no-wait", "--submission-id=stopped"))
+    turn = ["iterations[0].distil={source: caption, num_problems: 60}", "iterations[0].grpo.num_steps=500"]
+    head.submit(tmp_path, "stopped", *turn, options=("--no-wait", "--submission-id=stopped"))
     deadline = time.monotonic() + 200
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     while not (metrics.exists() and "iter1/grpo" in metrics.read_text()):
@@ -130,6 +133,8 @@ def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: 
         time.sleep(0.5)
     family = services_of(head)
     assert len(family) >= 4
+    log = head.job("logs", "stopped")
+    assert "[iter1/distil captions" in log and "traces" in log.partition("[iter1/distil captions")[2]
     assert "was stopped" in head.job("stop", "stopped")
     assert_all_end(family)
     assert eventually(lambda: not services_of(head))

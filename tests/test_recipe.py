@@ -166,17 +166,22 @@ def test_a_kept_step_is_learnt_from_again_alone_and_gives_the_recorded_figures(u
     assert "14 of 14 figures are the recorded ones" in done.stdout and "rollout workers" not in done.stdout
 
 
-def test_a_run_stopped_in_sft_and_in_rl_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
-    """Interrupted once, killed once. Also: the same seed gives the same numbers twice, whichever way the weights travel."""
+@pytest.mark.long
+def test_a_run_stopped_in_each_kind_of_stage_ends_with_the_numbers_of_an_unbroken_one(unbroken: Path, runs: Path) -> None:
+    """Interrupted once, killed twice. Also: the same seed gives the same numbers twice, whichever way the weights travel."""
     run, start_again = runs / "stopped", partial(start, runs, "stopped", "learner.weight_transport=broadcast")
     before = set(Path("/dev/shm").iterdir())
     process = start_again()
     wait_for(run / "metrics.jsonl", '"stage": "iter1/sft", "step": 13', process)
     assert "goes on from here" in interrupt(process)
     assert eventually(lambda: set(Path("/dev/shm").iterdir()) <= before), "no shared memory is left behind"
-    process = start_again()
-    wait_for(run / "metrics.jsonl", '"stage": "iter2/grpo", "step": 2', process)
-    kill(process)
+    for file, row in (
+        (run / "iter2/distil/checkpoints/chains.jsonl", '"id": '),
+        (run / "metrics.jsonl", '"stage": "iter2/grpo", "step": 2'),
+    ):
+        process = start_again()
+        wait_for(file, row, process)
+        kill(process)
     finish(start_again())
     assert figures(run) == figures(unbroken)
     assert accuracies(run) == accuracies(unbroken)
