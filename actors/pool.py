@@ -31,7 +31,7 @@ WORKERS_PER_COLLECTOR = 512
 GATHER_S = 0.05
 """How long news wait for others on their way to the driver, which hears so often, from one collector or another, at most."""
 GATHER_S_PER_WORKER = 1e-4
-"""News of more than 500 workers wait so long for each: something always ends somewhere, and hearing of it costs the driver a millisecond."""
+"""News of more than 500 workers wait so long for each: something always ends somewhere, and to hear costs the driver a millisecond."""
 CHECK_S = 1.0
 """Time between two looks at the deadlines."""
 ANSWER_S = 10.0
