@@ -62,11 +62,16 @@ def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "S
         n=sampling.num_completions,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        bad_words=list(sampling.bad_words),
+        stop=list(prompts.config.stop),
+        include_stop_str_in_output=True,
         max_tokens=sampling.max_tokens,
         seed=completion_seed(sampling.seed, problem_id),
         logprobs=0,
         flat_logprobs=True,  # lists of numbers: an object per token costs four times as much in answers of 2,000 tokens
-        detokenize=False,  # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end
+        # vLLM decodes a token twice, once for its log-probability; the worker does a completion at its end. It has to look for texts.
+        detokenize=bool(prompts.config.stop),
         logit_bias=dict.fromkeys(prompts.placeholder_ids, -100.0),
         stop_token_ids=[prompts.eos_id],  # which is not the engine's own end token in every family
         # FINAL_ONLY would hold a completion back until the group's last has ended, CUMULATIVE heeds no stream interval (vLLM 0.32).
@@ -110,7 +115,9 @@ def joined_completion(
     return Completion(
         token_ids=token_ids,
         rollout_logprobs=tuple(logprob for part in parts for logprob in cast("FlatLogprobs", part.logprobs).logprobs),
-        text=completion_text(tokenizer, prompt_ids, token_ids, has_ended=last.finish_reason == "stop"),
+        text=completion_text(
+            tokenizer, prompt_ids, token_ids, has_ended=last.finish_reason == "stop" and not isinstance(last.stop_reason, str)
+        ),
         finish_reason="stop" if last.finish_reason == "stop" else "length",
         versions=tuple(_version_span(span) for span in last.weight_versions or ()),
     )

@@ -30,6 +30,8 @@ class ModelConfig(Section):
     """First turn of every prompt; empty for none."""
     instruction: str = ""
     """Added after the question and its choices, for example to ask for the answer format."""
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end an answer, such as `</answer>`, as the end of the turn does; they are part of it."""
 
 
 class DataSet(Section):
@@ -312,10 +314,10 @@ class RunConfig(Section):
     def warnings(self) -> list[str]:
         """What is allowed and yet gives something up, to be said at the start."""
         return [
-            f"iterations.{number}.grpo.top_p: {turn.grpo.top_p:g} cuts off what rollouts are drawn from, but not the learner's "
-            "distribution: importance ratios are inexact; set it to 1 for exact ones"
+            f"iterations.{number}.grpo.{key}: {value} cuts off what rollouts are drawn from, but not the learner's "
+            "distribution: importance ratios are inexact; leave it out for exact ones"
             for number, turn in enumerate(self.iterations)
-            if turn.grpo.top_p < 1
+            for key, value in turn.grpo.cuts.items()
         ]
 
     @model_validator(mode="after")

@@ -49,6 +49,8 @@ class GrpoStage:
             num_completions=self.section.num_completions,
             temperature=self.section.temperature,
             top_p=self.section.top_p,
+            top_k=self.section.top_k,
+            bad_words=self.section.bad_words,
             max_tokens=self.max_tokens,
             seed=stable_seed(self.seed, "step", step),
         )

@@ -157,6 +157,10 @@ class GrpoConfig(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Rollouts are drawn from the most probable tokens that together have this probability (nucleus sampling, arXiv 1904.09751). The
     learner's distribution is not cut off, so below 1 its ratio to the rollouts is too small by up to this factor."""
+    top_k: int = Field(default=0, ge=0)
+    """Rollouts are drawn from so many most probable tokens; 0 is all. Nor is the learner's distribution cut off by this."""
+    bad_words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that rollouts never have. The learner's distribution has them."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
     arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);
@@ -204,6 +208,12 @@ class GrpoConfig(Section):
     """Write the scored groups of every step to `rollouts/` in the stage's folder, which `ovt-ray replay` reads."""
     optimizer: Optimizer
     """Its learning rate schedule spans the stage."""
+
+    @property
+    def cuts(self) -> dict[str, str]:
+        """What the rollouts' distribution lacks and the learner's has, by key."""
+        values = {"top_p": self.top_p if self.top_p < 1 else None, "top_k": self.top_k or None, "bad_words": list(self.bad_words) or None}
+        return {key: str(value) for key, value in values.items() if value is not None}
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> "GrpoConfig":

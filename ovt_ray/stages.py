@@ -157,7 +157,7 @@ class Stages:
         state = self._begin_grpo(key, stage, model)
         if state.step == 0:
             forget_rollouts(stage.folder)
-            state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and section.top_p == 1)
+            state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and not section.cuts)
         with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
             train_grpo(stage, self.services, track, state)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
@@ -215,7 +215,7 @@ class Stages:
 
     def _passes_gate(self, key: str, stage: GrpoStage) -> bool:
         """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
-        draw = replace(stage.sampling(-1), top_p=1.0)  # the learner's distribution is not cut off
+        draw = replace(stage.sampling(-1), top_p=1.0, top_k=0, bad_words=())  # the learner's distribution is not cut off
         problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
         gap = check_parity(self.services, list(problems.values()), draw, stage.section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)

@@ -95,6 +95,10 @@ class Sampling:
     max_tokens: int
     top_p: float = 1.0
     """Draw from the most probable tokens that together have this probability; `rollout_logprobs` are of that distribution."""
+    top_k: int = 0
+    """Draw from so many most probable tokens; 0 is all. `rollout_logprobs` are of that distribution, and of that without `bad_words`."""
+    bad_words: tuple[str, ...] = ()
+    """Texts that an answer never has."""
     seed: int
     """Seeds every completion together with the problem's id and the completion's index."""
 

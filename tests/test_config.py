@@ -242,4 +242,6 @@ def test_sampling_that_makes_ratios_inexact_is_allowed_with_a_warning() -> None:
     assert load_config(TINY, []).warnings == []
     (warning,) = load_config(TINY, ["iterations[1].grpo.top_p=0.99"]).warnings
     assert "iterations.1.grpo.top_p: 0.99" in warning and "importance ratios are inexact" in warning
+    both = load_config(TINY, ["iterations[0].grpo.top_k=20", "iterations[0].grpo.bad_words=[blue]"]).warnings
+    assert [warning.split(":")[0] for warning in both] == ["iterations.0.grpo.top_k", "iterations.0.grpo.bad_words"]
     assert "less than or equal to 1" in refusal("iterations[0].grpo.top_p=1.1")

@@ -35,6 +35,7 @@ model.path
 model.max_pixels
 model.system_prompt
 model.instruction
+model.stop
 data
 data.format
 data.path
@@ -178,6 +179,8 @@ iterations.grpo.dynamic_sampling
 iterations.grpo.max_staleness
 iterations.grpo.temperature
 iterations.grpo.top_p
+iterations.grpo.top_k
+iterations.grpo.bad_words
 iterations.grpo.advantage
 iterations.grpo.ratio
 iterations.grpo.clip_low

@@ -107,6 +107,20 @@ def test_log_probabilities_are_those_of_the_distribution_that_top_p_leaves(pool:
         assert logprobs == (0.0,) * len(tokens)
 
 
+def test_no_token_beyond_the_likeliest_ones_and_no_forbidden_text_is_drawn(
+    pool: RolloutPool, problems: list[Problem], tiny_model: Path
+) -> None:
+    greedy = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+    one = by_id(pool.generate(problems, replace(sampling(num_completions=1), top_k=1)))
+    assert {name: tokens for name, [(tokens, _)] in one.items()} == {name: tokens for name, [(tokens, _)] in greedy.items()}
+    tokenizer = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).tokenizer
+    drawn = [group.completions[0] for group in pool.generate(problems, sampling(num_completions=1))]
+    words = sorted({tokenizer.decode([token]) for completion in drawn for token in completion.token_ids} - {""})[-3:]
+    assert any(word in completion.text for word in words for completion in drawn)
+    without = [group.completions[0].text for group in pool.generate(problems, replace(sampling(num_completions=1), bad_words=tuple(words)))]
+    assert not any(word in text for word in words for text in without)
+
+
 def test_text_leaves_out_special_tokens_and_a_character_that_was_cut(tiny_model: Path) -> None:
     tokenizer = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).tokenizer
     prompt, euro = tokenizer("Look")["input_ids"], tokenizer("\u20ac")["input_ids"]  # the euro sign is three bytes
