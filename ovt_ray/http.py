@@ -109,6 +109,8 @@ def _read(reply: http.client.HTTPResponse, max_bytes: int) -> bytes:
         content += chunk
         if len(content) > max_bytes:
             raise ValueError(f"the reply is longer than {max_bytes:,} bytes")
+    if reply.length:
+        raise http.client.IncompleteRead(bytes(content), reply.length)
     return bytes(content)
 
 

@@ -83,7 +83,7 @@ def stamp(path: str) -> int:
     """Return a number that is another one when the file's size or time is; 0 for no file."""
     try:
         state = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # such as a null byte in an address
         return 0
     return (state.st_mtime_ns ^ state.st_size << 1) or 1
 

@@ -25,7 +25,7 @@ MAX_FETCHED_BYTES = 32 * 2**20
 DEADLINE_S = 30.0
 """For an image and the redirects that lead to it; a server that takes longer holds up the rows behind it."""
 PORTS = {"http": "80", "https": "443"}
-PARTS = re.compile(r"(https?)://([a-z0-9._-]+)(?::([0-9]+))?([/?#].*)?", re.IGNORECASE | re.DOTALL)
+PARTS = re.compile(r"(https?)://([a-z0-9._-]+)(?::([0-9]+))?([/?#].*)?", re.ASCII | re.IGNORECASE | re.DOTALL)
 
 
 def host_of(address: str) -> str:
@@ -63,7 +63,7 @@ class RemoteImages:
             try:
                 sources.append(self._file(source) if is_address(source) else source)
             except DataError as error:
-                raise BadImage(f"images[{position}]: {source!r}: {error}", source) from error
+                raise BadImage(f"images[{position}]: {source[:300]!r}: {error}", source) from error
         return sources
 
     def _file(self, address: str) -> str:
@@ -82,7 +82,7 @@ class RemoteImages:
 
     def _check(self, address: str) -> None:
         if (host := host_of(address)) not in self._hosts:
-            hosts = ", ".join([*sorted(self._hosts), host])
+            hosts = ",".join([*sorted(self._hosts), host])
             raise DataError(
                 f"on the host {host!r}, and images are fetched from those in data.image_hosts alone: allow it with "
                 f"data.image_hosts=[{hosts}], or store the image and give its path"

@@ -62,6 +62,11 @@ def site() -> Iterator[Site]:
                 elif self.path == "/headers":
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
                     self._pieces(b"x", every_s=0.05)
+                elif self.path == "/cut.png":
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(state.pictures["/red.png"]) + 1))
+                    self.end_headers()
+                    self.wfile.write(state.pictures["/red.png"])
                 elif self.path in state.redirects:
                     self.send_response(302)
                     self.send_header("Location", state.redirects[self.path])
@@ -191,6 +196,10 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path, site: S
     assert MAX_FETCHED_BYTES == 33_554_432 < site.num_sent < 2 * MAX_FETCHED_BYTES  # what sockets hold is on its way
 
 
+def test_a_reply_that_breaks_off_is_no_image_though_what_came_of_it_is_one(tmp_path: Path, site: Site) -> None:
+    assert "cannot be fetched (no answer: IncompleteRead(" in refusal(tmp_path, site, site.at("/cut.png"))
+
+
 @pytest.mark.parametrize("path", ["/drip", "/headers"])
 def test_a_server_that_drips_ends_at_the_deadline(path: str, site: Site) -> None:
     began = time.monotonic()
@@ -255,6 +264,16 @@ def test_a_kept_image_that_was_damaged_or_deleted_is_fetched_again(tmp_path: Pat
     assert site.asked == ["/red.png"] * 3
 
 
+@pytest.mark.parametrize("name", ["/\0.png", "/\ud800.png", "/" + "long" * 10_000])
+def test_an_address_that_can_be_no_path_makes_one_bad_row_and_a_short_message(name: str, tmp_path: Path, site: Site) -> None:
+    path = write_rows(tmp_path, row(), row(id="odd", images=[site.at(name)]))
+    for hosts in ([], [site.host]):
+        for _ in range(2):  # read, and taken from what is kept
+            problems = read(path, *hosts)
+            (bad,) = problems.bad
+            assert len(problems) == 1 and "row 2 (id 'odd'): images[0]: 'http://" in bad.message and len(bad.message) < 1000
+
+
 @pytest.mark.parametrize(
     "address",
     [
@@ -268,6 +287,7 @@ def test_a_kept_image_that_was_damaged_or_deleted_is_fetched_again(tmp_path: Pat
         "http://a.org:/1.png",
         "http://ä.org/1.png",
         "http://a.org\ud800/1.png",
+        "http://\u212aelvin.org/1.png",
         "ftp://a.org/1.png",
     ],
 )
@@ -332,6 +352,7 @@ def test_the_survey_says_for_how_many_rows_images_are_remote_and_which_hosts_the
     text = capsys.readouterr().out
     assert "images at web addresses: 4 rows, 1 of them with every image fetched" in text
     assert "2 on other.example" in text and f"on {site.host}, which" not in text and "  1 could not be fetched: tried again" in text
+    assert f"allow it with data.image_hosts=[{site.host},other.example]," in text, "a word of the shell"
     assert "'https://other.example/1.png'" in text and "cannot be fetched (HTTP 404)" in text
 
 
