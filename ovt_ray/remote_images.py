@@ -10,6 +10,8 @@ import hashlib
 import os
 import re
 import string
+import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -24,6 +26,8 @@ MAX_FETCHED_BYTES = 32 * 2**20
 """Each thread that fetches may hold so much; a JPEG of `MAX_IMAGE_PIXELS` is shorter."""
 DEADLINE_S = 30.0
 """For an image and the redirects that lead to it; a server that takes longer holds up the rows behind it."""
+MAX_LATE = 16
+"""Images of a host, one after the other, that may let their deadline pass; nothing more is asked of it then."""
 PORTS = {"http": "80", "https": "443"}
 PARTS = re.compile(r"(https?)://([a-z0-9._-]+)(?::([0-9]+))?([/?#].*)?", re.ASCII | re.IGNORECASE | re.DOTALL)
 
@@ -53,6 +57,8 @@ class RemoteImages:
         """Of all addresses with the same remainder of their hash."""
         self._faults: dict[str, str] = {}
         """Why an address has no image: many rows may be about one whose server does not answer."""
+        self._num_late: Counter[str] = Counter()
+        """Images in a row that let their deadline pass, by host."""
         self._counting = Lock()
         self.num_fetched = 0
 
@@ -96,11 +102,16 @@ class RemoteImages:
 
     def _fetch(self, address: str, link: Path) -> None:
         """Store the image at an address as a file, and leave a link to it."""
+        host, began = host_of(address), time.monotonic()
+        if self._num_late[host] >= MAX_LATE:
+            raise DataError(f"not asked for: {MAX_LATE} images of {host} in a row did not come within {self._deadline_s:g} s; try later")
         try:
             asked = quote(address, safe=string.punctuation)
             content = get_content(asked, self._check_redirect, MAX_FETCHED_BYTES, self._deadline_s)
         except (Unreachable, Refused, ValueError) as error:
+            self._num_late[host] += time.monotonic() - began > 0.9 * self._deadline_s
             raise DataError(f"cannot be fetched ({error!s:.300}); store the image and give its path") from error
+        self._num_late[host] = 0
         path = store_image(content, image_facts(content), self.images)
         scratch = link.with_name(f".{link.name}.{os.getpid()}.tmp")
         self._links.mkdir(exist_ok=True)

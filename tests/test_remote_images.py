@@ -21,7 +21,7 @@ from ovt_ray.http import MAX_REDIRECTS, Refused, Unreachable, get_content
 from ovt_ray.problem_set import ProblemSet
 from ovt_ray.problem_store import MAX_FETCHES, ROWS_AHEAD, keep, problem_set
 from ovt_ray.problems import read_problems
-from ovt_ray.remote_images import MAX_FETCHED_BYTES, RemoteImages, host_of
+from ovt_ray.remote_images import MAX_FETCHED_BYTES, MAX_LATE, RemoteImages, host_of
 from tests.published import write_json
 from tests.test_problems import encoded, png_header_of, row, write_rows
 
@@ -214,6 +214,19 @@ def test_an_image_that_does_not_come_in_time_is_named_and_not_asked_for_again(tm
         with pytest.raises(DataError, match=r"images\[0\]: 'http://.*/drip': cannot be fetched .no answer: TimeoutError"):
             remote.local([site.at("/drip")])
     assert site.asked == ["/drip"]
+
+
+def test_a_host_that_lets_many_deadlines_pass_in_a_row_is_not_asked_again(site: Site, tmp_path: Path) -> None:
+    remote = RemoteImages([site.host], tmp_path, deadline_s=0.05)
+
+    def fault(number: int) -> str:
+        with pytest.raises(DataError) as refused:
+            remote.local([site.at(f"/red.png?{number}")])
+        return str(refused.value)
+
+    site.seconds = 0.2
+    assert all("cannot be fetched" in fault(number) for number in range(MAX_LATE))
+    assert "not asked for: 16 images" in fault(MAX_LATE) and "/red.png?16" not in site.asked
 
 
 def test_a_server_that_is_slow_to_redirect_has_one_deadline_for_all_of_it(site: Site) -> None:
