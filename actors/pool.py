@@ -9,7 +9,6 @@ from contextlib import suppress
 from itertools import count, groupby
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import Line, Order
@@ -270,7 +269,7 @@ class RolloutPool:
         seat.joins_by = time.monotonic() + self.config.deadline_s
         stored = self._weights and self._weights.stored()
         seat.is_behind = bool(self._weights) and not stored
-        self._joining[self._load(seat.worker.actor, stored) if stored else seat.worker.actor.ready.remote()] = seat
+        self._joining[seat.worker.actor.load_weights.remote(stored) if stored else seat.worker.actor.ready.remote()] = seat
 
     def _admit(self, joined: ray.ObjectRef) -> None:
         """Let a successor have work; raises RolloutError if it died, or refused the weights."""
@@ -321,9 +320,6 @@ class RolloutPool:
     def _wait_for_successors(self) -> None:
         for joined in list(self._joining):
             self._admit(joined)
-
-    def _load(self, actor: ActorHandle, weights: Weights) -> ray.ObjectRef:
-        return actor.load_weights.remote(weights)
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""

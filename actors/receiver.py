@@ -111,7 +111,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             written = self.model.load_weights(received)
             self._check_written((name for name, _ in received), self._all - written)
         except Exception as error:
-            self._group.ended(str(error))
+            self._group.ended(str(error) or repr(error))  # without a reason the others would wait for the deadline
             raise
         self._adapted, self._is_complete = set(), True
 

@@ -267,7 +267,7 @@ class RolloutWorker:
     async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
         """Return the version that the engine now serves, once it has come through a group that the engine joins if need be.
 
-        Running generations go on under it. After an error the engine stands still until weights are loaded, by whatever way.
+        Running generations go on under it. If it breaks off the engine stands still until it is sent another, by whatever way.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
@@ -281,8 +281,9 @@ class RolloutWorker:
                 self._joined = meeting
             await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
 
-        self._base_buckets, self._base = (), []
-        await self._unless_dead(update())
+        async with self._update_turn:  # a load that follows a broadcast given up waits for this engine's own end of it
+            self._base_buckets, self._base = (), []
+            await self._unless_dead(update())
         return version
 
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:

@@ -32,6 +32,7 @@ from benchmarks.step import stage_of
 from ovt_ray.config import RunConfig
 from ovt_ray.config_file import load_config
 from ovt_ray.grpo import train_grpo
+from ovt_ray.grpo_stage import GrpoStage
 from ovt_ray.metrics import read_metrics
 from ovt_ray.services import Services
 from ovt_ray.stream_state import StreamState
@@ -66,20 +67,27 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     overlapping_cpu: dict[str, float] = defaultdict(float)
     with Services(config, str(model)) as services:
         for turn, max_staleness in enumerate((0, 1, 0, 1)):
+            run = folder / f"{turn}-staleness-{max_staleness}"
+            stage = begun_stage(services, config, model, run, max_staleness)
             before = cpu_seconds()
-            rows[max_staleness] += step_rows(services, config, model, folder / f"{turn}-staleness-{max_staleness}", max_staleness)
+            rows[max_staleness] += step_rows(services, stage, run)
             for name, spent in cpu_seconds().items() if max_staleness else ():
                 overlapping_cpu[name] += (spent - before[name]) / (2 * NUM_STEPS)
     return report(rows[0], rows[1], overlapping_cpu)
 
 
-def step_rows(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> list[dict[str, float]]:
-    """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
+def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> GrpoStage:
+    """Return a stage whose model the learner and the engine have."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
     problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, run / "images")
     stage = replace(stage_of(config, problems, run), section=section, checkpoint_every=NUM_STEPS)
     services.learner.begin(stage.for_learner(str(model)))
     services.rollout.load_weights(services.learner.publish())
+    return stage
+
+
+def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
+    """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
     with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
         train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)

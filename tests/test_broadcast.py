@@ -21,6 +21,7 @@ from ovt_ray.errors import BroadcastError
 from ovt_ray.types import Problem, Sampling, TrainSample
 from ovt_ray.world import world_problems
 from tests.plain import OPTIMIZER, learner_config, sft_stage
+from tests.processes import engines_of
 
 pytestmark = pytest.mark.usefixtures("compiled_operators")
 
@@ -170,7 +171,7 @@ def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_versio
 ) -> None:
     pool.load_weights(learner.publish())  # all are in one group
     before, workers = pool.weight_checksums(), pool.process_ids()
-    engine = next(child for child in psutil.Process(workers[1]).children(recursive=True) if "EngineCore" in " ".join(child.cmdline()))
+    [engine] = engines_of(psutil.Process(workers[1]))
     engine.suspend()  # it takes the call, and its part of the group never comes
     killer = threading.Timer(1.0, engine.kill)
     killer.start()
