@@ -290,6 +290,8 @@ class RolloutPool:
             stored = weights.stored()
             assert stored, "what the learner has just published it still has"
             self._have_pulled(stored)
+            if isinstance(weights, Broadcast):
+                self._receivers.have_pulled(is_any_lost=bool(self._joining))
         self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
@@ -301,6 +303,9 @@ class RolloutPool:
         loading = {line: line.load_weights(weights, self.config.deadline_s) for line in self._lines}
         for line, loaded in loading.items():
             for number, failure in self._failures(line, loaded, weights, due_at).items():  # some may be in the middle of an update
+                print(
+                    f"rollout worker {number} is replaced, as it did not load weights of version {weights.version}: {failure}", flush=True
+                )
                 self._replace(self._seats[number], RolloutError(failure))
 
     def _failures(self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: Weights, due_at: float) -> dict[int, str]:

@@ -25,7 +25,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 from actors.worker import WORKER_PID
 from ovt_ray.broadcast import Group, Meeting, checksum, content_of
-from ovt_ray.errors import BroadcastError
 from ovt_ray.types import merged
 
 BACKEND = "learner"
@@ -74,8 +73,8 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         try:
             meeting = Meeting(**init_info.meeting)
             self._group = Group(meeting, meeting.store(), init_info.first_rank + self.parallel_config.rank, self.device)
-        except (BroadcastError, RuntimeError) as error:
-            self.failure = str(error)
+        except Exception as error:
+            self.failure = str(error) or repr(error)
 
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.seats import Seat
 from ovt_ray.broadcast import Meeting
+from ovt_ray.errors import RolloutError
 from ovt_ray.types import Broadcast
 
+MAX_IN_VAIN = 2
+"""Versions in a row that no broadcast brings to workers who can pull them: each may cost the deadline."""
 SETTLE_S = 10.0
 """How long receivers may take to give up when the sender has: they look for that several times a second."""
 
@@ -25,6 +28,8 @@ class Receivers:
         """Where the group met; None where a new one has to be called."""
         self._members: list[ActorHandle] = []
         """In the order of their ranks."""
+        self._num_in_vain = 0
+        """Versions in a row that were not taken, though no worker was lost."""
 
     def have_taken(self, weights: Broadcast, seats: Sequence[Seat]) -> bool:
         """Have a version sent to the workers in all seats; return whether all serve it."""
@@ -40,18 +45,31 @@ class Receivers:
         for seat in seats:
             seat.is_behind = False
         if failure:
-            print(
-                f"weights of version {weights.version} come from the object store, as not all workers received them: {failure}", flush=True
-            )
+            self._failure = f"weights of version {weights.version} come from the object store, as not all workers received them: {failure}"
+            print(self._failure, flush=True)
             return False
-        self._meeting, self._members = meeting, workers
+        self._meeting, self._members, self._num_in_vain = meeting, workers, 0
         return True
+
+    def have_pulled(self, *, is_any_lost: bool) -> None:
+        """Take note that the workers have the version from the object store; raises RolloutError if no broadcast seems to work here."""
+        self._num_in_vain = 0 if is_any_lost else self._num_in_vain + 1
+        if self._num_in_vain == MAX_IN_VAIN:
+            raise RolloutError(
+                f"{MAX_IN_VAIN} versions of the weights in a row could not be broadcast, though every worker lives ({self._failure}): set "
+                "learner.weight_transport=object_store and run the same command again"
+            )
+
+    _failure = ""
+    """What was said of the last version that was not taken."""
 
 
 def _error(call: ray.ObjectRef) -> str:
     """Return what went wrong in a call, or that it has not ended; empty if nothing did."""
     try:
         ray.get(call, timeout=0)
+    except RayTaskError as error:
+        return str(error.cause) or repr(error.cause)
     except RayError as error:
-        return str(error).splitlines()[-1] or type(error).__name__
+        return str(error) or type(error).__name__
     return ""

@@ -102,8 +102,10 @@ def first_failure(calls: Sequence[Any]) -> str:
     for call in ended:
         try:
             ray.get(call)
+        except RayTaskError as error:
+            return str(error.cause) or repr(error.cause)
         except RayError as error:
-            return str(error).splitlines()[-1]
+            return str(error) or type(error).__name__
     return ""
 
 
@@ -226,6 +228,7 @@ class LearnerGroup:
 
     def _published(self, *, with_checksums: bool) -> Weights | Broadcast:
         if self._config.weight_transport == "broadcast":
+            self._check_open("publish")
             self._is_current, self._stored = True, None
             return Broadcast(
                 version=self._version,
@@ -265,11 +268,14 @@ class LearnerGroup:
 
     def _all(self, verb: str, *arguments: object) -> list[Any]:
         """Return what each rank answers to a call."""
-        if not self._actors:
-            raise LearnerError(f"{verb}: the learner group is closed; make a new one and restore its newest checkpoint")
+        self._check_open(verb)
         with self._in_order:
             asked = [getattr(actor, verb).remote(*arguments) for actor in self._actors]
         return self._collect(asked, verb)
+
+    def _check_open(self, verb: str) -> None:
+        if not self._actors:
+            raise LearnerError(f"{verb}: the learner group is closed; make a new one and restore its newest checkpoint")
 
     def _collect(self, refs: Sequence[Any], verb: str) -> list[Any]:
         """Return all answers in rank order; the first failure or the deadline closes the group and raises LearnerError."""

@@ -25,11 +25,11 @@ from ovt_ray.files import append_json_line, drop_torn_end, read_json_lines, writ
 from ovt_ray.results import StageResult, stage_key
 
 FREE_KEYS = {"name", "runs_dir", "data.bad_rows"}
-FREE_KEYS |= {"rollout.num_workers", "rollout.cpus_per_worker", "learner.checkpoint_every"}
+FREE_KEYS |= {"rollout.num_workers", "rollout.cpus_per_worker", "learner.checkpoint_every", "learner.weight_transport"}
 FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "reward")} | {"iterations.grpo.keep_rollouts"}
 FREE_KEYS |= {f"iterations.distil.endpoint.{key}" for key in ("url", "api_key_env", "concurrency", "num_attempts", "deadline_s")}
-"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for, what
-it keeps to be looked at, where an endpoint is and how it is reached. Of every iteration alike."""
+"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for, how
+weights travel, what it keeps to be looked at, where an endpoint is and how it is reached. Of every iteration alike."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,7 +167,7 @@ def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_vers
 
 
 def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_version(
-    pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample]
+    pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
 ) -> None:
     pool.load_weights(learner.publish())  # all are in one group
     before, workers = pool.weight_checksums(), pool.process_ids()
@@ -179,10 +179,11 @@ def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_versio
     pool.load_weights(learner.publish())
     killer.join()
     assert pool.process_ids()[0] == workers[0] and pool.process_ids()[1] != workers[1]
-    served = pool.weight_checksums()
+    served, said = pool.weight_checksums(), answers(pool, problems)
     assert served[0] == served[1] != before[0]
     pool.load_weights(learner.publish())
     assert pool._receivers._meeting is not None and pool.weight_checksums() == served, "the next version goes through a group of both"
+    assert answers(pool, problems) == said, "what an engine computes with is not in its checksums"
 
 
 def num_gpus() -> int:

@@ -222,6 +222,19 @@ def test_what_the_last_workers_had_when_they_died_waits_for_the_next_weights_whe
     assert groups_called == [3, 3]
 
 
+def test_versions_that_no_broadcast_brings_are_pulled_and_the_second_in_a_row_ends_the_run_with_what_to_set(pair: ScriptedPool) -> None:
+    def unsent(version: int, failure: str = "no way there") -> Broadcast:
+        meeting = Meeting(host="", port=0, num_members=3, deadline_s=1.0)
+        stored = Weights(version=version, buckets=(), checksums={})
+        return Broadcast(version=version, call_group=lambda num, limit: meeting, send=lambda receiving: failure, stored=lambda: stored)
+
+    for version, failure in ((3, "no way there"), (4, ""), (5, "no way there")):
+        pair.load_weights(unsent(version, failure))
+        assert pair.weight_checksums() == [{"version": str(version)}] * 2
+    with pytest.raises(RolloutError, match=r"could not be broadcast.*no way there.*learner.weight_transport=object_store"):
+        pair.load_weights(unsent(6))
+
+
 class Feed:
     """A worker's handle whose stream is fed by the test."""
 
