@@ -1,10 +1,8 @@
-"""The baseline of `benchmarks.rollout`: `vllm.LLM.generate` with the engine and sampling of a rollout worker."""
+"""The baseline of `benchmarks.rollout`: `vllm.LLM.generate` in its own process, with the engine and sampling of a rollout worker."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import psutil
 
 from actors.worker import engine_arguments, sampling_params
 from ovt_ray.config import ModelConfig, RolloutConfig
@@ -34,7 +32,7 @@ class Timing:
 
 
 class BareEngine:
-    """An engine that nothing is wrapped around; vLLM's environment says whether it runs in this process or in one of its own."""
+    """An engine that nothing is wrapped around; it runs in this process."""
 
     def __init__(self, model_path: str, rollout: RolloutConfig) -> None:
         from vllm import LLM
@@ -51,16 +49,10 @@ class BareEngine:
             for problem in problems
         ]
         params = [sampling_params(sampling, problem.id, self.prompts) for problem in problems]
-        began, cpu_began = time.monotonic(), _cpu_seconds()
+        began, cpu_began = time.monotonic(), time.process_time()
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
         return Timing(
             seconds=time.monotonic() - began,
-            cpu_seconds=_cpu_seconds() - cpu_began,
+            cpu_seconds=time.process_time() - cpu_began,
             num_tokens=sum(len(choice.token_ids) for output in outputs for choice in output.outputs),
         )
-
-
-def _cpu_seconds() -> float:
-    """Return the processor time of this process and of its engine."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(sum(process.cpu_times()[:2]) for process in processes)

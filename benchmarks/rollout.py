@@ -3,13 +3,12 @@
     python -m benchmarks.rollout [THREADS]
 
 For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
-problems, several completions each, taking turns; all engines have the same arguments, environment and number of threads (default 2),
-and draw the same tokens. The bare one is there as vLLM ships it (`bare`), its engine in a process of its own as the pool's is, and with
-its engine in the caller's process (`inline`), where no output has to be sent from one to the other. Both find their prompts tokenized and
-their images decoded, and do not turn tokens into text. The pool also answers as many problems as there were completions, one completion
-each (`separate`). An untrained model nearly always goes to the limit of tokens, so lengths do not depend on luck. Ratios are medians
-over the rounds after the first, each within its round. Processor time (`cpu`) of all processes that took part is shown beside: on a
-machine that others use it says more. The last line is one JSON object.
+problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
+and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
+also answers as many problems as there were completions, one completion each (`separate`). An untrained model nearly always goes to
+the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
+Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
+one JSON object.
 """
 
 import json
@@ -54,13 +53,13 @@ SHAPES = (
     Shape(name="tiny", width=128, num_layers=4, num_problems=32, num_completions=8, max_tokens=48, num_rounds=8),
     Shape(name="200m", width=1024, num_layers=13, num_problems=4, num_completions=4, max_tokens=16, num_rounds=3),
 )
-WAYS = ("bare", "inline", "pool", "separate")
+WAYS = ("bare", "pool", "separate")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print a table for each shape, and the figures as JSON."""
     num_threads = int(arguments[0]) if arguments else 2
-    ray.init("local", num_cpus=3 * num_threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2 * num_threads, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     figures: dict[str, float] = {"threads": num_threads}
     for shape in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +88,8 @@ def write_model(folder: Path, shape: Shape) -> None:
 def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[Timing]]:
     """Return the timings of each way, round by round, without the first."""
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
-    bare, inline = (bare_engine(model, config, in_own_process=own) for own in (True, False))
+    environment = engine_environment(num_threads)
+    bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
     pool = RolloutPool(config, ModelConfig(path=model), model)
     pool.wait_until_ready()
     timings: dict[str, list[Timing]] = {way: [] for way in WAYS}
@@ -101,8 +101,8 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
         separate = [left.pop() for _ in range(shape.num_problems * shape.num_completions)]
         for way in WAYS if number % 2 else reversed(WAYS):
             match way:
-                case "bare" | "inline":
-                    timings[way].append(ray.get((bare if way == "bare" else inline).generate.remote(together, several)))
+                case "bare":
+                    timings[way].append(ray.get(bare.generate.remote(together, several)))
                 case "pool":
                     timings[way].append(time_pool(pool, together, several))
                 case "separate":
@@ -111,16 +111,14 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
             raise RuntimeError(f"{shape.name}: pool and bare engine gave different completions")
         rates = ", ".join(f"{way} {timings[way][-1].tokens_per_s:,.0f}" for way in WAYS)
         print(f"[{shape.name}] round {number}: {rates} tokens/s, load {os.getloadavg()[0]:.1f}", flush=True)
-    pool.close()
-    for engine in (bare, inline):
-        ray.kill(engine)
+    close(bare, pool)
     return {way: rounds[1:] for way, rounds in timings.items()}
 
 
-def bare_engine(model: str, config: RolloutConfig, *, in_own_process: bool) -> ActorHandle:
-    """Return an actor with `vllm.LLM`, started."""
-    environment = engine_environment(config.cpus_per_worker) | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(in_own_process))}
-    return ray.remote(num_cpus=config.cpus_per_worker, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
+def close(bare: ActorHandle, pool: RolloutPool) -> None:
+    """End both engines."""
+    pool.close()
+    ray.kill(bare)
 
 
 def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> Timing:
@@ -161,7 +159,6 @@ def report(shape: Shape, timings: dict[str, list[Timing]]) -> dict[str, float]:
     return {
         f"{shape.name}_pool_over_bare": ratio("pool", "bare", "tokens_per_s"),
         f"{shape.name}_pool_over_bare_cpu": ratio("pool", "bare", "cpu_us_per_token"),
-        f"{shape.name}_pool_over_inline": ratio("pool", "inline", "tokens_per_s"),
         f"{shape.name}_shared_over_separate": ratio("pool", "separate", "tokens_per_s"),
         f"{shape.name}_shared_over_separate_cpu": ratio("pool", "separate", "cpu_us_per_token"),
         f"{shape.name}_tokens_per_s": round(median(t.tokens_per_s for t in timings["pool"]), 1),
