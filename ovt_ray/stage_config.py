@@ -160,7 +160,8 @@ class GrpoConfig(Section):
     top_k: int = Field(default=0, ge=0)
     """Rollouts are drawn from so many most probable tokens; 0 is all. Nor is the learner's distribution cut off by this."""
     bad_words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts that rollouts never have. The learner's distribution has them."""
+    """Words that rollouts do not draw: the tokens in a row that the tokenizer makes of each, at the beginning of a text or after a space.
+    The learner's distribution has them."""
     advantage: Advantage = "grpo"
     """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
     arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);

@@ -98,7 +98,7 @@ class Sampling:
     top_k: int = 0
     """Draw from so many most probable tokens; 0 is all. `rollout_logprobs` are of that distribution, and of that without `bad_words`."""
     bad_words: tuple[str, ...] = ()
-    """Texts that an answer never has."""
+    """Words that are not drawn: the tokens in a row that the tokenizer makes of each, at the beginning of a text or after a space."""
     seed: int
     """Seeds every completion together with the problem's id and the completion's index."""
 
