@@ -8,10 +8,10 @@ help:          ## this list
 demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, two iterations of distil, SFT, GRPO
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/tiny.yaml
 
-test: $(INSTALLED)  ## set up if needed, then all tests but those that stop and kill whole jobs
+test: $(INSTALLED)  ## set up if needed, then all tests but the longest
 	$(PYTHON_IN_VENV) -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## those that stop and kill whole jobs (about 6 minutes)
+test-long: $(INSTALLED)  ## the longest tests, most of which stop and kill whole jobs (about 9 minutes)
 	$(PYTHON_IN_VENV) -m pytest -m long
 
 check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests

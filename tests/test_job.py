@@ -16,6 +16,7 @@ from test_recipe import SHORT, accuracies, assert_all_end, eventually, figures, 
 
 from tests.processes import command_of, engines_of
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 
@@ -120,7 +121,6 @@ def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_s
     assert rl and all(row["kl_rollout"] < 1e-9 and row["clip_low"] == row["clip_high"] == 0 for row in rl)
 
 
-@pytest.mark.long
 def test_a_stopped_job_leaves_no_process_no_memory_and_no_placement_group(head: Head, tmp_path: Path) -> None:
     """Its traces are those of the two teachers, which have the workers' place until the policy learns from them."""
     before = set(Path("/dev/shm").iterdir())

@@ -350,6 +350,7 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     assert ended_within(5, engine), "the killed worker's engine lives on"
 
 
+@pytest.mark.long
 def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole(
     pool: RolloutPool, problems: list[Problem], tiny_model: Path
 ) -> None:
