@@ -122,6 +122,13 @@ def test_a_run_that_goes_on_may_begin_to_keep_its_rollouts(tmp_path: Path) -> No
         assert run.finished("iter1/sft") is not None
 
 
+def test_a_run_that_goes_on_may_have_its_weights_travel_otherwise_which_is_what_to_do_where_no_broadcast_works(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    finish_sft(config)
+    with RunFolder(config.model_copy(update={"learner": config.learner.model_copy(update={"weight_transport": "broadcast"})})) as run:
+        assert run.finished("iter1/sft") is not None
+
+
 def test_a_run_that_goes_on_may_reach_its_endpoint_otherwise_but_ask_no_other_model(tmp_path: Path) -> None:
     def config(**changes: object) -> RunConfig:
         values = make_config(tmp_path).model_dump(mode="json", exclude_unset=True)
