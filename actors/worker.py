@@ -216,7 +216,7 @@ class RolloutWorker:
     async def _ended_choices(
         self, prompt: "TokensPrompt", params: "SamplingParams", request_id: str
     ) -> "AsyncIterator[tuple[RequestOutput, list[CompletionOutput]]]":
-        """Yield each completion of a request once, when it has ended: its first token, and the rest.
+        """Yield each completion of a request once, when it has ended, in the parts that the engine sent.
 
         vLLM's client sends no pixels that the engine should still have, but may be wrong: when a call was cancelled on its way, or where
         both threw out what was shown least of late. The engine then ends the completion with an error, and the client, which has been
@@ -373,7 +373,8 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend="learner"),
         worker_extension_cls="actors.receiver.WeightReceiver",
+        scheduler_cls="actors.scheduler.scheduler",
         disable_log_stats=True,
-        # An output is made of a completion's first token and when it has ended, of none between.
+        # Of what the engine sends an output is made for a completion's first part and when it has ended, and for none between.
         stream_interval=rollout.max_model_len,
     )

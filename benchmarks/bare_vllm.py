@@ -39,6 +39,7 @@ class BareEngine:
 
         arguments = dict(vars(engine_arguments(model_path, rollout)))
         del arguments["enable_log_requests"]  # of asynchronous engines only
+        del arguments["scheduler_cls"]  # the pool's own
         self.llm = LLM(**arguments)
         self.prompts = Prompts(model_path, ModelConfig(path=model_path))
 
