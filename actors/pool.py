@@ -351,7 +351,7 @@ class RolloutPool:
         except GetTimeoutError as error:
             raise RolloutError(
                 f"rollout workers did not {what} within rollout.deadline_s={self.config.deadline_s:g} s; asked for "
-                f"{self.config.num_workers} x (CPU {self.config.cpus_per_worker}, GPU {self.config.gpus_per_worker}), "
+                f"{self.config.num_workers} x (CPU {self.config.cpus_per_worker}, GPU {self.config.gpus_per_worker:g}), "
                 f"the cluster has {_amounts(ray.cluster_resources())}, free are {_amounts(ray.available_resources())}"
             ) from error
         except RayError as error:

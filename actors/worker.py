@@ -289,7 +289,8 @@ class RolloutWorker:
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
         self._is_loading = True
         self._note()
-        await self.engine.pause_generation(mode="keep", clear_cache=False)  # clearing would take the images' pixels as well
+        # Clearing the caches would take the images' pixels as well. `pause_generation` would sleep for 20 ms after this.
+        await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
         await self.engine.reset_prefix_cache(reset_running_requests=True)
         await self.engine.reset_encoder_cache()
         await self.engine.start_weight_update()

@@ -37,6 +37,7 @@ def network() -> Iterator[None]:
     one, two = HOSTS
     with ExitStack() as made:
         for host in HOSTS:
+            subprocess.run(["ip", "netns", "delete", host], stderr=subprocess.DEVNULL, check=False)  # of a run that was killed
             _ip("netns", "add", host)
             made.callback(_ip, "netns", "delete", host)
         _ip("link", "add", "ovt-a", "netns", one, "type", "veth", "peer", "name", "ovt-b", "netns", two)

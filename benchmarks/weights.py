@@ -53,6 +53,9 @@ NUM_ROUNDS = 9
 NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
 """Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
+FREED_S = 1.5
+"""Time between two rounds, shorter than a step of a run: Ray takes back what nobody holds once a second, and whatever is put into its store
+before goes to pages that the kernel has to clear."""
 ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
 """Memory of an engine without its weights."""
@@ -116,6 +119,7 @@ def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerC
         figures["packing_alone_s"] = round(float(packing), 4)
         with PeakMemory() as peak:
             for _ in range(3):
+                time.sleep(FREED_S)
                 pool.load_weights(learner.publish())
         for name, extra in peak.over(before).items():
             figures[f"extra_{name}_over_weights"] = round(extra / num_bytes, 3)
@@ -209,6 +213,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
     rows: list[dict[str, float]] = []
     checked: list[float] = []
     while len(rows) < NUM_WARM_UP + num_rounds:
+        time.sleep(FREED_S)
         memcpy_s = seconds(copy)
         began = time.monotonic()
         weights = learner.publish()

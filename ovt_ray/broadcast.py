@@ -1,10 +1,11 @@
 """Weights sent from one process to many at once: the group that both ends join, and what passes through it.
 
 Rank 0 sends a version bucket by bucket. Before each bucket goes a list of what is in it, after the last one an empty list. Everything is
-bytes: NCCL carries them between GPUs, gloo between processes on a CPU. The store in which the members meet also tells them why the group
-has ended: a process that has died says nothing, and NCCL would wait for it for ever.
+bytes: NCCL carries them between GPUs, CUDA IPC between processes on one GPU, gloo between processes on a CPU. The store in which the
+members meet also tells them why the group has ended: a process that has died says nothing, and NCCL would wait for it for ever.
 """
 
+import base64
 import hashlib
 import json
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ovt_ray.errors import BroadcastError
 
@@ -108,6 +109,81 @@ class Nccl:
         self._communicator.destroy()
 
 
+class SameGpu:
+    """Carries bytes between processes on one GPU, where NCCL takes only one: the others copy them from where the sender has them.
+
+    It hears of nothing.
+    """
+
+    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting) -> None:
+        from torch.distributed import PrefixStore
+
+        self._store = PrefixStore("same_gpu", store)
+        self._rank, self._num_readers = rank, meeting.num_members - 1
+        self._num_started = 0
+
+    def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
+        """Do what `Gloo.start` does; the sender's tensors have to stay until it is done."""
+        left = list(enumerate(contents, self._num_started))[::-1]
+        self._num_started += len(contents)
+
+        def all_have_read() -> bool:
+            while left and self._store.add(f"{left[-1][0]}/num_read", 0) == self._num_readers:
+                number, _ = left.pop()
+                self._store.delete_key(f"{number}/place")
+                self._store.delete_key(f"{number}/num_read")
+            return not left
+
+        def has_read() -> bool:
+            while left and self._store.check([f"{left[-1][0]}/place"]):
+                number, content = left.pop()
+                copy_from(json.loads(self._store.get(f"{number}/place")), content)
+                self._store.add(f"{number}/num_read", 1)
+            return not left
+
+        if self._rank:
+            return has_read
+        for number, content in left:
+            self._store.set(f"{number}/place", json.dumps(place_of(content)))
+        return all_have_read
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def gpu_of(on: "device") -> str:
+    """Return the name that no other GPU has; empty for a CPU."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(on).uuid) if on.type == "cuda" else ""
+
+
+def place_of(content: "Tensor") -> dict[str, Any]:
+    """Return where another process finds bytes on this GPU, once all that was asked of it is done."""
+    import torch
+    from torch.multiprocessing.reductions import reduce_tensor
+
+    if not content.numel():
+        return {}
+    torch.cuda.current_stream(content.device).synchronize()
+    _, (_, _, _, offset, _, _, _, handle, size, start, _, counters, counter, event, waits) = reduce_tensor(content)
+    handles = {name: base64.b64encode(value).decode() for name, value in (("handle", handle), ("counters", counters), ("event", event))}
+    return handles | {"offset": offset, "size": size, "start": start, "counter": counter, "waits": waits}
+
+
+def copy_from(place: dict[str, Any], content: "Tensor") -> None:
+    """Fill a tensor of bytes with those of another process on the same GPU."""
+    import torch
+    from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+    if not place:
+        return
+    handle, counters, event = (base64.b64decode(place[name]) for name in ("handle", "counters", "event"))
+    lies = (place["offset"], torch.storage.TypedStorage, torch.uint8, content.device.index, handle, place["size"], place["start"])
+    content.copy_(rebuild_cuda_tensor(torch.Tensor, content.shape, (1,), *lies, False, counters, place["counter"], event, place["waits"]))
+    torch.cuda.current_stream(content.device).synchronize()
+
+
 class Group:
     """One end of a group. Once anything has failed the group is of no use to any member."""
 
@@ -118,13 +194,23 @@ class Group:
         """
         self._store, self._deadline_s, self._device = store, meeting.deadline_s, on
         self._far_failure = far_failure
-        self._carrier: Gloo | Nccl | None = None
+        self._carrier: Gloo | Nccl | SameGpu | None = None
+        store.set(f"gpu/{rank}", gpu_of(on))
         store.add("joined", 1)
         self._wait(lambda: store.add("joined", 0) == meeting.num_members, "not all members of the group are there")
         try:
-            self._carrier = Nccl(store, rank, meeting, on) if on.type == "cuda" else Gloo(store, rank, meeting)
+            self._carrier = self._carrier_for([store.get(f"gpu/{member}").decode() for member in range(meeting.num_members)], rank, meeting)
         except RuntimeError as error:
             raise self.ended(str(error)) from error
+
+    def _carrier_for(self, gpus: list[str], rank: int, meeting: Meeting) -> Gloo | Nccl | SameGpu:
+        if not any(gpus):
+            return Gloo(self._store, rank, meeting)
+        if len(set(gpus)) == 1:
+            return SameGpu(self._store, rank, meeting)
+        if len(set(gpus)) == len(gpus):
+            return Nccl(self._store, rank, meeting, self._device)
+        raise RuntimeError("some members share a GPU and others do not; ask for whole GPUs, or set learner.weight_transport=object_store")
 
     def send(self, bucket: "Mapping[str, Tensor]", *, with_checksums: bool) -> None:
         """Send tensors by their names; an empty bucket ends the version."""

@@ -5,6 +5,7 @@ Nothing here imports torch, ray, vllm or transformers. What a stage of training 
 """
 
 import difflib
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,8 +107,8 @@ class RolloutConfig(Section):
     """Engines, each in a Ray actor of its own."""
     cpus_per_worker: int = Field(default=1, ge=1)
     """Logical CPUs asked of Ray, and threads of a CPU engine."""
-    gpus_per_worker: int = Field(default=0, ge=0)
-    """GPUs of one worker, used tensor parallel; 0 runs on CPU."""
+    gpus_per_worker: float = Field(default=0, ge=0)
+    """GPUs of one worker, used tensor parallel, or the share that it has of one (0.4); 0 runs on CPU."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Processes that share the matrices, and the threads, of an engine on CPU; with GPUs there is one for each."""
     dtype: Dtype = "float32"
@@ -126,10 +127,17 @@ class RolloutConfig(Section):
     @property
     def num_shards(self) -> int:
         """Parts that an engine's matrices are split into, each in a process of its own."""
-        return self.gpus_per_worker or self.tensor_parallel
+        return math.ceil(self.gpus_per_worker) or self.tensor_parallel
 
     @model_validator(mode="after")
     def _shards_fit_devices(self) -> "RolloutConfig":
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g} is neither a share of one GPU nor whole GPUs: round it")
+        if 0 < self.gpus_per_worker < self.gpu_memory_utilization:
+            raise ValueError(
+                f"gpu_memory_utilization {self.gpu_memory_utilization:g} is more than gpus_per_worker {self.gpus_per_worker:g}, "
+                "the engine's share of its GPU: lower it to less than that share"
+            )
         if self.gpus_per_worker and self.tensor_parallel > 1:
             raise ValueError(f"tensor_parallel {self.tensor_parallel} is for engines on CPU: gpus_per_worker splits others; leave it out")
         if self.cpus_per_worker % self.tensor_parallel:
@@ -158,8 +166,8 @@ class LearnerConfig(Section):
     """DeepSpeed ranks, each in a Ray actor of its own."""
     cpus_per_rank: int = Field(default=1, ge=1)
     """Logical CPUs asked of Ray, and threads of a CPU rank."""
-    gpus_per_rank: Literal[0, 1] = 0
-    """GPUs of one rank; 0 trains on CPU."""
+    gpus_per_rank: Fraction = 0
+    """1 for a GPU of its own, or the share that a rank has of one beside an engine (0.6); 0 trains on CPU."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """What DeepSpeed shards over the ranks: nothing, optimizer state, gradients too, weights too."""
     dtype: Dtype = "float32"
@@ -195,6 +203,11 @@ class LearnerConfig(Section):
             raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}: raise the stage, or set it to false")
         if self.reference_on_cpu and self.lora:
             raise ValueError("reference_on_cpu has no effect: with lora the reference is the policy without adapters; set it to false")
+        if self.num_ranks > 1 and 0 < self.gpus_per_rank <= 0.5:
+            raise ValueError(
+                f"gpus_per_rank {self.gpus_per_rank:g} lets two of num_ranks {self.num_ranks} meet on one GPU, which NCCL refuses: "
+                "ask for more than 0.5"
+            )
         if self.weight_transport == "broadcast" and self.lora:
             raise ValueError("weight_transport 'broadcast' sends whole weights, lora adapters alone: set object_store, or leave lora out")
         return self
@@ -324,11 +337,8 @@ class RunConfig(Section):
     def _learner_fits_stages(self) -> "RunConfig":
         if self.learner.reference_on_cpu and not any(turn.grpo.kl_coef for turn in self.iterations):
             raise ValueError("learner.reference_on_cpu has no effect where no grpo.kl_coef is above 0: leave it out")
-        if self.learner.weight_transport == "broadcast" and bool(self.learner.gpus_per_rank) != bool(self.rollout.gpus_per_worker):
-            raise ValueError(
-                f"learner.weight_transport: 'broadcast' goes from GPU to GPU or from CPU to CPU, not with learner.gpus_per_rank "
-                f"{self.learner.gpus_per_rank} and rollout.gpus_per_worker {self.rollout.gpus_per_worker}: set object_store"
-            )
+        if self.learner.weight_transport == "broadcast":
+            self._check_broadcast(self.learner.gpus_per_rank, self.rollout.gpus_per_worker)
         if self.learner.lora is None:
             return self
         if self.base is not None:
@@ -337,6 +347,20 @@ class RunConfig(Section):
             if both := sorted(set(optimizer.freeze) & set(self.learner.lora.parts)):
                 raise ValueError(f"{name}.optimizer.freeze: learner.lora.parts trains adapters in {both[0]!r}: leave it out of one of them")
         return self
+
+    def _check_broadcast(self, of_rank: float, of_worker: float) -> None:
+        """`of_rank` and `of_worker` are GPUs."""
+        is_shared = 0 < of_rank < 1 and 0 < of_worker < 1
+        if bool(of_rank) != bool(of_worker) or (not is_shared and 0 < min(of_rank, of_worker) < 1):
+            raise ValueError(
+                "learner.weight_transport: 'broadcast' goes between whole GPUs, on one GPU that all share, or between CPUs, not with "
+                f"learner.gpus_per_rank {of_rank:g} and rollout.gpus_per_worker {of_worker:g}: set object_store"
+            )
+        if is_shared and self.learner.num_ranks > 1:
+            raise ValueError(
+                "learner.weight_transport: 'broadcast' needs one GPU that all share, or whole ones, and no two of learner.num_ranks "
+                f"{self.learner.num_ranks} are on one: set object_store"
+            )
 
     @model_validator(mode="after")
     def _captions_fit_the_reasoner(self) -> "RunConfig":

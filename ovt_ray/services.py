@@ -207,7 +207,7 @@ def connect(config: RunConfig) -> bool:
     wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
     present = ray.cluster_resources()
     for name, amount in wanted.items():
-        if amount > present.get(name, 0):
+        if amount > present.get(name, 0) + 1e-6:  # shares of a GPU add up to a little more than a whole one
             raise ConfigError(
                 f"rollout.num_workers, learner.num_ranks: together they ask for {amount:g} {name}, the cluster has "
                 f"{present.get(name, 0):g}: lower them, their {name.lower()}s_per_worker or _per_rank, or add nodes"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
+from ovt_ray import broadcast
 from ovt_ray.broadcast import Group, called, content_of
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import BroadcastError
@@ -54,7 +55,28 @@ def all_of(group: Group) -> list[dict[str, Tensor]]:
     return [dict(group.received()) for _ in range(2)]
 
 
-def test_every_member_has_every_tensor_of_one_version_after_another() -> None:
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All members say that they are on one GPU; its memory, where the others read a member's bytes, is a folder."""
+
+    def place_of(content: Tensor) -> dict[str, str]:
+        path = tmp_path / str(time.monotonic_ns())
+        path.write_bytes(content.numpy().tobytes())
+        return {"path": str(path)}
+
+    def copy_from(place: dict[str, str], content: Tensor) -> None:
+        if content.numel():
+            content.copy_(torch.frombuffer(bytearray(Path(place["path"]).read_bytes()), dtype=torch.uint8))
+
+    monkeypatch.setattr(broadcast, "gpu_of", lambda on: "GPU-0")
+    monkeypatch.setattr(broadcast, "place_of", place_of)
+    monkeypatch.setattr(broadcast, "copy_from", copy_from)
+
+
+@pytest.mark.parametrize("way", ["gloo", "one_gpu"])
+def test_every_member_has_every_tensor_of_one_version_after_another(way: str, request: pytest.FixtureRequest) -> None:
+    if way == "one_gpu":
+        request.getfixturevalue(way)
     join, receiving = members(all_of, all_of, all_of)
     sender = join()
     second = {"matrix": VERSION["matrix"] + 1}
@@ -111,6 +133,30 @@ def test_all_hear_of_a_death_that_only_the_sender_can_see() -> None:
     with pytest.raises(BroadcastError, match="worker 7 died"):
         receiving[0].result(20)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_members_on_one_gpu_wait_for_a_reader_until_its_death_is_seen_and_leave_nothing_in_the_store() -> None:
+    join, receiving = members(all_of, lambda group: next(group.received()))
+    began = time.monotonic()
+    sender = join(far_failure=lambda: "worker 7 died" if time.monotonic() > began + 1 else "")
+    sender.send(VERSION, with_checksums=False)
+    receiving[1].result(20)
+    num_keys = sender._store.num_keys()
+    with pytest.raises(BroadcastError, match="worker 7 died"):
+        sender.send(VERSION, with_checksums=False)
+    with pytest.raises(BroadcastError, match="worker 7 died"):
+        receiving[0].result(20)
+    assert num_keys == 3 + 1, "a GPU of each member, and how many have joined"
+
+
+def test_members_of_which_some_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = iter(["GPU-0", "GPU-0", "GPU-1"])
+    monkeypatch.setattr(broadcast, "gpu_of", lambda on: next(gpus))
+    join, receiving = members(all_of, all_of)
+    for refused in (join, receiving[0].result, receiving[1].result):
+        with pytest.raises(BroadcastError, match="some members share a GPU and others do not; ask for whole GPUs"):
+            refused()
 
 
 @pytest.fixture(scope="module")
@@ -191,13 +237,22 @@ def num_gpus() -> int:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_gpus() < 2, reason="NCCL needs a GPU for the learner and one for the engine")
-def test_an_engine_on_a_gpu_computes_the_same_after_a_broadcast_over_nccl(
-    ray_session: None, tiny_model: Path, samples: list[TrainSample], problems: list[Problem]
+@pytest.mark.parametrize(("of_rank", "of_worker", "num_needed"), [(1, 1, 2), (0.6, 0.4, 1)], ids=["NCCL", "CUDA IPC"])
+def test_an_engine_on_a_gpu_computes_the_same_after_a_broadcast_as_after_pulling(
+    ray_session: None,
+    tiny_model: Path,
+    samples: list[TrainSample],
+    problems: list[Problem],
+    of_rank: float,
+    of_worker: float,
+    num_needed: int,
 ) -> None:
+    if num_gpus() < num_needed:
+        pytest.skip(f"{num_needed} GPUs are needed, {num_gpus()} are here")
     model = ModelConfig(path=str(tiny_model))
-    learner = LearnerGroup(learner_config(0, gpus_per_rank=1, weight_transport="broadcast"), model, seed=0)
-    pool = RolloutPool(RolloutConfig(gpus_per_worker=1, max_model_len=256, gpu_memory_utilization=0.3), model, str(tiny_model))
+    learner = LearnerGroup(learner_config(0, gpus_per_rank=of_rank, weight_transport="broadcast"), model, seed=0)
+    config = RolloutConfig(gpus_per_worker=of_worker, max_model_len=256, gpu_memory_utilization=0.3)
+    pool = RolloutPool(config, model, str(tiny_model))
     learner.begin(sft_stage(tiny_model, OPTIMIZER, num_updates=8))
     for _ in range(2):
         learner.update(samples[:3])

@@ -7,6 +7,7 @@ import pytest
 
 from ovt_ray.config_file import load_config, stored_config
 from ovt_ray.errors import ConfigError
+from ovt_ray.services import gpus_needed
 
 TINY = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
@@ -193,6 +194,19 @@ def test_an_engine_on_cpu_is_split_over_its_own_threads_and_one_with_gpus_over_t
     assert "tensor_parallel 2 does not divide" in refusal("rollout.tensor_parallel=2", "rollout.cpus_per_worker=3")
 
 
+def test_learner_and_engine_may_share_a_gpu() -> None:
+    shares = ["rollout.gpus_per_worker=0.4", "rollout.gpu_memory_utilization=0.35", "learner.gpus_per_rank=0.6"]
+    config = load_config(TINY, shares)
+    assert config.rollout.num_shards == 1 and gpus_needed(config) == pytest.approx(1)
+    assert "gpus_per_worker 1.5 is neither a share of one GPU nor whole GPUs" in refusal("rollout.gpus_per_worker=1.5")
+    assert "gpu_memory_utilization 0.85 is more than gpus_per_worker 0.4, the engine's share" in refusal(shares[0])
+    assert "gpus_per_rank 0.5 lets two of num_ranks 2 meet on one GPU" in refusal("learner.gpus_per_rank=0.5", "learner.num_ranks=2")
+    sends = "learner.weight_transport=broadcast"
+    assert load_config(TINY, [*shares, sends]).learner.weight_transport == "broadcast"
+    assert "'broadcast' goes between whole GPUs, on one GPU" in refusal(*shares, sends, "rollout.gpus_per_worker=1")
+    assert "'broadcast' needs one GPU that all share" in refusal(*shares, sends, "learner.num_ranks=2")
+
+
 def test_weights_are_broadcast_whole_and_between_devices_of_one_kind() -> None:
     sends = "learner.weight_transport=broadcast"
     assert load_config(TINY, []).learner.weight_transport == "object_store"
@@ -200,7 +214,7 @@ def test_weights_are_broadcast_whole_and_between_devices_of_one_kind() -> None:
     assert load_config(TINY, [sends, "learner.gpus_per_rank=1", "rollout.gpus_per_worker=8"]).rollout.num_shards == 8
     assert "sends whole weights, lora adapters alone: set object_store" in refusal(sends, "learner.lora={rank: 4, alpha: 8}")
     for of_one in ("learner.gpus_per_rank=1", "rollout.gpus_per_worker=1"):
-        assert "learner.weight_transport: 'broadcast' goes from GPU to GPU or from CPU to CPU" in refusal(sends, of_one)
+        assert "learner.weight_transport: 'broadcast' goes between whole GPUs, on one GPU" in refusal(sends, of_one)
     assert "weight_transport: Input should be 'object_store' or 'broadcast'" in refusal("learner.weight_transport=nccl")
 
 
