@@ -5,7 +5,8 @@
 For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
 problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
 and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
-also answers as many problems as there were completions, one completion each (`separate`). An untrained model nearly always goes to
+also answers as many problems as there were completions, one completion each (`separate`). Then the pool with the tiny model is shown
+large images, other weights, and the same images again (`images`). An untrained model nearly always goes to
 the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
 Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
 one JSON object.
@@ -16,22 +17,27 @@ import os
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
 import ray
 import torch
+from PIL import Image
 from ray.actor import ActorHandle
+from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from actors.placed import engine_environment
 from actors.pool import RolloutPool
 from benchmarks.bare_vllm import BareEngine, Timing
+from learner.weights import on_the_wire
 from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.types import Problem, Sampling
+from ovt_ray.types import AnswerKind, Problem, Sampling, Weights
 from ovt_ray.world import build_tiny_model, world_problems
 
 
@@ -54,6 +60,11 @@ SHAPES = (
     Shape(name="200m", width=1024, num_layers=13, num_problems=4, num_completions=4, max_tokens=16, num_rounds=3),
 )
 WAYS = ("bare", "pool", "separate")
+NUM_IMAGES = 16
+IMAGE_SIDE = 1024
+"""Pixels; the model is shown no more than `ModelConfig.max_pixels`."""
+NUM_IMAGE_ROUNDS = 5
+"""The first warms up."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,6 +78,8 @@ def main(arguments: Sequence[str]) -> None:
             count = shape.num_problems * (1 + shape.num_completions) * (1 + shape.num_rounds)
             problems = world_problems("train", count, 0, Path(folder) / "images")
             figures |= report(shape, take_turns(shape, str(Path(folder) / "model"), problems, num_threads))
+    with tempfile.TemporaryDirectory() as folder:
+        figures |= show_images(Path(folder), num_threads)
     ray.shutdown()
     print(json.dumps(figures))
 
@@ -113,6 +126,42 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
         print(f"[{shape.name}] round {number}: {rates} tokens/s, load {os.getloadavg()[0]:.1f}", flush=True)
     close(bare, pool)
     return {way: rounds[1:] for way, rounds in timings.items()}
+
+
+def show_images(folder: Path, num_threads: int) -> dict[str, float]:
+    """Print and return what an image takes that is new, and one that was seen before the weights changed.
+
+    New weights make an engine forget all but the pixels. One token is generated for each image.
+    """
+    build_tiny_model(folder / "model", seed=0)
+    tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
+    buckets = (ray.put(tensors),)
+    config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=2048)
+    pool = RolloutPool(config, ModelConfig(path=str(folder / "model")), str(folder / "model"))
+    pool.wait_until_ready()
+    sampling = Sampling(num_completions=1, temperature=1.0, max_tokens=1, seed=0)
+    timings: dict[str, list[Timing]] = {"first": [], "again": []}
+    for number in range(NUM_IMAGE_ROUNDS):
+        problems = [noise_problem(folder, f"{number}.{index}") for index in range(NUM_IMAGES)]
+        for turn, rounds in enumerate(timings.values()):
+            pool.load_weights(Weights(version=1 + 2 * number + turn, buckets=buckets, checksums={}))
+            rounds.append(time_pool(pool, problems, sampling))
+    pool.close()
+    figures = {}
+    print(f"images: {NUM_IMAGES} of {IMAGE_SIDE} x {IMAGE_SIDE} pixels a round, ms an image")
+    for name, rounds in timings.items():
+        figures[f"image_{name}_ms"] = round(median(1e3 * timing.seconds / NUM_IMAGES for timing in rounds[1:]), 1)
+        figures[f"image_{name}_cpu_ms"] = round(median(1e3 * timing.cpu_seconds / NUM_IMAGES for timing in rounds[1:]), 1)
+        print(f"{name:<10}{figures[f'image_{name}_ms']:>9.1f}, processor {figures[f'image_{name}_cpu_ms']:.1f}")
+    return figures
+
+
+def noise_problem(folder: Path, name: str) -> Problem:
+    """Return a question about an image of noise, written to the folder."""
+    pixels = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), dtype=np.uint8)
+    path = folder / f"{name}.png"
+    Image.fromarray(pixels).save(path)
+    return Problem(id=name, question="How many?", images=(str(path),), answer="1", kind=AnswerKind.NUMBER)
 
 
 def close(bare: ActorHandle, pool: RolloutPool) -> None:
