@@ -1,7 +1,9 @@
-"""Inside vLLM's engine process: what a completion is made of leaves the engine once, when it has ended, and not a token at a time.
+"""Inside vLLM's engine process: what a completion is made of leaves the engine in large parts, and not a token at a time.
 
 vLLM sends each token with its log-probability to the worker's process at every step, packed on one side and unpacked on the other. The
-learner has no use for half a completion, so here the outputs of a completion wait for each other in the engine's scheduler.
+learner has no use for half a completion, so here they wait for each other in the engine's scheduler. vLLM does not promise to keep
+what this builds on: `update_from_output`, `finish_requests`, `has_requests`, `pause_state` and `requests` of the scheduler of vLLM 0.32,
+to which pyproject.toml holds it.
 """
 
 from typing import Any
@@ -16,9 +18,12 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+MAX_WAITING = 128
+"""Outputs of one completion that wait at most: an engine stands still while they are joined."""
 
-class _Gathering(Scheduler):
-    """A scheduler of vLLM's whose outputs are whole completions.
+
+class Gathering(Scheduler):
+    """Where a step is over before the next is scheduled: on a CPU. vLLM's engine takes a subclass of its scheduler and nothing less.
 
     A pause sends all that waits, as the engine says of each message, and not of each token, which weights it comes from. A completion
     that a text may end is sent token by token, as vLLM looks for the text in the worker's process.
@@ -30,16 +35,18 @@ class _Gathering(Scheduler):
         """By request; a request is one completion."""
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> dict[int, EngineCoreOutputs]:
-        """Return what has ended, and all that waits once the engine stands still."""
+        """Return what has ended or waited long enough, and all that waits once the engine stands still."""
         updates = super().update_from_output(scheduler_output, model_runner_output)
         for update in updates.values():
-            update.outputs = [whole for output in update.outputs if (whole := self._whole(output))]
+            update.outputs = [part for output in update.outputs if (part := self._part(output))]
         if self._is_to_send():
             for request_id, outputs in self._waiting.items():
                 client = self.requests[request_id].client_index
-                updates.setdefault(client, EngineCoreOutputs(outputs=[])).outputs.append(_joined(outputs))
+                updates.setdefault(client, EngineCoreOutputs(outputs=[])).outputs.append(joined(outputs))
             self._waiting = {}
-        return {client: update for client, update in updates.items() if update.outputs or update.finished_requests}
+        return {
+            client: update for client, update in updates.items() if update.outputs or update.finished_requests or update.scheduler_stats
+        }
 
     def has_requests(self) -> bool:
         """Return whether the engine has to take another step; it takes one without any tokens to send what waits."""
@@ -55,17 +62,27 @@ class _Gathering(Scheduler):
     def _is_to_send(self) -> bool:
         return self.pause_state == PauseState.PAUSED_ALL and bool(self._waiting)
 
-    def _whole(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
+    def _part(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
         """Return an output with those of its completion that waited for it; None if it is to wait."""
-        if output.finish_reason is None:
-            request = self.requests[output.request_id]
-            if request.sampling_params and not request.sampling_params.stop:
-                self._waiting.setdefault(output.request_id, []).append(output)
-                return None
-        return _joined([*self._waiting.pop(output.request_id, []), output])
+        request = self.requests.get(output.request_id)  # gone if the same step ended it
+        if request and request.sampling_params and not (output.finished or request.sampling_params.stop):
+            waiting = self._waiting.setdefault(output.request_id, [])
+            waiting.append(output)
+            return joined(self._waiting.pop(output.request_id)) if len(waiting) == MAX_WAITING else None
+        return joined([*self._waiting.pop(output.request_id, []), output])
 
 
-def _joined(outputs: list[EngineCoreOutput]) -> EngineCoreOutput:
+class GatheringAsync(Gathering, AsyncScheduler):
+    """Where the next step is scheduled meanwhile: on a GPU."""
+
+
+def scheduler(vllm_config: VllmConfig, **named: Any) -> Scheduler:
+    """Return the engine's scheduler; vLLM calls this where it would make one."""
+    kind = GatheringAsync if vllm_config.scheduler_config.async_scheduling else Gathering
+    return kind(vllm_config=vllm_config, **named)
+
+
+def joined(outputs: list[EngineCoreOutput]) -> EngineCoreOutput:
     """Return outputs that follow each other as one."""
     first, last = outputs[0], outputs[-1]
     if first is not last:
@@ -74,17 +91,3 @@ def _joined(outputs: list[EngineCoreOutput]) -> EngineCoreOutput:
         last.new_logprobs = LogprobsLists(*map(np.concatenate, zip(*drawn, strict=True))) if drawn else None
         last.prefill_stats = first.prefill_stats
     return last
-
-
-class GatheringScheduler(_Gathering):
-    """Where a step is over before the next is scheduled: on a CPU."""
-
-
-class GatheringAsyncScheduler(_Gathering, AsyncScheduler):
-    """Where the next step is scheduled meanwhile."""
-
-
-def scheduler(vllm_config: VllmConfig, **named: Any) -> Scheduler:
-    """Return the engine's scheduler; vLLM calls this where it would make one."""
-    kind = GatheringAsyncScheduler if vllm_config.scheduler_config.async_scheduling else GatheringScheduler
-    return kind(vllm_config=vllm_config, **named)

@@ -6,7 +6,7 @@ For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and
 problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
 and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
 also answers as many problems as there were completions, one completion each (`separate`). Then the pool with the tiny model is shown
-large images, other weights, and the same images again (`images`). An untrained model nearly always goes to
+large images, the same weights as a new version, and the images again. An untrained model nearly always goes to
 the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
 Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
 one JSON object.
@@ -131,7 +131,7 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
 def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     """Print and return what an image takes that is new, and one that was seen before the weights changed.
 
-    New weights make an engine forget all but the pixels. One token is generated for each image.
+    New weights make an engine forget all but the pixels. Eight completions of one token are generated for each image.
     """
     build_tiny_model(folder / "model", seed=0)
     tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
@@ -139,7 +139,7 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=2048)
     pool = RolloutPool(config, ModelConfig(path=str(folder / "model")), str(folder / "model"))
     pool.wait_until_ready()
-    sampling = Sampling(num_completions=1, temperature=1.0, max_tokens=1, seed=0)
+    sampling = Sampling(num_completions=8, temperature=1.0, max_tokens=1, seed=0)
     timings: dict[str, list[Timing]] = {"first": [], "again": []}
     for number in range(NUM_IMAGE_ROUNDS):
         problems = [noise_problem(folder, f"{number}.{index}") for index in range(NUM_IMAGES)]

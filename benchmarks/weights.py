@@ -54,8 +54,8 @@ NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
 """Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
 FREED_S = 1.5
-"""Time between two rounds, shorter than a step of a run: Ray takes back what nobody holds once a second, and whatever is put into its store
-before goes to pages that the kernel has to clear."""
+"""Time between two rounds: Ray takes back what nobody holds once a second, and what is put into its store sooner goes to pages that the
+kernel has to clear."""
 ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
 """Memory of an engine without its weights."""

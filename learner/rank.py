@@ -61,6 +61,8 @@ class LearnerRank:
         # An operator for inference on one host, which we never use: DeepSpeed would spend half a minute compiling it here.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.set_num_threads(self._config.cpus_per_rank)
+        if 0 < self._config.gpus_per_rank < 1:  # an engine that is started beside it, or anew, has to find its share free
+            torch.cuda.set_per_process_memory_fraction(self._config.gpus_per_rank)
         torch.manual_seed(self._seed)
         backend = "nccl" if self._device.type == "cuda" else "gloo"
         timeout = datetime.timedelta(seconds=self._config.deadline_s)

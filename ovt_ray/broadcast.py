@@ -25,6 +25,8 @@ Row = tuple[str, str, list[int], str]
 """Of a tensor its name, dtype, shape, and the SHA-256 of its bytes, empty where it is not checked."""
 LOOK_S = 0.1
 """Time between two looks for a member that has failed."""
+SHARED_BYTES = 2**28
+"""Memory through which members on one GPU hand each other a bucket."""
 LONGEST_PAUSE_S = 0.002
 """Longest time between two looks whether the bytes are there."""
 
@@ -58,14 +60,17 @@ def called(host: str, num_members: int, deadline_s: float) -> "tuple[Meeting, TC
 class Gloo:
     """Carries bytes between processes on a CPU. It hears of a member's death."""
 
-    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting) -> None:
+    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting, on: "device") -> None:
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
         limit = timedelta(seconds=meeting.deadline_s)
         self._group: ProcessGroupGloo | None = ProcessGroupGloo(PrefixStore("gloo", store), rank, meeting.num_members, limit)
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
-        """Start to send, or to fill, tensors of bytes; return what says whether that is done, and raises RuntimeError if it failed."""
+        """Start to send, or to fill, tensors of bytes; return what says whether that is done, and raises RuntimeError if it failed.
+
+        All members start with tensors of the same sizes.
+        """
         assert self._group
         works = [self._group.broadcast(content, 0) for content in contents]
 
@@ -109,46 +114,128 @@ class Nccl:
         self._communicator.destroy()
 
 
-class SameGpu:
-    """Carries bytes between processes on one GPU, where NCCL takes only one: the others copy them from where the sender has them.
+class CudaMemory:
+    """Memory of a GPU that other processes on the same one open (CUDA IPC, as `torch.multiprocessing` does it)."""
 
-    It hears of nothing.
+    def shared(self, num_bytes: int, on: "device", num_readers: int) -> "tuple[Tensor, list[dict[str, Any]]]":
+        """Return new memory, (num_bytes,) uint8, and for each reader where it finds that; torch frees it when all have let go of it."""
+        import torch
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        memory = torch.empty(num_bytes, dtype=torch.uint8, device=on)
+        places = []
+        for _ in range(num_readers):  # each has a counter of its own, which ends at 0
+            _, (*_, handle, size, offset, _, counter_handle, counter_offset, event_handle, _) = reduce_tensor(memory)
+            handles = {"handle": handle, "counter_handle": counter_handle, "event_handle": event_handle}
+            numbers = {"size": size, "offset": offset, "counter_offset": counter_offset}
+            places.append({name: base64.b64encode(value).decode() for name, value in handles.items()} | numbers)
+        return memory, places
+
+    def opened(self, place: dict[str, Any], num_bytes: int, on: "device") -> "Tensor":
+        """Return the memory that another process shares."""
+        import torch
+        from torch.multiprocessing.reductions import rebuild_cuda_tensor
+
+        handle, counter_handle, event_handle = (base64.b64decode(place[name]) for name in ("handle", "counter_handle", "event_handle"))
+        return rebuild_cuda_tensor(
+            tensor_cls=torch.Tensor,
+            tensor_size=(num_bytes,),
+            tensor_stride=(1,),
+            tensor_offset=0,
+            storage_cls=torch.storage.TypedStorage,
+            dtype=torch.uint8,
+            storage_device=on.index,
+            storage_handle=handle,
+            storage_size_bytes=place["size"],
+            storage_offset_bytes=place["offset"],
+            requires_grad=False,
+            ref_counter_handle=counter_handle,
+            ref_counter_offset=place["counter_offset"],
+            event_handle=event_handle,
+            event_sync_required=False,  # the sender waits for the GPU before it says that bytes are there
+        )
+
+    def wait(self, on: "device") -> None:
+        """Return when all that this process has asked of the GPU is done."""
+        import torch
+
+        torch.cuda.current_stream(on).synchronize()
+
+
+class SameGpu:
+    """Carries bytes between processes on one GPU, where NCCL takes only one, through memory of the sender's. It hears of nothing.
+
+    The sender's parameters themselves are not shared: memory that a reader has died with is never freed.
     """
 
-    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting) -> None:
+    def __init__(
+        self, store: "TCPStore", rank: int, meeting: Meeting, on: "device", memory: CudaMemory | None = None, num_bytes: int = SHARED_BYTES
+    ) -> None:
         from torch.distributed import PrefixStore
 
-        self._store = PrefixStore("same_gpu", store)
+        self._store, self._device = PrefixStore("same_gpu", store), on
         self._rank, self._num_readers = rank, meeting.num_members - 1
-        self._num_started = 0
+        self._memory, self._num_bytes = memory or CudaMemory(), num_bytes
+        self._shared: Tensor | None = None
+        self._num_filled = 0
+        """Times that the shared memory was full of bytes to read."""
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
-        """Do what `Gloo.start` does; the sender's tensors have to stay until it is done."""
-        left = list(enumerate(contents, self._num_started))[::-1]
-        self._num_started += len(contents)
+        """Do what `Gloo.start` does."""
+        steps = self._send(contents) if self._rank == 0 else self._receive(contents)
+        return lambda: next(steps, True)
 
-        def all_have_read() -> bool:
-            while left and self._store.add(f"{left[-1][0]}/num_read", 0) == self._num_readers:
-                number, _ = left.pop()
-                self._store.delete_key(f"{number}/place")
-                self._store.delete_key(f"{number}/num_read")
-            return not left
+    def _send(self, contents: "Sequence[Tensor]") -> Iterator[bool]:
+        """Yield False while readers are waited for."""
+        if self._shared is None:
+            self._shared, places = self._memory.shared(self._num_bytes, self._device, self._num_readers)
+            for reader, place in enumerate(places, 1):
+                self._store.set(f"place/{reader}", json.dumps(place))
+        for filling in fillings(contents, self._num_bytes):
+            for start, piece in filling:
+                self._shared[start : start + len(piece)].copy_(piece)
+            self._memory.wait(self._device)
+            self._num_filled += 1
+            is_there, num_read = f"{self._num_filled}/is_there", f"{self._num_filled}/num_read"
+            self._store.set(is_there, "")
+            while self._store.add(num_read, 0) < self._num_readers:
+                yield False
+            self._store.delete_key(is_there)
+            self._store.delete_key(num_read)
 
-        def has_read() -> bool:
-            while left and self._store.check([f"{left[-1][0]}/place"]):
-                number, content = left.pop()
-                copy_from(json.loads(self._store.get(f"{number}/place")), content)
-                self._store.add(f"{number}/num_read", 1)
-            return not left
-
-        if self._rank:
-            return has_read
-        for number, content in left:
-            self._store.set(f"{number}/place", json.dumps(place_of(content)))
-        return all_have_read
+    def _receive(self, contents: "Sequence[Tensor]") -> Iterator[bool]:
+        for filling in fillings(contents, self._num_bytes):
+            self._num_filled += 1
+            while not self._store.check([f"{self._num_filled}/is_there"]):
+                yield False
+            if self._shared is None:
+                place = json.loads(self._store.get(f"place/{self._rank}"))
+                self._shared = self._memory.opened(place, self._num_bytes, self._device)
+            for start, piece in filling:
+                piece.copy_(self._shared[start : start + len(piece)])
+            self._memory.wait(self._device)
+            self._store.add(f"{self._num_filled}/num_read", 1)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Let go of the shared memory."""
+        self._shared = None
+
+
+def fillings(contents: "Sequence[Tensor]", num_bytes: int) -> "Iterator[list[tuple[int, Tensor]]]":
+    """Yield the pieces of tensors of bytes that fill memory of so many bytes, each with its place there, one filling after the other."""
+    filling: list[tuple[int, Tensor]] = []
+    start = 0
+    for content in contents:
+        left = content
+        while len(left):
+            piece, left = left[: num_bytes - start], left[num_bytes - start :]
+            filling.append((start, piece))
+            start += len(piece)
+            if start == num_bytes:
+                yield filling
+                filling, start = [], 0
+    if filling:
+        yield filling
 
 
 def gpu_of(on: "device") -> str:
@@ -158,30 +245,15 @@ def gpu_of(on: "device") -> str:
     return str(torch.cuda.get_device_properties(on).uuid) if on.type == "cuda" else ""
 
 
-def place_of(content: "Tensor") -> dict[str, Any]:
-    """Return where another process finds bytes on this GPU, once all that was asked of it is done."""
-    import torch
-    from torch.multiprocessing.reductions import reduce_tensor
-
-    if not content.numel():
-        return {}
-    torch.cuda.current_stream(content.device).synchronize()
-    _, (_, _, _, offset, _, _, _, handle, size, start, _, counters, counter, event, waits) = reduce_tensor(content)
-    handles = {name: base64.b64encode(value).decode() for name, value in (("handle", handle), ("counters", counters), ("event", event))}
-    return handles | {"offset": offset, "size": size, "start": start, "counter": counter, "waits": waits}
-
-
-def copy_from(place: dict[str, Any], content: "Tensor") -> None:
-    """Fill a tensor of bytes with those of another process on the same GPU."""
-    import torch
-    from torch.multiprocessing.reductions import rebuild_cuda_tensor
-
-    if not place:
-        return
-    handle, counters, event = (base64.b64decode(place[name]) for name in ("handle", "counters", "event"))
-    lies = (place["offset"], torch.storage.TypedStorage, torch.uint8, content.device.index, handle, place["size"], place["start"])
-    content.copy_(rebuild_cuda_tensor(torch.Tensor, content.shape, (1,), *lies, False, counters, place["counter"], event, place["waits"]))
-    torch.cuda.current_stream(content.device).synchronize()
+def carrier_between(gpus: Sequence[str]) -> "type[Gloo | Nccl | SameGpu]":
+    """Return what carries bytes between members on these GPUs; raises RuntimeError where nothing does."""
+    if not any(gpus):
+        return Gloo
+    if len(set(gpus)) == 1:
+        return SameGpu
+    if len(set(gpus)) == len(gpus):
+        return Nccl
+    raise RuntimeError("some members share a GPU and others do not; ask for whole GPUs, or set learner.weight_transport=object_store")
 
 
 class Group:
@@ -199,18 +271,10 @@ class Group:
         store.add("joined", 1)
         self._wait(lambda: store.add("joined", 0) == meeting.num_members, "not all members of the group are there")
         try:
-            self._carrier = self._carrier_for([store.get(f"gpu/{member}").decode() for member in range(meeting.num_members)], rank, meeting)
+            gpus = [store.get(f"gpu/{member}").decode() for member in range(meeting.num_members)]
+            self._carrier = carrier_between(gpus)(store, rank, meeting, on)
         except RuntimeError as error:
             raise self.ended(str(error)) from error
-
-    def _carrier_for(self, gpus: list[str], rank: int, meeting: Meeting) -> Gloo | Nccl | SameGpu:
-        if not any(gpus):
-            return Gloo(self._store, rank, meeting)
-        if len(set(gpus)) == 1:
-            return SameGpu(self._store, rank, meeting)
-        if len(set(gpus)) == len(gpus):
-            return Nccl(self._store, rank, meeting, self._device)
-        raise RuntimeError("some members share a GPU and others do not; ask for whole GPUs, or set learner.weight_transport=object_store")
 
     def send(self, bucket: "Mapping[str, Tensor]", *, with_checksums: bool) -> None:
         """Send tensors by their names; an empty bucket ends the version."""
@@ -221,7 +285,8 @@ class Group:
         ]
         listed = json.dumps(rows).encode()
         self._carry([self._tensor(len(listed).to_bytes(8, "little"))])
-        self._carry([self._tensor(listed), *contents.values()])
+        self._carry([self._tensor(listed)])
+        self._carry(list(contents.values()))
 
     def received(self) -> "Iterator[tuple[str, Tensor]]":
         """Yield the tensors of a version with their names, on this member's device; raises BroadcastError if one is damaged."""

@@ -136,7 +136,7 @@ class RolloutConfig(Section):
         if 0 < self.gpus_per_worker < self.gpu_memory_utilization:
             raise ValueError(
                 f"gpu_memory_utilization {self.gpu_memory_utilization:g} is more than gpus_per_worker {self.gpus_per_worker:g}, "
-                "the engine's share of its GPU: lower it to less than that share"
+                "the engine's share of its GPU: lower it to at most that share"
             )
         if self.gpus_per_worker and self.tensor_parallel > 1:
             raise ValueError(f"tensor_parallel {self.tensor_parallel} is for engines on CPU: gpus_per_worker splits others; leave it out")
@@ -187,7 +187,7 @@ class LearnerConfig(Section):
     """Keep the KL's reference model in host memory, sharded over the ranks and brought in layer by layer, at any `zero_stage`."""
     weight_transport: Literal["object_store", "broadcast"] = "object_store"
     """How weights reach the rollout workers: pulled from Ray's object store, or sent to all of them at once through a group of processes,
-    NCCL between GPUs and gloo between CPUs; a worker that was not there pulls in either case."""
+    NCCL between GPUs, CUDA IPC on one that all share, gloo between CPUs; a worker that was not there pulls in either case."""
     lora: LoraConfig | None = None
     """Train adapters instead of the weights, in every stage; without it, all weights that no stage freezes."""
     checkpoint_every: int = Field(default=20, ge=1)

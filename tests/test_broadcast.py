@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
-from ovt_ray import broadcast
-from ovt_ray.broadcast import Group, called, content_of
+from ovt_ray.broadcast import CudaMemory, Gloo, Group, Nccl, SameGpu, called, carrier_between, content_of
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import BroadcastError
 from ovt_ray.types import Problem, Sampling, TrainSample
@@ -38,16 +39,41 @@ VERSION = {
 Receive = Callable[[Group], object]
 
 
-def members(*receive: Receive, deadline_s: float = 20, num_absent: int = 0) -> tuple[Callable[..., Group], list[Future]]:
-    """Begin to receive, each in a thread with connections of its own; return what joins as the sender, and what will be received."""
+class FileMemory(CudaMemory):
+    """Stands for a GPU's memory that other processes can open: a file that each maps."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "memory"
+
+    def shared(self, num_bytes: int, on: torch.device, num_readers: int) -> tuple[Tensor, list[dict[str, Any]]]:
+        self._path.write_bytes(bytes(num_bytes))
+        return self.opened({"path": str(self._path)}, num_bytes, on), [{"path": str(self._path)}] * num_readers
+
+    def opened(self, place: dict[str, Any], num_bytes: int, on: torch.device) -> Tensor:
+        return torch.from_file(place["path"], shared=True, size=num_bytes, dtype=torch.uint8)
+
+    def wait(self, on: torch.device) -> None:
+        pass
+
+
+def members(
+    *receive: Receive, deadline_s: float = 20, num_absent: int = 0, one_gpu: Path | None = None
+) -> tuple[Callable[..., Group], list[Future]]:
+    """Begin to receive, each in a thread with connections of its own; return what joins as the sender, and what will be received.
+
+    Bytes go by gloo, or as between members on one GPU whose memory is in a folder.
+    """
     meeting, store = called("127.0.0.1", 1 + len(receive) + num_absent, deadline_s)
     threads = ThreadPoolExecutor(len(receive))
 
-    def join(rank: int, then: Receive) -> object:
-        return then(Group(meeting, meeting.store(), rank, CPU))
+    def joined(rank: int, store: TCPStore, far_failure: Callable[[], str] = str) -> Group:
+        group = Group(meeting, store, rank, CPU, far_failure)
+        if one_gpu:
+            group._carrier = SameGpu(store, rank, meeting, CPU, FileMemory(one_gpu), num_bytes=2**20)
+        return group
 
-    receiving = [threads.submit(join, rank, then) for rank, then in enumerate(receive, start=1)]
-    return lambda far_failure=str: Group(meeting, store, 0, CPU, far_failure), receiving
+    receiving = [threads.submit(lambda rank, then: then(joined(rank, meeting.store())), *one) for one in enumerate(receive, start=1)]
+    return lambda far_failure=str: joined(0, store, far_failure), receiving
 
 
 def all_of(group: Group) -> list[dict[str, Tensor]]:
@@ -55,29 +81,9 @@ def all_of(group: Group) -> list[dict[str, Tensor]]:
     return [dict(group.received()) for _ in range(2)]
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All members say that they are on one GPU; its memory, where the others read a member's bytes, is a folder."""
-
-    def place_of(content: Tensor) -> dict[str, str]:
-        path = tmp_path / str(time.monotonic_ns())
-        path.write_bytes(content.numpy().tobytes())
-        return {"path": str(path)}
-
-    def copy_from(place: dict[str, str], content: Tensor) -> None:
-        if content.numel():
-            content.copy_(torch.frombuffer(bytearray(Path(place["path"]).read_bytes()), dtype=torch.uint8))
-
-    monkeypatch.setattr(broadcast, "gpu_of", lambda on: "GPU-0")
-    monkeypatch.setattr(broadcast, "place_of", place_of)
-    monkeypatch.setattr(broadcast, "copy_from", copy_from)
-
-
-@pytest.mark.parametrize("way", ["gloo", "one_gpu"])
-def test_every_member_has_every_tensor_of_one_version_after_another(way: str, request: pytest.FixtureRequest) -> None:
-    if way == "one_gpu":
-        request.getfixturevalue(way)
-    join, receiving = members(all_of, all_of, all_of)
+@pytest.mark.parametrize("is_one_gpu", [False, True])
+def test_every_member_has_every_tensor_of_one_version_after_another(is_one_gpu: bool, tmp_path: Path) -> None:
+    join, receiving = members(all_of, all_of, all_of, one_gpu=tmp_path if is_one_gpu else None)
     sender = join()
     second = {"matrix": VERSION["matrix"] + 1}
     for buckets, with_checksums in (([VERSION, {"one more": torch.ones(2)}], True), ([second], False)):
@@ -135,28 +141,61 @@ def test_all_hear_of_a_death_that_only_the_sender_can_see() -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.usefixtures("one_gpu")
-def test_members_on_one_gpu_wait_for_a_reader_until_its_death_is_seen_and_leave_nothing_in_the_store() -> None:
-    join, receiving = members(all_of, lambda group: next(group.received()))
-    began = time.monotonic()
-    sender = join(far_failure=lambda: "worker 7 died" if time.monotonic() > began + 1 else "")
-    sender.send(VERSION, with_checksums=False)
-    receiving[1].result(20)
-    num_keys = sender._store.num_keys()
+def finish(is_done: Callable[[], bool], limit_s: float = 20) -> bool:
+    """Return whether it is done in time."""
+    due_at = time.monotonic() + limit_s
+    while not (done := is_done()) and time.monotonic() < due_at:
+        time.sleep(1e-3)
+    return done
+
+
+def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_they_are(tmp_path: Path) -> None:
+    sent = [torch.randint(256, (size,), dtype=torch.uint8) for size in (8, 0, 1000, 64, 1, 127, 5000)]
+    meeting, store = called("127.0.0.1", 3, 20)
+
+    def read(rank: int) -> list[Tensor]:
+        carrier = SameGpu(meeting.store(), rank, meeting, CPU, FileMemory(tmp_path), num_bytes=64)
+        got = [torch.zeros_like(content) for content in sent]
+        for content in got[:2]:  # the sender puts all of them into one
+            assert finish(carrier.start([content]))
+        assert finish(carrier.start(got[2:]))
+        return got
+
+    with ThreadPoolExecutor(2) as threads:
+        reading = [threads.submit(read, rank) for rank in (1, 2)]
+        sender = SameGpu(store, 0, meeting, CPU, FileMemory(tmp_path), num_bytes=64)
+        assert finish(sender.start(sent[:1])) and finish(sender.start(sent[1:]))
+        for got in reading:
+            assert all(map(torch.equal, got.result(20), sent))
+    assert store.num_keys() == 2, "where each of the two finds the memory"
+
+
+def test_a_sender_on_one_gpu_waits_for_every_reader(tmp_path: Path) -> None:
+    meeting, store = called("127.0.0.1", 3, 20)
+    sender = SameGpu(store, 0, meeting, CPU, FileMemory(tmp_path))
+    is_sent = sender.start([torch.ones(8, dtype=torch.uint8)])
+    for rank in (1, 2):
+        assert not finish(is_sent, 0.2)
+        assert finish(SameGpu(meeting.store(), rank, meeting, CPU, FileMemory(tmp_path)).start([torch.zeros(8, dtype=torch.uint8)]))
+    assert finish(is_sent)
+
+
+def test_members_on_one_gpu_hear_of_a_death_that_only_the_sender_can_see(tmp_path: Path) -> None:
+    join, receiving = members(all_of, lambda group: next(group.received()), one_gpu=tmp_path)
+    sender = join(far_failure=lambda: "worker 7 died" if receiving[1].done() else "")
     with pytest.raises(BroadcastError, match="worker 7 died"):
-        sender.send(VERSION, with_checksums=False)
+        for _ in range(3):
+            sender.send(VERSION, with_checksums=False)
     with pytest.raises(BroadcastError, match="worker 7 died"):
         receiving[0].result(20)
-    assert num_keys == 3 + 1, "a GPU of each member, and how many have joined"
 
 
-def test_members_of_which_some_share_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpus = iter(["GPU-0", "GPU-0", "GPU-1"])
-    monkeypatch.setattr(broadcast, "gpu_of", lambda on: next(gpus))
-    join, receiving = members(all_of, all_of)
-    for refused in (join, receiving[0].result, receiving[1].result):
-        with pytest.raises(BroadcastError, match="some members share a GPU and others do not; ask for whole GPUs"):
-            refused()
+def test_where_the_members_are_says_what_carries_the_bytes() -> None:
+    assert carrier_between(["", "", ""]) is Gloo
+    assert carrier_between(["GPU-0", "GPU-0"]) is SameGpu
+    assert carrier_between(["GPU-0", "GPU-1"]) is Nccl
+    with pytest.raises(RuntimeError, match="some members share a GPU and others do not; ask for whole GPUs"):
+        carrier_between(["GPU-0", "GPU-0", "GPU-1"])
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,20 @@ def forget(worker: RolloutWorker) -> None:
     asyncio.run_coroutine_threadsafe(worker.engine.engine_core.reset_mm_cache_async(), loop).result(10)
 
 
+def record_what_is_sent(worker: RolloutWorker) -> None:
+    """Count the images that go to the engine, and those whose pixels go along, in `worker.sent`."""
+    send, sent = worker.engine.engine_core._send_input, [0, 0]
+
+    def recorded(kind: object, request: object, *others: object) -> object:
+        features = getattr(request, "mm_features", None) or []
+        sent[0] += len(features)
+        sent[1] += sum(feature.data is not None for feature in features)
+        return send(kind, request, *others)
+
+    worker.engine.engine_core._send_input = recorded
+    worker.sent = sent
+
+
 def test_every_problem_gets_its_group_once_with_as_many_completions_as_asked(pool: RolloutPool, problems: list[Problem]) -> None:
     groups = list(pool.generate(problems, sampling()))
     assert sorted(group.problem.id for group in groups) == sorted(problem.id for problem in problems)
@@ -202,6 +216,20 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
     assert shown and set(shown) == set().union(*known)
     ray.get([actor.__ray_call__.remote(forget) for actor in actors])
     assert by_id(pool.generate(problems, sampling())) == before
+
+
+def test_the_pixels_of_an_image_go_to_an_engine_once_whatever_the_size_of_the_group(pool: RolloutPool, tmp_path: Path) -> None:
+    actors = [seat.worker.actor for seat in pool._seats]
+    ray.get([actor.__ray_call__.remote(record_what_is_sent) for actor in actors])
+    problems = world_problems("train", 4, 99, tmp_path)
+    num_images = sum(len(problem.images) for problem in problems)
+    assert num_images
+    for times_shown in (1, 2):
+        list(pool.generate(problems, sampling(num_completions=5, seed=times_shown)))
+    sent = ray.get([actor.__ray_call__.remote(lambda worker: worker.sent) for actor in actors])
+    assert sum(of_all for of_all, _ in sent) == 2 * 5 * num_images
+    assert num_images <= sum(with_pixels for _, with_pixels in sent) <= 2 * num_images, "each engine has to be shown them"
+    assert all(ray.get([actor.__ray_call__.remote(lambda worker: not worker._shown) for actor in actors]))
 
 
 def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(

@@ -1,7 +1,8 @@
-"""What leaves a real engine, step by step: a completion when it has ended, and the half of one only when the engine stands still."""
+"""What leaves a real engine, step by step: a completion when it has ended, a part of one if it is long or the engine stands still."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of R
 
 LENGTHS = {"long": 12, "short": 3, "watched": 5, "left": 12}
 """Tokens of each request; `watched` might be ended by a text, `left` is given up after two steps."""
+GATHERING = ("Gathering", "GatheringAsync")
 
 
 @dataclass(frozen=True)
@@ -35,38 +37,57 @@ class SteppedEngine:
     def __init__(self, model_path: str) -> None:
         from vllm import LLM
 
-        arguments = dict(vars(engine_arguments(model_path, RolloutConfig(max_model_len=64, kv_cache_gib=0.1))))
+        arguments = dict(vars(engine_arguments(model_path, RolloutConfig(max_model_len=512, kv_cache_gib=0.1))))
         del arguments["enable_log_requests"]  # of asynchronous engines only
         self._llm = LLM(**arguments).llm_engine
         self._core = self._llm.engine_core.engine_core
+        self._kv_cache = self._core.scheduler.kv_cache_config
 
-    def said(self, *, gathers: bool, pauses: bool) -> list[list[Said]]:
-        """Return what was said after each step; a pause comes after four, and with it other weights."""
+    def said(self, kind: str, lengths: dict[str, int], *, num_blocks: int = 0, pauses: bool = False) -> tuple[list[list[Said]], int]:
+        """Return what was said after each step, and how often a request had to give up its place in a KV cache of so many blocks.
+
+        `left` is given up after two steps. A pause comes after four, and with it other weights.
+        """
         from vllm import SamplingParams
-        from vllm.v1.core.sched.scheduler import Scheduler
 
-        scheduler = self._core.scheduler
-        for number, (name, length) in enumerate(LENGTHS.items()):
+        scheduler = self._core.scheduler = self._scheduler(kind, num_blocks)
+        for number, (name, length) in enumerate(lengths.items()):
             stop = ["no such text"] if name == "watched" else None
             params = SamplingParams(max_tokens=length, ignore_eos=True, seed=number, logprobs=0, stop=stop)
             self._llm.add_request(name, {"prompt_token_ids": [5, 6, 7]}, params)
-        if not gathers:
-            scheduler.update_from_output = lambda *outputs: Scheduler.update_from_output(scheduler, *outputs)
+        requests = list(scheduler.requests.values())
         self._core.set_weight_version("1")
         steps = []
         while scheduler.has_requests():
             steps.append(self._step())
             if len(steps) == 2:
-                self._core.abort_requests([name for name in scheduler.requests if name.startswith("left")])
+                self._core.abort_requests([request.request_id for request in requests if request.request_id.startswith("left")])
             if len(steps) == 4 and pauses:
                 self._core.pause_scheduler("keep", clear_cache=False)
                 while scheduler.has_requests():
                     steps.append(self._step())
                 self._core.set_weight_version("2")
                 self._core.resume_scheduler()
-        vars(scheduler).pop("update_from_output", None)
-        assert not scheduler._waiting
-        return steps
+        assert not getattr(scheduler, "_waiting", None)
+        return steps, sum(request.num_preemptions for request in requests)
+
+    def _scheduler(self, kind: str, num_blocks: int) -> object:
+        from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        import actors.scheduler
+
+        config = self._core.vllm_config
+        kv_cache = replace(self._kv_cache, num_blocks=num_blocks or self._kv_cache.num_blocks)
+        block_size, hash_block_size = resolve_kv_cache_block_sizes(kv_cache, config)
+        return getattr(actors.scheduler, kind, Scheduler)(
+            vllm_config=config,
+            kv_cache_config=kv_cache,
+            structured_output_manager=self._core.structured_output_manager,
+            log_stats=False,
+            block_size=block_size,
+            hash_block_size=hash_block_size,
+        )
 
     def _step(self) -> list[Said]:
         updates, _ = self._core.step_fn()
@@ -89,18 +110,22 @@ def engine(ray_session: None, tiny_model: Path) -> ActorHandle:
 
 
 def wholes(steps: list[list[Said]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Return each request's tokens with their log-probabilities."""
+    """Return each request's tokens with their log-probabilities, which nothing follows once it has ended."""
     joined: dict[str, tuple[list[int], list[float]]] = {}
+    ended: set[str] = set()
     for said in (said for step in steps for said in step):
+        assert said.request not in ended
         token_ids, logprobs = joined.setdefault(said.request, ([], []))
         token_ids += said.token_ids
         logprobs += said.logprobs
+        ended |= {said.request} if said.has_ended else set()
     return joined
 
 
-def test_a_completion_leaves_the_engine_once_unless_a_text_may_end_it(engine: ActorHandle) -> None:
-    steps = ray.get(engine.said.remote(gathers=True, pauses=False))
-    one_by_one = ray.get(engine.said.remote(gathers=False, pauses=False))
+@pytest.mark.parametrize("kind", GATHERING)
+def test_a_completion_leaves_the_engine_once_unless_a_text_may_end_it(engine: ActorHandle, kind: str) -> None:
+    steps, _ = ray.get(engine.said.remote(kind, LENGTHS))
+    one_by_one, _ = ray.get(engine.said.remote("vLLM's", LENGTHS))
     spoken = [
         (number, said.request, len(said.token_ids)) for number, step in enumerate(steps) for said in step if said.request != "watched"
     ]
@@ -111,10 +136,22 @@ def test_a_completion_leaves_the_engine_once_unless_a_text_may_end_it(engine: Ac
     assert wholes(steps) == expected and all(len(tokens) == len(logprobs) == LENGTHS[name] for name, (tokens, logprobs) in expected.items())
 
 
-def test_a_pause_sends_what_waits_with_the_weights_that_it_was_drawn_from(engine: ActorHandle) -> None:
-    steps = ray.get(engine.said.remote(gathers=True, pauses=True))
+@pytest.mark.parametrize("kind", GATHERING)
+def test_a_pause_sends_what_waits_with_the_weights_that_it_was_drawn_from(engine: ActorHandle, kind: str) -> None:
+    steps, _ = ray.get(engine.said.remote(kind, LENGTHS, pauses=True))
     spoken = [
         (said.request, len(said.token_ids), said.version, said.has_ended) for step in steps for said in step if said.request == "long"
     ]
     assert spoken == [("long", 4, "1", False), ("long", 8, "2", True)]
-    assert wholes(steps) == wholes(ray.get(engine.said.remote(gathers=True, pauses=False)))
+    assert wholes(steps) == wholes(ray.get(engine.said.remote(kind, LENGTHS))[0])
+
+
+@pytest.mark.parametrize("kind", GATHERING)
+def test_a_long_completion_comes_in_parts_also_where_it_has_to_give_up_its_place_in_the_cache(engine: ActorHandle, kind: str) -> None:
+    lengths = {"first": 300, "second": 300}
+    steps, num_preemptions = ray.get(engine.said.remote(kind, lengths, num_blocks=5))
+    parts = [len(said.token_ids) for step in steps for said in step if said.request == "second"]
+    assert parts == [128, 128, 44] and num_preemptions
+    expected, got = wholes(ray.get(engine.said.remote("vLLM's", lengths, num_blocks=5))[0]), wholes(steps)
+    assert got == expected and {name: len(tokens) for name, (tokens, _) in got.items()} == lengths
+    assert all(one != other for one, other in pairwise(tuple(tokens) for tokens, _ in got.values()))
