@@ -83,7 +83,7 @@ def scheduler(vllm_config: VllmConfig, **named: Any) -> Scheduler:
 
 
 def joined(outputs: list[EngineCoreOutput]) -> EngineCoreOutput:
-    """Return outputs that follow each other as one."""
+    """Return outputs that follow each other as one, of all that vLLM can be asked for with tokens and their log-probabilities alone."""
     first, last = outputs[0], outputs[-1]
     if first is not last:
         last.new_token_ids = [token_id for output in outputs for token_id in output.new_token_ids]

@@ -5,10 +5,11 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from actors.images import DecodedImages
+from actors.pixels import PixelsOnce
 from actors.shared_memory import in_shared_memory, named_memory
 from ovt_ray.broadcast import Meeting
 from ovt_ray.config import ModelConfig, RolloutConfig
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from vllm.logprobs import FlatLogprobs
     from vllm.outputs import RequestOutput, WeightVersionSpan
     from vllm.tokenizers import TokenizerLike
-    from vllm.v1.engine import EngineCoreRequest
 
 
 GATHER_S = 0.02
@@ -146,10 +146,7 @@ class RolloutWorker:
         """Of the group that the engine's processes are in."""
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
-        self._add_request = self.engine.engine_core.add_request_async
-        self._shown: set[str] = set()
-        """Requests of which a completion, and with it the pixels, has been sent to the engine."""
-        self.engine.engine_core.add_request_async = self._add_with_pixels_once
+        self._pixels = PixelsOnce(self.engine)
         for path in named_memory(os.getpid()):  # all who share it have it by now; a name would outlive a killed worker
             path.unlink(missing_ok=True)
 
@@ -218,17 +215,6 @@ class RolloutWorker:
         except Exception as error:
             ended.put_nowait(RolloutError(f"problem {problem.id}: {error}"))
 
-    async def _add_with_pixels_once(self, completion: "EngineCoreRequest") -> None:
-        """Send one completion of a request to the engine.
-
-        vLLM sends the pixels with every completion of a group, and its engine then holds as many copies until they have ended.
-        """
-        request_id = completion.external_req_id
-        if request_id in self._shown and completion.mm_features:
-            completion.mm_features = [replace(feature, data=None) for feature in completion.mm_features]
-        await self._add_request(completion)
-        self._shown.add(request_id)
-
     async def _ended_choices(
         self, prompt: "TokensPrompt", params: "SamplingParams", request_id: str
     ) -> "AsyncIterator[tuple[RequestOutput, list[CompletionOutput]]]":
@@ -243,15 +229,13 @@ class RolloutWorker:
             is_last = number == MAX_TRIES - 1
             parts: dict[int, list[CompletionOutput]] = {}
             name = f"{request_id}/{number}"
-            try:
+            with self._pixels.of(name):
                 async for output in self.engine.generate(prompt, params, name):
                     for part in output.outputs:
                         parts.setdefault(part.index, []).append(part)
                         if part.finished() and part.index not in seen and (is_last or part.finish_reason != "error"):
                             seen.add(part.index)
                             yield output, parts.pop(part.index)
-            finally:
-                self._shown.discard(name)
             if len(seen) == params.n:
                 return
 
@@ -388,7 +372,8 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         # prefilled in two chunks needs; so there each prompt is prefilled whole.
         enable_chunked_prefill=not on_cpu,
         max_num_batched_tokens=max(8192, rollout.max_model_len) if on_cpu else None,
-        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
+        # With a share of a GPU vLLM's own choice would count what the learner takes while the engine starts.
+        kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if rollout.gpus_per_worker < 1 else None,
         gpu_memory_utilization=rollout.gpu_memory_utilization,
         limit_mm_per_prompt={"image": 8, "video": 0},
         logprobs_mode="processed_logprobs",

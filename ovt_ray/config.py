@@ -118,9 +118,9 @@ class RolloutConfig(Section):
     max_num_seqs: int = Field(default=256, ge=1)
     """Sequences that one engine decodes at the same time."""
     kv_cache_gib: float = Field(default=0.25, gt=0)
-    """KV cache of a CPU engine."""
+    """KV cache of an engine on a CPU or with a share of a GPU; one with whole GPUs takes what `gpu_memory_utilization` leaves."""
     gpu_memory_utilization: Fraction = 0.85
-    """Share of a GPU's memory that its engine takes."""
+    """Share of a GPU's memory that its engine takes, and that has to be free when it starts."""
     deadline_s: float = Field(default=600, gt=0)
     """Longest wait for an engine to start, for one problem's completions, and for a weight update."""
 
@@ -133,10 +133,10 @@ class RolloutConfig(Section):
     def _shards_fit_devices(self) -> "RolloutConfig":
         if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
             raise ValueError(f"gpus_per_worker {self.gpus_per_worker:g} is neither a share of one GPU nor whole GPUs: round it")
-        if 0 < self.gpus_per_worker < self.gpu_memory_utilization:
+        if 0 < self.gpus_per_worker < 1 and self.gpu_memory_utilization >= self.gpus_per_worker:
             raise ValueError(
-                f"gpu_memory_utilization {self.gpu_memory_utilization:g} is more than gpus_per_worker {self.gpus_per_worker:g}, "
-                "the engine's share of its GPU: lower it to at most that share"
+                f"gpu_memory_utilization {self.gpu_memory_utilization:g} is not less than gpus_per_worker {self.gpus_per_worker:g}, "
+                "the engine's share of its GPU, in which its process needs some memory beside: lower it"
             )
         if self.gpus_per_worker and self.tensor_parallel > 1:
             raise ValueError(f"tensor_parallel {self.tensor_parallel} is for engines on CPU: gpus_per_worker splits others; leave it out")
@@ -356,10 +356,12 @@ class RunConfig(Section):
                 "learner.weight_transport: 'broadcast' goes between whole GPUs, on one GPU that all share, or between CPUs, not with "
                 f"learner.gpus_per_rank {of_rank:g} and rollout.gpus_per_worker {of_worker:g}: set object_store"
             )
-        if is_shared and self.learner.num_ranks > 1:
+        shares = self.learner.num_ranks * of_rank + self.rollout.num_workers * of_worker
+        if is_shared and shares > 1 + 1e-6:
             raise ValueError(
-                "learner.weight_transport: 'broadcast' needs one GPU that all share, or whole ones, and no two of learner.num_ranks "
-                f"{self.learner.num_ranks} are on one: set object_store"
+                "learner.weight_transport: 'broadcast' needs whole GPUs or one that all share, and "
+                f"learner.num_ranks {self.learner.num_ranks} and rollout.num_workers {self.rollout.num_workers} "
+                f"ask for {shares:g} in shares: set object_store"
             )
 
     @model_validator(mode="after")

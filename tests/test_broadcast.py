@@ -156,7 +156,7 @@ def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_t
     def read(rank: int) -> list[Tensor]:
         carrier = SameGpu(meeting.store(), rank, meeting, CPU, FileMemory(tmp_path), num_bytes=64)
         got = [torch.zeros_like(content) for content in sent]
-        for content in got[:2]:  # the sender puts all of them into one
+        for content in got[:2]:
             assert finish(carrier.start([content]))
         assert finish(carrier.start(got[2:]))
         return got
@@ -196,6 +196,12 @@ def test_where_the_members_are_says_what_carries_the_bytes() -> None:
     assert carrier_between(["GPU-0", "GPU-1"]) is Nccl
     with pytest.raises(RuntimeError, match="some members share a GPU and others do not; ask for whole GPUs"):
         carrier_between(["GPU-0", "GPU-0", "GPU-1"])
+    meeting, store = called("127.0.0.1", 3, 5)
+    for rank in (1, 2):  # of members that share a GPU, to which this one does not belong
+        store.set(f"gpu/{rank}", "GPU-0")
+        store.add("joined", 1)
+    with pytest.raises(BroadcastError, match="some members share a GPU and others do not"):
+        Group(meeting, store, 0, CPU)
 
 
 @pytest.fixture(scope="module")

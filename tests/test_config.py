@@ -199,12 +199,13 @@ def test_learner_and_engine_may_share_a_gpu() -> None:
     config = load_config(TINY, shares)
     assert config.rollout.num_shards == 1 and gpus_needed(config) == pytest.approx(1)
     assert "gpus_per_worker 1.5 is neither a share of one GPU nor whole GPUs" in refusal("rollout.gpus_per_worker=1.5")
-    assert "gpu_memory_utilization 0.85 is more than gpus_per_worker 0.4, the engine's share" in refusal(shares[0])
+    assert "gpu_memory_utilization 0.85 is not less than gpus_per_worker 0.4, the engine's share" in refusal(shares[0])
     assert "gpus_per_rank 0.5 lets two of num_ranks 2 meet on one GPU" in refusal("learner.gpus_per_rank=0.5", "learner.num_ranks=2")
     sends = "learner.weight_transport=broadcast"
     assert load_config(TINY, [*shares, sends]).learner.weight_transport == "broadcast"
     assert "'broadcast' goes between whole GPUs, on one GPU" in refusal(*shares, sends, "rollout.gpus_per_worker=1")
-    assert "'broadcast' needs one GPU that all share" in refusal(*shares, sends, "learner.num_ranks=2")
+    for more, total in (("learner.num_ranks=2", "1.6"), ("rollout.num_workers=2", "1.4")):
+        assert f"ask for {total} in shares: set object_store" in refusal(*shares, sends, more)
 
 
 def test_weights_are_broadcast_whole_and_between_devices_of_one_kind() -> None:
