@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class PixelsOnce:
-    """Stands before what adds a completion to an engine; raises RuntimeError for an engine without the cache."""
+    """Stands before what adds a completion to an engine, if that has the cache: an engine of text alone has none."""
 
     def __init__(self, engine: "AsyncLLM") -> None:
-        if engine.model_config.get_multimodal_config().mm_processor_cache_type != "lru" or engine.renderer.mm_processor_cache is None:
-            raise RuntimeError("vLLM keeps no pixels for this model: its multimodal processor cache is off")
         self._add = engine.engine_core.add_request_async
-        engine.engine_core.add_request_async = self.add
+        multimodal = engine.model_config.multimodal_config
+        if multimodal and multimodal.mm_processor_cache_type == "lru" and engine.renderer.mm_processor_cache is not None:
+            engine.engine_core.add_request_async = self.add
         self._shown: set[str | None] = set()
         """Requests of which a completion has been sent."""
 

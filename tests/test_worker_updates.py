@@ -24,11 +24,13 @@ class Engine:
         self.asked: list[str] = []
         self.arrives = asyncio.Event()
         self.failures = [failure]
+        self.engine_core = self
+        """Its client."""
 
     async def init_weight_transfer_engine(self, request: object) -> None:
         self.failures.insert(0, "")  # it joins
 
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+    async def pause_scheduler_async(self, *, mode: str, clear_cache: bool) -> None:
         self.asked.append("pause")
 
     async def reset_prefix_cache(self, *, reset_running_requests: bool) -> None: ...
