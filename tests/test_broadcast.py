@@ -17,7 +17,8 @@ from torch.distributed import TCPStore
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
-from ovt_ray.broadcast import CudaMemory, Gloo, Group, Nccl, SameGpu, called, carrier_between, content_of
+from ovt_ray.broadcast import Group, called, content_of
+from ovt_ray.carriers import CudaMemory, Gloo, Nccl, SameGpu, carrier_between
 from ovt_ray.config import ModelConfig, RolloutConfig
 from ovt_ray.errors import BroadcastError
 from ovt_ray.types import Problem, Sampling, TrainSample
