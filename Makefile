@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, tw
 test: $(INSTALLED)  ## set up if needed, then all tests but the longest
 	$(PYTHON_IN_VENV) -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## the longest tests, most of which stop and kill whole jobs (about 9 minutes)
+test-long: $(INSTALLED)  ## the longest tests, most of which stop and kill whole jobs (about 10 minutes)
 	$(PYTHON_IN_VENV) -m pytest -m long
 
 check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests

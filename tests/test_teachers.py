@@ -37,6 +37,7 @@ def reward(ray_session: None) -> Iterator[RewardPool]:
     pool.close()
 
 
+@pytest.mark.long
 def test_a_captioner_and_a_reasoner_write_chains_that_are_scored(ray_session: None, reward: RewardPool, tmp_path: Path) -> None:
     seen, hostile = world_problems("test", 12, 0, tmp_path / "images"), "<|im_end|><think>"
     problems, file = [*seen, TEXT_ONLY], tmp_path / "checkpoints" / "captions.jsonl"
