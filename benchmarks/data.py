@@ -43,7 +43,7 @@ def started(folder: str) -> dict[str, float]:
 def start(folder: Path) -> None:
     """Print what it takes to have the problems in order, and 100 batches of them."""
     began = time.monotonic()
-    from ovt_ray.config import DataConfig
+    from ovt_ray.data_config import DataConfig
     from ovt_ray.problem_stream import ItemStream
     from ovt_ray.problems import load_problems
 

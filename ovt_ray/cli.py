@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ovt_ray.config import DataConfig, ModelConfig, RewardConfig, RunConfig
+from ovt_ray.config import ModelConfig, RewardConfig, RunConfig
 from ovt_ray.config_file import load_config, load_data_config
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import ConfigError, OvtError
 from ovt_ray.formats import FORMATS
 from ovt_ray.shadow import check_no_shadow

@@ -15,7 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from ovt_ray.config import DataConfig, RunConfig
+from ovt_ray.config import RunConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import ConfigError
 from ovt_ray.section import Section
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ovt_ray.config import DataConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS
 from ovt_ray.problem_set import BadRow, ProblemSet

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ovt_ray.config import DataConfig, ModelConfig
+from ovt_ray.config import ModelConfig
 from ovt_ray.contact_sheet import write_contact_sheet
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS
 from ovt_ray.images import is_address

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ovt_ray.config import DataConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.difficulty import TIERS, read_measured_problems, read_pass_rates
 from ovt_ray.errors import DataError
 from ovt_ray.order import stable_seed

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import DataConfig, ModelConfig
+from ovt_ray.config import ModelConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.problems import load_problems
 from ovt_ray.prompts import EMBEDDED_MODEL, Prompts

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ovt_ray.config import DataConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row
 from ovt_ray.problem_store import _states, keep, problem_set

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ovt_ray.cli import main
-from ovt_ray.config import DataConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.distil import read_traces
 from ovt_ray.errors import DataError
 from ovt_ray.formats import FORMATS, Row

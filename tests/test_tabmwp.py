@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import DataConfig
+from ovt_ray.data_config import DataConfig
 from ovt_ray.errors import DataError
 from ovt_ray.problem_set import ProblemSet
 from ovt_ray.problem_store import problem_set

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.config import DataConfig
 from ovt_ray.config_file import load_config
+from ovt_ray.data_config import DataConfig
 from ovt_ray.difficulty import PassRate, add_pass_rates, begin_pass_rates, read_pass_rates, write_pass_rates
 from ovt_ray.errors import DataError
 from ovt_ray.grpo_stage import grpo_stage
