@@ -17,8 +17,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.worker import Ended
-from ovt_ray.spans import Span
-from ovt_ray.types import Problem, Sampling, Weights
+from ovt_ray.core.spans import Span
+from ovt_ray.core.types import Problem, Sampling
+from ovt_ray.core.weights.version import Weights
 
 NEWS_S = 1.0
 """Longest wait for news: an answer without any says that there is none."""

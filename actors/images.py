@@ -6,8 +6,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovt_ray.prompts import load_image
-from ovt_ray.types import ImageSource, Problem
+from ovt_ray.core.prompts import load_image
+from ovt_ray.core.types import ImageSource, Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image

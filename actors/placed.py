@@ -9,7 +9,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.worker import RolloutWorker
-from ovt_ray.config import ModelConfig, RolloutConfig
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 """Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from

@@ -16,10 +16,11 @@ from actors.placed import Worker, launched
 from actors.receivers import Receivers
 from actors.seats import Call, OnCompletions, OnGroup, Request, Seat
 from actors.worker import Ended
-from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.errors import RolloutError
-from ovt_ray.spans import Span
-from ovt_ray.types import Broadcast, Problem, RolloutGroup, Sampling, Weights
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.errors import RolloutError
+from ovt_ray.core.spans import Span
+from ovt_ray.core.types import Problem, RolloutGroup, Sampling
+from ovt_ray.core.weights.version import Broadcast, Weights
 
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""

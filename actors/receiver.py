@@ -24,8 +24,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 from actors.worker import WORKER_PID
-from ovt_ray.broadcast import Group, Meeting, checksum, content_of
-from ovt_ray.types import merged
+from ovt_ray.core.weights.broadcast import Group, Meeting, checksum, content_of
+from ovt_ray.core.weights.version import merged
 
 BACKEND = "learner"
 

@@ -7,9 +7,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.seats import Seat
-from ovt_ray.broadcast import Meeting
-from ovt_ray.errors import RolloutError
-from ovt_ray.types import Broadcast
+from ovt_ray.core.errors import RolloutError
+from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.version import Broadcast
 
 MAX_IN_VAIN = 2
 """Versions in a row that no broadcast brings to workers who can pull them: each may cost the deadline."""

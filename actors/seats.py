@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from actors.collector import Line
 from actors.placed import Worker
 from actors.worker import Ended
-from ovt_ray.types import Problem, RolloutGroup, Sampling
+from ovt_ray.core.types import Problem, RolloutGroup, Sampling
 
 OnCompletions = Callable[[Problem, Sequence[Ended]], None]
 """Told of the completions of a problem as they end, those that end close together at once."""

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 from actors.images import DecodedImages
 from actors.pixels import PixelsOnce
 from actors.shared_memory import in_shared_memory, named_memory
-from ovt_ray.broadcast import Meeting
-from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.errors import OvtError, RolloutError
-from ovt_ray.prompts import Prompts
-from ovt_ray.spans import Span, SpanLog
-from ovt_ray.types import Adapter, Completion, Problem, Sampling, VersionSpan, Weights, WeightTensor
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.errors import OvtError, RolloutError
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.spans import Span, SpanLog
+from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
+from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.version import Adapter, Weights, WeightTensor
 
 if TYPE_CHECKING:
     from vllm import AsyncEngineArgs, CompletionOutput, SamplingParams

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actors.worker import engine_arguments, sampling_params
-from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.prompts import Prompts
-from ovt_ray.types import Problem, Sampling
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.types import Problem, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

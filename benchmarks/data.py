@@ -43,9 +43,9 @@ def started(folder: str) -> dict[str, float]:
 def start(folder: Path) -> None:
     """Print what it takes to have the problems in order, and 100 batches of them."""
     began = time.monotonic()
-    from ovt_ray.data_config import DataConfig
-    from ovt_ray.problem_stream import ItemStream
-    from ovt_ray.problems import load_problems
+    from ovt_ray.core.config.data import DataConfig
+    from ovt_ray.data.sources import load_problems
+    from ovt_ray.data.stream import ItemStream
 
     loaded = load_problems(DataConfig(format="jsonl", path=folder / "problems.jsonl"), folder / "kept")
     stream = ItemStream.of(loaded.train, seed=0)

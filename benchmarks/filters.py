@@ -12,23 +12,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from learner.stage import Stage
-from ovt_ray.chains import Chains, keep_chains, read_chains
-from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
+from ovt_ray.core.config.file import load_config
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.config.stages import DistilConfig, SftConfig
+from ovt_ray.core.config.traces import TraceFilters
+from ovt_ray.core.files import append_json_line, read_json_lines
+from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
+from ovt_ray.core.types import Problem, TrainSample
+from ovt_ray.data.order import stable_seed
+from ovt_ray.data.tasks import Tasks, Wanted, load_tasks
 from ovt_ray.distil import select
+from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
+from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
-from ovt_ray.files import append_json_line, read_json_lines
-from ovt_ray.order import stable_seed
-from ovt_ray.prompts import EMBEDDED_MODEL, Prompts
+from ovt_ray.run.recorder import Track
+from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
 from ovt_ray.sft import num_sft_steps, train_sft
-from ovt_ray.stage_config import DistilConfig, SftConfig
-from ovt_ray.statistics import wilson_interval
-from ovt_ray.tasks import Tasks, Wanted, load_tasks
-from ovt_ray.teachers import Teachers
-from ovt_ray.trace_config import TraceFilters
-from ovt_ray.track import Track
-from ovt_ray.types import Problem, TrainSample
 
 FOLDER = Path("runs/filters")
 MAX_WORDS = 25

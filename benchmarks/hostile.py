@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from ovt_ray.types import Outcome, Problem, Score
+from ovt_ray.core.types import Outcome, Problem, Score
 from reward.protocol import Answer, Part
-from reward.worker import ScoringProcess
-from tests.hostile import CANARY, NUM_PAIRS, hostile_answers
+from reward.service.worker import ScoringProcess
+from tests.reward.verifier.hostile import CANARY, NUM_PAIRS, hostile_answers
 
 NUM_ANSWERS = 20_000
 DEADLINE_S = 2.0

@@ -35,9 +35,9 @@ from learner.batching import PromptBlock, collate
 from learner.model import TokenPositions, TokenScorer, load_model
 from learner.packing import micro_batches
 from learner.rendering import PromptCache
-from ovt_ray.config import Layout, ModelConfig
-from ovt_ray.prompts import Prompts
-from ovt_ray.types import AnswerKind, Problem, TrainSample
+from ovt_ray.core.config.run import Layout, ModelConfig
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.types import AnswerKind, Problem, TrainSample
 from ovt_ray.world import build_tiny_model
 
 ROUNDS = 3

@@ -29,14 +29,14 @@ import psutil
 
 from benchmarks.processes import kind_of
 from benchmarks.step import stage_of
-from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
+from ovt_ray.core.config.file import load_config
+from ovt_ray.core.config.run import RunConfig
 from ovt_ray.grpo import train_grpo
-from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.metrics import read_metrics
+from ovt_ray.rl.checkpoint import StreamState
+from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.run.metrics import read_metrics
+from ovt_ray.run.recorder import Track
 from ovt_ray.services import Services
-from ovt_ray.stream_state import StreamState
-from ovt_ray.track import Track
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 12

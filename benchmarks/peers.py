@@ -29,11 +29,11 @@ from typing import Any
 import psutil
 
 from benchmarks.step import PHASES, begin, num_completion_tokens, timed_step
-from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
-from ovt_ray.prompts import Prompts
+from ovt_ray.core.config.file import load_config
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.types import Problem
 from ovt_ray.services import Services
-from ovt_ray.types import Problem
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 6

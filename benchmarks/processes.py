@@ -10,7 +10,7 @@ KINDS = {
     "ray::Collector": "collector",
     "ray::Publisher": "publisher",  # a learner rank's part of it, in `benchmarks.weights`
     "ray::RewardActor": "reward actor",
-    "reward.process": "reward process",
+    "reward.service.process": "reward process",
     "raylet/raylet": "raylet",
     "": "rest of Ray",
 }

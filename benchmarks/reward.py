@@ -2,9 +2,9 @@
 
     python -m benchmarks.reward
 
-The answers are those of the judged set (`tests/judged`), each scored once by every verifier in one process on one core, in turns
-block by block; how many each judges right is shown beside. The judged set holds as many near misses in LaTeX as numbers, benchmarks
-do not: answers per second are taken of a mixture with the kinds' shares of four benchmarks (`SHARES`), and shown by kind. math-verify
+The answers are those of the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one core,
+in turns block by block. The share judged right is shown as well. The judged set holds as many near misses in LaTeX as numbers. Benchmarks
+do not, so answers per second are taken of a mixture with the kinds' shares of four benchmarks (`SHARES`), and shown by kind. math-verify
 keeps its own time limits, as its users run it. The service then scores the same 1,000 completions as the bare function. The last
 line is one JSON object.
 """
@@ -19,13 +19,13 @@ from statistics import fmean, median, quantiles
 
 import ray
 
-from ovt_ray.config import RewardConfig
-from ovt_ray.types import Score
+from ovt_ray.core.config.run import RewardConfig
+from ovt_ray.core.types import Score
 from reward.accuracy import score_answer, score_lenient
 from reward.pool import RewardPool
 from reward.protocol import Answer, Part
-from reward.scoring import ScoringPool
-from tests.test_judged import FILES, Case, read_cases
+from reward.service.scoring import ScoringPool
+from tests.reward.verifier.test_judged import FILES, Case, read_cases
 
 BLOCK = 100
 """Answers that one verifier scores before the next one has its turn."""

@@ -36,8 +36,9 @@ from actors.placed import engine_environment
 from actors.pool import RolloutPool
 from benchmarks.bare_vllm import BareEngine, Timing
 from learner.weights import on_the_wire
-from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.types import AnswerKind, Problem, Sampling, Weights
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.types import AnswerKind, Problem, Sampling
+from ovt_ray.core.weights.version import Weights
 from ovt_ray.world import build_tiny_model, world_problems
 
 

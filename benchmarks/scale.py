@@ -36,15 +36,16 @@ import ray
 
 from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
 from learner.group import LearnerGroup
-from ovt_ray.config import RolloutConfig
-from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.problem_stream import ItemStream, Part
-from ovt_ray.samples import staleness
+from ovt_ray.core.config.run import RolloutConfig
+from ovt_ray.core.config.stages import GrpoConfig, Optimizer
+from ovt_ray.core.types import AnswerKind, Outcome, Problem, Sampling, Score
+from ovt_ray.core.weights.version import Weights
+from ovt_ray.data.stream import ItemStream, Part
+from ovt_ray.rl.checkpoint import StreamState
+from ovt_ray.rl.samples import staleness
+from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import SPANS_S, Scores, Services
-from ovt_ray.stage_config import GrpoConfig, Optimizer
-from ovt_ray.stream import GroupStream
-from ovt_ray.stream_state import StreamState
-from ovt_ray.types import AnswerKind, Outcome, Problem, Sampling, Score, Weights
 from reward.pool import RewardPool
 from reward.protocol import Answer
 

@@ -18,9 +18,10 @@ from ray.actor import ActorHandle
 from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from actors.worker import Ended, RolloutWorker, completion_seed
-from ovt_ray.config import ModelConfig, RolloutConfig
-from ovt_ray.spans import SpanLog
-from ovt_ray.types import Completion, Problem, Sampling, VersionSpan, Weights
+from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.spans import SpanLog
+from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
+from ovt_ray.core.weights.version import Weights
 
 SIGMA = 1.0
 """Of the logarithm of an answer's length."""

@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
-from ovt_ray.ledger import RunFolder
-from ovt_ray.metrics import read_metrics
-from ovt_ray.results import StageResult
-from ovt_ray.stages import Stages
-from ovt_ray.statistics import wilson_interval
-from ovt_ray.tasks import Tasks, load_tasks
+from ovt_ray.core.config.file import load_config
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.data.tasks import Tasks, load_tasks
+from ovt_ray.run.ledger import RunFolder
+from ovt_ray.run.metrics import read_metrics
+from ovt_ray.run.results import StageResult
+from ovt_ray.run.statistics import wilson_interval
+from ovt_ray.stages.stages import Stages
 
 STALENESS = (0, 0, 1, 4)
 """0 twice, for the comparison of weights."""

@@ -19,14 +19,14 @@ import psutil
 
 from benchmarks.processes import RAYS_OWN, kind_of
 from learner.stage import Stage
-from ovt_ray.config import RunConfig
-from ovt_ray.config_file import load_config
-from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.problem_stream import ItemStream
+from ovt_ray.core.config.file import load_config
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.types import Problem, ScoredGroup, TrainSample
+from ovt_ray.data.stream import ItemStream
+from ovt_ray.rl.checkpoint import StreamState
+from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import Services
-from ovt_ray.stream import GroupStream
-from ovt_ray.stream_state import StreamState
-from ovt_ray.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 6

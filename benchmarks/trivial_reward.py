@@ -2,7 +2,7 @@
 
 import zlib
 
-from ovt_ray.types import Outcome, Problem, Score
+from ovt_ray.core.types import Outcome, Problem, Score
 
 
 def score(problem: Problem, text: str) -> Score:

@@ -43,8 +43,8 @@ from learner.adapters import add_adapters
 from learner.group import CHECKSUM_EVERY, RankActor
 from learner.model import load_model
 from learner.weights import adapter_buckets, base_buckets, weight_buckets
-from ovt_ray.config import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
-from ovt_ray.types import Adapter, Broadcast, Weights
+from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
+from ovt_ray.core.weights.version import Adapter, Broadcast, Weights
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from learner.parts import part_of
-from ovt_ray.config import LoraConfig
-from ovt_ray.errors import LearnerError
-from ovt_ray.section import Part
-from ovt_ray.types import merged
+from ovt_ray.core.config.run import LoraConfig
+from ovt_ray.core.config.section import Part
+from ovt_ray.core.errors import LearnerError
+from ovt_ray.core.weights.version import merged
 
 ADAPTER = "default"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from ovt_ray.errors import LearnerError
+from ovt_ray.core.errors import LearnerError
 
 PACKED_ATTENTION = "ovt_ray_packed"
 OTHER_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias")

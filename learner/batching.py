@@ -13,8 +13,8 @@ from torch import Tensor
 
 from learner.attention import Span
 from learner.packing import Block
-from ovt_ray.config import Layout
-from ovt_ray.types import TrainSample
+from ovt_ray.core.config.run import Layout
+from ovt_ray.core.types import TrainSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ovt_ray.config import LearnerConfig
+from ovt_ray.core.config.run import LearnerConfig
 
 BUCKET_ELEMENTS = 50_000_000
 """Elements reduced or gathered in one collective: DeepSpeed's own default would take gigabytes of GPU memory."""

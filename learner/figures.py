@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, distributed
 
 from learner.grpo import TokenLosses, kl_estimate
-from ovt_ray.types import UpdateStats
+from ovt_ray.core.types import UpdateStats
 
 QUANTILES = (0.01, 0.5, 0.99)
 

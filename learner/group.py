@@ -18,11 +18,12 @@ from torch import Tensor
 from learner.rank import LearnerRank
 from learner.stage import Stage
 from learner.weights import checksums, on_the_wire
-from ovt_ray.broadcast import Group, Meeting, called
-from ovt_ray.config import LearnerConfig, ModelConfig
-from ovt_ray.errors import BroadcastError, ConfigError, LearnerError
-from ovt_ray.spans import Span, recorded
-from ovt_ray.types import Adapter, Broadcast, TrainSample, UpdateStats, Weights, WeightTensor
+from ovt_ray.core.config.run import LearnerConfig, ModelConfig
+from ovt_ray.core.errors import BroadcastError, ConfigError, LearnerError
+from ovt_ray.core.spans import Span, recorded
+from ovt_ray.core.types import TrainSample, UpdateStats
+from ovt_ray.core.weights.broadcast import Group, Meeting, called
+from ovt_ray.core.weights.version import Adapter, Broadcast, Weights, WeightTensor
 
 PLACEMENT_DEADLINE_S = 60.0
 CHECKSUM_EVERY = 10

@@ -19,7 +19,7 @@ from statistics import fmean, pstdev
 import torch
 from torch import Tensor
 
-from ovt_ray.stage_config import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
+from ovt_ray.core.config.stages import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size before exp: e^20 is far outside every clip range, e^89 would overflow float32."""

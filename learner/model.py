@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from learner import attention
 from learner.batching import MicroBatch
 from learner.head import LogprobHead, rows_of
-from ovt_ray.config import Layout
-from ovt_ray.errors import ConfigError
-from ovt_ray.section import Dtype
+from ovt_ray.core.config.run import Layout
+from ovt_ray.core.config.section import Dtype
+from ovt_ray.core.errors import ConfigError
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 """Arguments by which families are told the kind of each token: 1 is an image's."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from ovt_ray.config import Layout
-from ovt_ray.types import TrainSample
+from ovt_ray.core.config.run import Layout
+from ovt_ray.core.types import TrainSample
 
 Prompt = TypeVar("Prompt")
 

@@ -7,8 +7,8 @@ from typing import get_args
 
 from torch import nn
 
-from ovt_ray.errors import LearnerError
-from ovt_ray.section import Part
+from ovt_ray.core.config.section import Part
+from ovt_ray.core.errors import LearnerError
 
 PLACES: dict[Part, re.Pattern[str]] = {
     # Qwen-VL models keep the projector inside the vision tower, the others beside it.

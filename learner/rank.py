@@ -27,11 +27,12 @@ from learner.requirements import check_model
 from learner.schedule import learning_rate
 from learner.stage import Stage
 from learner.weights import adapter_buckets, base_buckets, gather_weights, weight_buckets, write_model_folder
-from ovt_ray.config import LearnerConfig, ModelConfig
-from ovt_ray.errors import LearnerError
-from ovt_ray.prompts import Prompts
-from ovt_ray.spans import SpanLog, recorded
-from ovt_ray.types import Adapter, TrainSample, UpdateStats
+from ovt_ray.core.config.run import LearnerConfig, ModelConfig
+from ovt_ray.core.errors import LearnerError
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.spans import SpanLog, recorded
+from ovt_ray.core.types import TrainSample, UpdateStats
+from ovt_ray.core.weights.version import Adapter
 
 VALIDATION_SAMPLES = 256
 """Held-out samples rendered at a time: all of them with their images might not fit in memory."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from learner.batching import PromptBlock, RenderedPrompt
 from learner.packing import Block
-from ovt_ray.errors import LearnerError
-from ovt_ray.prompts import PromptInputs, Prompts, blank_problem
-from ovt_ray.types import Problem, TrainSample
+from ovt_ray.core.errors import LearnerError
+from ovt_ray.core.prompts import PromptInputs, Prompts, blank_problem
+from ovt_ray.core.types import Problem, TrainSample
 
 CACHE_BYTES = 256 * 2**20
 """Rendered prompts kept between updates; the least recently used go first."""

@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from ovt_ray.config import Layout
-from ovt_ray.errors import ConfigError
+from ovt_ray.core.config.run import Layout
+from ovt_ray.core.errors import ConfigError
 
 PREFIX_MODELS = ("paligemma",)
 """Families whose prompt is no causal text: every token of it sees all others."""

@@ -2,7 +2,7 @@
 
 import math
 
-from ovt_ray.stage_config import Optimizer
+from ovt_ray.core.config.stages import Optimizer
 
 
 def learning_rate(optimizer: Optimizer, update: int, num_updates: int) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ovt_ray.stage_config import GrpoConfig, Optimizer
+from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from learner.adapters import PlainWeight, plain_weights
 from learner.parts import num_elements
-from ovt_ray.errors import LearnerError
-from ovt_ray.types import Adapter, WeightTensor
+from ovt_ray.core.errors import LearnerError
+from ovt_ray.core.weights.version import Adapter, WeightTensor
 
 GATHER_ELEMENTS = 200_000_000
 """Elements of ZeRO-3 parameters made whole at a time."""

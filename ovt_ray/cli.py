@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ovt_ray.config import ModelConfig, RewardConfig, RunConfig
-from ovt_ray.config_file import load_config, load_data_config
-from ovt_ray.data_config import DataConfig
-from ovt_ray.errors import ConfigError, OvtError
-from ovt_ray.formats import FORMATS
-from ovt_ray.shadow import check_no_shadow
+from ovt_ray.commands.shadow import check_no_shadow
+from ovt_ray.core.config.data import DataConfig
+from ovt_ray.core.config.file import load_config, load_data_config
+from ovt_ray.core.config.formats import FORMATS
+from ovt_ray.core.config.run import ModelConfig, RewardConfig, RunConfig
+from ovt_ray.core.errors import ConfigError, OvtError
 
 SCORE = """Verify the answers in a file of JSON lines: response and gold (or answer), and optionally question, kind (choice, number, text,
 latex, yesno, list), choices, precision, unit, extraction (if there is one, it is scored instead of the response)."""
@@ -127,7 +127,7 @@ def _run(parsed: argparse.Namespace) -> int:
 def _check(parsed: argparse.Namespace) -> int:
     config = _load(parsed)
     print(f"{parsed.config}: the configuration is valid", flush=True)
-    from ovt_ray.check import check_run
+    from ovt_ray.commands.check import check_run
 
     check_run(config)
     return 0
@@ -142,7 +142,7 @@ def _load(parsed: argparse.Namespace) -> RunConfig:
 
 def _data(parsed: argparse.Namespace) -> int:
     if parsed.schema:
-        from ovt_ray.problem_rows import ProblemRow
+        from ovt_ray.data.rows import ProblemRow
 
         print(json.dumps(ProblemRow.model_json_schema(), indent=2))
         return 0
@@ -153,7 +153,7 @@ def _data(parsed: argparse.Namespace) -> int:
     data, folder, model = _surveyed(parsed)
     if parsed.model:
         model = model.model_copy(update={"path": parsed.model}) if model else ModelConfig(path=parsed.model)
-    from ovt_ray.survey import survey
+    from ovt_ray.commands.data import survey
 
     survey(data, folder, model if parsed.model else None, parsed.sheet, parsed.examples)
     return 0
@@ -175,7 +175,7 @@ def _score(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--processes: must be at least 1, got {parsed.processes}")
     if not 0 < parsed.deadline_s < float("inf"):
         raise ConfigError(f"--deadline-s: must be above 0, got {parsed.deadline_s:g}")
-    from ovt_ray.score import named_reward, score_file, summary
+    from ovt_ray.commands.score import named_reward, score_file, summary
 
     reward = named_reward(parsed.reward, parsed.option)
     tally = score_file(parsed.source, parsed.output, reward, parsed.processes, deadline_s=parsed.deadline_s)
@@ -184,27 +184,27 @@ def _score(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    from ovt_ray.report import write_report
+    from ovt_ray.report.page import write_report
 
     print(write_report(parsed.run_dir))
     return 0
 
 
 def _replay(parsed: argparse.Namespace) -> int:
-    from ovt_ray.replay import replay
+    from ovt_ray.rl.replay import replay
 
     return 0 if replay(parsed.run_dir, parsed.stage, parsed.step, [parsed.only] if parsed.only else ["learn", "generate"]) else 1
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from ovt_ray.export import export_traces
+    from ovt_ray.commands.export import export_traces
 
     print(export_traces(parsed.source, parsed.target))
     return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from ovt_ray.doctor import doctor
+    from ovt_ray.commands.doctor import doctor
 
     return doctor()
 

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovt_ray.chains import Chains
+from ovt_ray.core.config.stages import DistilConfig
+from ovt_ray.core.errors import DataError
+from ovt_ray.core.files import read_json_lines, write_json_lines_atomically
+from ovt_ray.core.types import Outcome, Problem, Trace
+from ovt_ray.data.rows import problem_row, stored_problem
 from ovt_ray.distillation.accounts import Accounts, DistilReport, Drop, write_accounts
+from ovt_ray.distillation.chains import Chains
 from ovt_ray.distillation.contamination import EvaluationSet
 from ovt_ray.distillation.filters import Candidate, Context, cut_reflection, explain
 from ovt_ray.distillation.selection import Duplicates, Quota, ranked
-from ovt_ray.errors import DataError
-from ovt_ray.files import read_json_lines, write_json_lines_atomically
-from ovt_ray.problem_rows import problem_row, stored_problem
-from ovt_ray.stage_config import DistilConfig
-from ovt_ray.types import Outcome, Problem, Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

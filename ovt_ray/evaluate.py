@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ovt_ray.progress import Progress
+from ovt_ray.core.types import Outcome, Problem, Sampling, ScoredGroup
+from ovt_ray.run.progress import Progress
 from ovt_ray.services import Services
-from ovt_ray.types import Outcome, Problem, Sampling, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

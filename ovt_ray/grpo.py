@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from statistics import fmean
 
-from ovt_ray.difficulty import add_pass_rates, begin_pass_rates
-from ovt_ray.errors import StageError
-from ovt_ray.grpo_stage import GrpoStage
-from ovt_ray.lesson import learn, lesson_of, update_figures
-from ovt_ray.rollouts import write_rollouts
-from ovt_ray.samples import group_stats, part_means, staleness, why_flat
+from ovt_ray.core.errors import StageError
+from ovt_ray.core.types import UpdateStats
+from ovt_ray.data.difficulty import add_pass_rates, begin_pass_rates
+from ovt_ray.rl.checkpoint import StreamState, write_state
+from ovt_ray.rl.minibatches import learn, lesson_of, update_figures
+from ovt_ray.rl.rollouts import write_rollouts
+from ovt_ray.rl.samples import group_stats, part_means, staleness, why_flat
+from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.rl.stream import GroupStream, StepGroups
+from ovt_ray.run.recorder import Track
 from ovt_ray.services import Services
-from ovt_ray.stream import GroupStream, StepGroups
-from ovt_ray.stream_state import StreamState, write_state
-from ovt_ray.track import Track
-from ovt_ray.types import UpdateStats
 
 
 def train_grpo(stage: GrpoStage, services: Services, track: Track, state: StreamState) -> None:

@@ -9,16 +9,16 @@ again once the ledger says it is finished; an unfinished one goes on from its la
 """
 
 from learner.requirements import check_model
-from ovt_ray.config import RunConfig
-from ovt_ray.control_tokens import without_control_tokens
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.prompts import model_path
+from ovt_ray.data.control_tokens import without_control_tokens
+from ovt_ray.data.tasks import check_amounts, load_tasks
 from ovt_ray.distillation.endpoint import check_endpoint
-from ovt_ray.ledger import RunFolder
-from ovt_ray.prompts import model_path
-from ovt_ray.report import write_report
-from ovt_ray.results import StageResult, stage_key, stage_table
-from ovt_ray.stages import Stages
-from ovt_ray.tasks import check_amounts, load_tasks
-from ovt_ray.teachers import check_teachers
+from ovt_ray.distillation.teachers import check_teachers
+from ovt_ray.report.page import write_report
+from ovt_ray.run.ledger import RunFolder
+from ovt_ray.run.results import StageResult, stage_key, stage_table
+from ovt_ray.stages.stages import Stages
 from reward.check import check_rewards
 
 

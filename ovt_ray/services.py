@@ -14,10 +14,10 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.pool import RolloutPool
 from actors.worker import Ended
 from learner.group import LearnerGroup
-from ovt_ray.config import RunConfig
-from ovt_ray.errors import ConfigError
-from ovt_ray.spans import ActorSpans, Span
-from ovt_ray.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.errors import ConfigError
+from ovt_ray.core.spans import ActorSpans, Span
+from ovt_ray.core.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
 from reward.pool import CPUS_PER_ACTOR, RewardPool
 from reward.protocol import Answer
 

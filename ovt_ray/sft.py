@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from learner.group import LearnerGroup
-from ovt_ray.errors import StageError
-from ovt_ray.order import batch_at, batches_of_epochs, shuffled, stable_seed
-from ovt_ray.prompts import Prompts
-from ovt_ray.stage_config import SftConfig
-from ovt_ray.track import Track
-from ovt_ray.types import Trace, TrainSample
+from ovt_ray.core.config.stages import SftConfig
+from ovt_ray.core.errors import StageError
+from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.types import Trace, TrainSample
+from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.run.recorder import Track
 
 
 def train_sft(

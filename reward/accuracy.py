@@ -3,11 +3,11 @@
 Also scores answers of other formats: `score_lenient` reads the answer out of any text, `score_answer` is given it.
 """
 
-from ovt_ray.errors import DataError
-from ovt_ray.types import Outcome, Problem, Score
-from reward.equivalence import check_gold, is_equivalent
-from reward.extract import Extraction, extract_answer
-from reward.lenient import extract_lenient
+from ovt_ray.core.errors import DataError
+from ovt_ray.core.types import Outcome, Problem, Score
+from reward.verifier.equivalence import check_gold, is_equivalent
+from reward.verifier.extract import Extraction, extract_answer
+from reward.verifier.lenient import extract_lenient
 
 _MAX_SHOWN_CHARS = 80
 
@@ -18,7 +18,7 @@ def score_accuracy(problem: Problem, text: str) -> Score:
 
 
 def score_lenient(problem: Problem, text: str) -> Score:
-    """Return the score of a text in any format, by the answer that `reward.lenient` reads from it."""
+    """Return the score of a text in any format, by the answer that `reward.verifier.lenient` reads from it."""
     try:
         check_gold(problem)
     except DataError as error:

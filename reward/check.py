@@ -1,11 +1,11 @@
 """Whether the rewards of a config can be loaded, before anything is started for them."""
 
-from ovt_ray.config import RewardConfig, RewardPart
-from ovt_ray.errors import RewardError
+from ovt_ray.core.config.run import RewardConfig, RewardPart
+from ovt_ray.core.errors import RewardError
 from reward.load import NAMED_ACTOR, actor_class
-from reward.places import runs_in_ray
 from reward.protocol import Part
-from reward.worker import ScoringProcess
+from reward.service.places import runs_in_ray
+from reward.service.worker import ScoringProcess
 
 
 def check_rewards(config: RewardConfig) -> None:

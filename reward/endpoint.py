@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from ovt_ray.types import Outcome, Problem, Score
+from ovt_ray.core.types import Outcome, Problem, Score
 from reward.protocol import as_score
 
 MAX_REPLY_BYTES = 64 * 2**20

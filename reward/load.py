@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ovt_ray.errors import RewardError
+from ovt_ray.core.errors import RewardError
 from reward.protocol import Method, Part, method_of
 
 ENDPOINTS = ("http://", "https://")

@@ -8,17 +8,17 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from ovt_ray.config import RewardConfig
-from ovt_ray.errors import RewardError
-from ovt_ray.spans import Span
-from ovt_ray.types import Failure, Problem, Score
-from reward.actor import RewardActor
+from ovt_ray.core.config.run import RewardConfig
+from ovt_ray.core.errors import RewardError
+from ovt_ray.core.spans import Span
+from ovt_ray.core.types import Failure, Problem, Score
 from reward.check import check_replicas
-from reward.places import runs_in_ray
 from reward.protocol import Answer, unscorable
-from reward.replicas import MAX_TRIES, Replicas, end_replicas, start_replicas
-from reward.replicas import START_DEADLINE_S as REPLICA_START_DEADLINE_S
-from reward.worker import START_DEADLINE_S
+from reward.service.actor import RewardActor
+from reward.service.places import runs_in_ray
+from reward.service.replicas import MAX_TRIES, Replicas, end_replicas, start_replicas
+from reward.service.replicas import START_DEADLINE_S as REPLICA_START_DEADLINE_S
+from reward.service.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
 """Logical CPUs asked of Ray. Scoring is light and fits beside the engines, also on a machine whose CPUs are all given out."""

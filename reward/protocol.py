@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ovt_ray.types import Failure, Outcome, Score
+from ovt_ray.core.types import Failure, Outcome, Score
 
 TOKENS = "num_tokens"
 """Name of the parameter by which a reward asks for lengths."""

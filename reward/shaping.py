@@ -6,9 +6,9 @@ included; of a text that no rollout worker wrote, its number of words.
 
 from dataclasses import dataclass, replace
 
-from ovt_ray.types import Outcome, Problem, Score
+from ovt_ray.core.types import Outcome, Problem, Score
 from reward.accuracy import score_accuracy
-from reward.extract import ANSWER, END_THINK, extract_answer
+from reward.verifier.extract import ANSWER, END_THINK, extract_answer
 
 
 def score_format(problem: Problem, text: str) -> Score:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovt_ray.prompts import EMBEDDED_MODEL
+from ovt_ray.core.prompts import EMBEDDED_MODEL
 
 
 def main(model: Path) -> None:

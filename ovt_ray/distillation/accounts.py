@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ovt_ray.core.files import write_json_atomically, write_json_lines_atomically
+from ovt_ray.core.types import Outcome, Problem
+from ovt_ray.data.rows import problem_row
 from ovt_ray.distillation.filters import FILTERS, Candidate
-from ovt_ray.files import write_json_atomically, write_json_lines_atomically
-from ovt_ray.problem_rows import problem_row
-from ovt_ray.types import Outcome, Problem
 
 CORRECT_FATES = (*FILTERS, "duplicate", "per_source", "not_selected", "trace")
 """What may become of a correct chain, in the order in which it is decided; the last is to be kept."""

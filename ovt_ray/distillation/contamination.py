@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 
+from ovt_ray.core.types import ImageSource, Problem
 from ovt_ray.distillation.pictures import Look, look, look_alike, picture, pixel_digest, size
 from ovt_ray.distillation.texts import SimilarTexts, grams, sample, words
-from ovt_ray.types import ImageSource, Problem
 
 MIN_SIMILARITY = 0.8
 """Jaccard index, of runs of three words, from which on two questions with their choices are similar."""

@@ -17,15 +17,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovt_ray.chains import Chains
-from ovt_ray.errors import ConfigError, StageError
-from ovt_ray.http import Refused, Unreachable, get_json, post_json
-from ovt_ray.order import stable_seed
-from ovt_ray.prompts import load_image, shown_text
+from ovt_ray.core.config.stages import DistilConfig
+from ovt_ray.core.config.traces import EndpointConfig
+from ovt_ray.core.errors import ConfigError, StageError
+from ovt_ray.core.http import Refused, Unreachable, get_json, post_json
+from ovt_ray.core.prompts import load_image, shown_text
+from ovt_ray.core.types import Problem
+from ovt_ray.data.order import stable_seed
+from ovt_ray.distillation.chains import Chains
 from ovt_ray.services import Services
-from ovt_ray.stage_config import DistilConfig
-from ovt_ray.trace_config import EndpointConfig
-from ovt_ray.types import Problem
 
 CHECK_S = 30.0
 """Longest wait for the list of models."""

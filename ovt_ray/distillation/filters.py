@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ovt_ray.core.config.traces import TraceFilters
+from ovt_ray.core.types import Problem
 from ovt_ray.distillation.contamination import EvaluationSet
 from ovt_ray.distillation.texts import words
-from ovt_ray.trace_config import TraceFilters
-from ovt_ray.types import Problem
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 REPEATED_RUN = 4

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ovt_ray.errors import DataError
-from ovt_ray.prompts import load_image
-from ovt_ray.types import ImageSource
+from ovt_ray.core.errors import DataError
+from ovt_ray.core.prompts import load_image
+from ovt_ray.core.types import ImageSource
 
 SIDE = 10
 """Fields of a thumbnail in each direction."""

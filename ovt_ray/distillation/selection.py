@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ovt_ray.core.config.traces import SelectionRule
+from ovt_ray.core.types import Problem
+from ovt_ray.data.order import shuffled, stable_seed
 from ovt_ray.distillation.contamination import gold, question_text
 from ovt_ray.distillation.filters import Candidate
 from ovt_ray.distillation.pictures import content_digest
 from ovt_ray.distillation.texts import Grams, SimilarTexts, grams, sample, similarity
-from ovt_ray.order import shuffled, stable_seed
-from ovt_ray.trace_config import SelectionRule
-from ovt_ray.types import Problem
 
 Likeness = tuple[str, tuple[str, ...]]
 """Gold answer and digests of the pictures: a trace of a problem with other ones is no duplicate."""

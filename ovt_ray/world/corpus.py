@@ -6,7 +6,7 @@ That is the division of labour of the recipe: the base model sees and calculates
 from pathlib import Path
 from random import Random
 
-from ovt_ray.types import AnswerKind, Problem
+from ovt_ray.core.types import AnswerKind, Problem
 from ovt_ray.world.figures import ShapeGrid, save_figure
 from ovt_ray.world.problems import draw_choices, draw_figure, draw_problem, draw_question
 from ovt_ray.world.questions import KINDS, named_readings

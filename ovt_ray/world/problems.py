@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from ovt_ray.types import AnswerKind, Problem
+from ovt_ray.core.types import AnswerKind, Problem
 from ovt_ray.world.figures import COLOURS, SHAPES, BarChart, Figure, Split, random_chart, random_grid, save_figure, split_of
 from ovt_ray.world.questions import KINDS, Arguments, QuestionKind
 

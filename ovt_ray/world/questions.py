@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ovt_ray.types import AnswerKind
+from ovt_ray.core.types import AnswerKind
 from ovt_ray.world.figures import COLOURS, SHAPES, BarChart, Figure, ShapeGrid
 
 Arguments = tuple[str, ...]

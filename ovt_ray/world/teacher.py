@@ -14,7 +14,7 @@ from random import Random
 
 from PIL import Image
 
-from ovt_ray.types import Problem
+from ovt_ray.core.types import Problem
 from ovt_ray.world.figures import COLOURS, MAX_HEIGHT, SHAPES, BarChart, Figure, ShapeGrid, read_figure
 from ovt_ray.world.questions import parse_question, parse_words
 

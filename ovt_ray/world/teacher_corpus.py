@@ -3,7 +3,7 @@
 from pathlib import Path
 from random import Random
 
-from ovt_ray.types import AnswerKind, Problem
+from ovt_ray.core.types import AnswerKind, Problem
 from ovt_ray.world.corpus import DESCRIBE, GRID_KINDS
 from ovt_ray.world.figures import save_figure
 from ovt_ray.world.problems import draw_choices, draw_figure, draw_question

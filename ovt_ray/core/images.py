@@ -1,0 +1,139 @@
+"""What an image must keep to be used, and what is noted of one that does."""
+
+import hashlib
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from threading import get_ident
+from typing import TypeGuard
+
+from ovt_ray.core.errors import DataError
+from ovt_ray.core.types import ImageSource
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_IMAGE_PIXELS = 64 * 2**20
+"""An image whose header promises more is refused before it is decoded: a few bytes can ask for all the memory there is."""
+MAX_IMAGE_BYTES = 512 * 2**20
+"""A longer file is refused before it is read; an image of `MAX_IMAGE_PIXELS` without any compression is shorter."""
+MAX_ASPECT_RATIO = 200
+"""Qwen2.5-VL's image processor refuses longer or wider images."""
+MAX_REMEMBERED = 40_000
+"""Facts that are remembered, two an image, so that one which many problems are about is read and decoded once."""
+
+
+class BadImage(DataError):
+    """An image of a row, here or at an address, cannot be used."""
+
+    def __init__(self, message: str, source: ImageSource) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """An image that was decoded whole."""
+
+    sha256: str
+    """Of its bytes as they are stored."""
+    width: int
+    """Pixels."""
+    height: int
+    suffix: str
+    """Of a file with it: `png`, `jpeg`, ..."""
+
+
+_remembered: dict[str | tuple[str, int, int], ImageFacts] = {}
+"""By the SHA-256 of the bytes, and by path, size and time of the file."""
+
+
+def is_address(source: ImageSource) -> TypeGuard[str]:
+    """Whether an image is at a web address: such a one is fetched when problems are first read, and a path from then on."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
+def image_facts(source: ImageSource) -> ImageFacts:
+    """Return the facts of an image after decoding it whole. Raises DataError with its path, what is wrong and what to do."""
+    if isinstance(source, bytes):
+        return _facts(f"an image of {len(source)} bytes", source)
+    state = _state(source)
+    if (facts := _remembered.get(state)) is None:
+        facts = _facts(repr(source), _read(source))
+        _remember(state, facts)
+    return facts
+
+
+def _facts(name: str, content: bytes) -> ImageFacts:
+    digest = hashlib.sha256(content).hexdigest()
+    if (facts := _remembered.get(digest)) is None:
+        facts = _decode(name, content, digest)
+        _remember(digest, facts)
+    return facts
+
+
+def _remember(key: str | tuple[str, int, int], facts: ImageFacts) -> None:
+    if len(_remembered) >= MAX_REMEMBERED:
+        _remembered.clear()
+    _remembered[key] = facts
+
+
+def image_fault(source: ImageSource) -> str | None:
+    """Return why an image cannot be used, with its path, or None after decoding it whole."""
+    try:
+        image_facts(source)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def store_image(content: bytes, facts: ImageFacts, folder: Path) -> str:
+    """Return the path of a file with these bytes, `<sha256>.<suffix>` in the folder, written if it is not there."""
+    path = folder / f"{facts.sha256}.{facts.suffix}"
+    if not path.exists() or path.stat().st_size != len(content):
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+        scratch.write_bytes(content)
+        os.replace(scratch, path)
+    return str(path)
+
+
+def _state(path: str) -> tuple[str, int, int]:
+    """Return what tells the file from another one, or from itself after a change."""
+    try:
+        state = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path!r}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path!r}: cannot be read ({error})") from error
+    if state.st_size > MAX_IMAGE_BYTES:
+        raise DataError(f"{path!r}: {state.st_size:,} bytes, more than {MAX_IMAGE_BYTES:,}; scale it down")
+    return path, state.st_size, state.st_mtime_ns
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path!r}: cannot be read ({error.strerror}); give access") from error
+
+
+def _decode(name: str, content: bytes, digest: str) -> ImageFacts:
+    from PIL import Image
+
+    def opened() -> Image.Image:
+        return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), opened() as image:
+            width, height = image.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise DataError(f"{name}: {width} x {height} pixels, more than {MAX_IMAGE_PIXELS:,}; scale it down")
+            if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+                raise DataError(f"{name}: {width} x {height} pixels, sides in a ratio above {MAX_ASPECT_RATIO}; crop or pad it")
+            suffix = (image.format or "image").lower()
+            image.verify()  # checksums; leaves the image unusable
+        with opened() as image:
+            image.load()  # notices a truncated file, which verify does not for every format
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: not a readable {', '.join(IMAGE_FORMATS)} image ({error})") from error
+    return ImageFacts(sha256=digest, width=width, height=height, suffix=suffix)

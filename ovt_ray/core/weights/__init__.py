@@ -1,0 +1,1 @@
+"""What a published version of the weights is, and how it travels."""

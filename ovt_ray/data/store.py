@@ -1,0 +1,231 @@
+"""Problems are read and checked once: rows become an Arrow file that later starts map.
+
+    runs/.problems/<key>/problems.arrow   the problems of one split of one data set, bad.json the rows that make none
+    runs/.problems/images/                images that came as bytes or were fetched, by their content
+    runs/.problems/fetched/               links to those that were fetched, by their address
+
+The key says what was read: format, path, sizes and times of the files, hosts that images may be fetched from, and the code that reads them.
+An image that has changed since makes the rows be read anew. The folder may be deleted while nothing runs.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ovt_ray.core.errors import DataError
+from ovt_ray.core.images import BadImage, image_facts, is_address, store_image
+from ovt_ray.core.types import Problem
+from ovt_ray.data.formats import Row, Split, files_read, format_rows
+from ovt_ray.data.remote_images import RemoteImages
+from ovt_ray.data.rows import LeftOut
+from ovt_ray.data.table import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
+
+ROWS_PER_BATCH = 2048
+"""Of the Arrow file."""
+MAX_THREADS = 16
+"""More would wait for the one that parses rows."""
+MAX_FETCHES = 8
+"""Threads where images may be fetched: they wait for a server, which is not to be overrun, more than they compute."""
+ROWS_AHEAD = 8
+"""Rows in work for each thread."""
+SECONDS_BETWEEN_LINES = 2.0
+
+Made = tuple[dict[str, Any], None] | tuple[None, BadRow]
+
+
+def problem_set(
+    format_name: str, path: Path, split: Split, folder: Path, image_hosts: Sequence[str] = (), *, tries_again: bool = False
+) -> ProblemSet:
+    """Return the problems of a split, from `folder` if they were read before, else read, checked and kept there.
+
+    Images are fetched from `image_hosts` alone; with `tries_again` those too whose fetching failed before.
+    """
+    home = folder / _key(format_name, path, split, image_hosts)
+    found = _opened(home)
+    if found is None or (tries_again and any(is_address(row.image) for row in found.bad)):
+        return keep(format_rows(format_name, path, split), str(path), home, image_hosts)
+    return found
+
+
+def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] = ()) -> ProblemSet:
+    """Return the problems of rows, kept in the folder `home`, which appears whole or not at all; `name` is for the progress."""
+    scratch = home.with_name(f".{home.name}.{os.getpid()}.tmp")
+    remote = RemoteImages(image_hosts, home.parent)
+    remote.images.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(exist_ok=True)
+    num_threads = MAX_FETCHES if image_hosts else min(MAX_THREADS, os.cpu_count() or 1)
+    try:
+        bad = _write(scratch / "problems.arrow", _shown(_made(rows, remote, num_threads), name, remote))
+        (scratch / "bad.json").write_text(json.dumps([asdict(row) for row in bad]))
+        shutil.rmtree(home, ignore_errors=True)
+        try:
+            scratch.rename(home)
+        except OSError:  # another process was first with the same
+            if not home.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return _read(home)
+
+
+def stamp(path: str) -> int:
+    """Return a number that is another one when the file's size or time is; 0 for no file."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):  # such as a null byte in an address
+        return 0
+    return (state.st_mtime_ns ^ state.st_size << 1) or 1
+
+
+def _opened(home: Path) -> ProblemSet | None:
+    """Return what `keep` left, None if it left nothing that can be read or an image has changed since."""
+    if not (home / "bad.json").is_file():
+        return None
+    try:
+        problems = _read(home)
+    except (OSError, ValueError, pa.ArrowException):  # of a machine that lost its power: the rows are read again
+        return None
+    noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
+    changed = [path for path, before in noted.items() if stamp(path) != before]
+    if changed:
+        print(
+            f"{changed[0]}{f' and {len(changed) - 1} more images' if changed[1:] else ''} changed: reading the problems again", flush=True
+        )
+    return None if changed else problems
+
+
+def _read(home: Path) -> ProblemSet:
+    bad = [BadRow(**row) for row in json.loads((home / "bad.json").read_text())]
+    return ProblemSet(open_table(home / "problems.arrow"), bad)
+
+
+def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
+    """Yield each image's path and its stamp when it was checked."""
+    for paths, stamps in zip(problems.column("images"), problems.column("image_stamps"), strict=True):
+        yield from zip(paths, stamps, strict=True)
+
+
+def _made(rows: Iterable[Row], remote: RemoteImages, num_threads: int) -> Iterator[tuple[str, Made]]:
+    """Yield each row's place and what became of it, in order. Images are fetched and decoded in threads, a few rows ahead."""
+    waiting: deque[tuple[str, Future[Made]]] = deque()
+    with ThreadPoolExecutor(num_threads, "problems") as threads:
+        try:
+            for place, make in rows:
+                waiting.append((place, threads.submit(_make, place, make, remote)))
+                if len(waiting) > ROWS_AHEAD * num_threads:
+                    earliest, future = waiting.popleft()
+                    yield earliest, future.result()
+            for place, future in waiting:
+                yield place, future.result()
+        finally:  # who stops does not wait for all that would be fetched
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _make(place: str, make: Callable[[], Problem], remote: RemoteImages) -> Made:
+    """Return the values of one row's problem, its images stored as files, or why it has none."""
+    try:
+        problem = make()
+        sources = remote.local(problem.images)
+        facts = [image_facts(source) for source in sources]
+    except DataError as error:
+        source = error.source if isinstance(error, BadImage) else None
+        path = source if isinstance(source, str) else ""
+        message = f"{place}: {error}"
+        return None, BadRow(message=message, is_left_out=isinstance(error, LeftOut), image=path, image_stamp=stamp(path) if path else 0)
+    paths = [
+        store_image(source, fact, remote.images) if isinstance(source, bytes) else source
+        for source, fact in zip(sources, facts, strict=True)
+    ]
+    values = {name: getattr(problem, name) for name in COLUMNS.names} | {
+        "images": paths,
+        "kind": problem.kind.value,
+        "place": place,
+        "image_hashes": [bytes.fromhex(fact.sha256) for fact in facts],
+        "image_widths": [fact.width for fact in facts],
+        "image_heights": [fact.height for fact in facts],
+        "image_stamps": [stamp(path) for path in paths],
+        "num_fetched": sum(map(is_address, problem.images)),
+    }
+    return values, None
+
+
+def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
+    """Write the problems that rows made, and return the rows that made none or repeat an id."""
+    bad: list[BadRow] = []
+    place_of: dict[str, str] = {}
+    batch: list[dict[str, Any]] = []
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        for place, (values, fault) in made:
+            if values is None:
+                assert fault is not None
+                bad.append(fault)
+            elif (id := values["id"]) in place_of:
+                message = f"{place}: id: {id!r} is that of {place_of[id]} too; ids must differ"
+                bad.append(BadRow(message=message, is_left_out=False))
+            else:
+                place_of[id] = place
+                batch.append(values)
+            if len(batch) == ROWS_PER_BATCH:
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
+                batch = []
+        if batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, SCHEMA))
+    return bad
+
+
+def _shown(made: Iterable[tuple[str, Made]], name: str, remote: RemoteImages) -> Iterator[tuple[str, Made]]:
+    """Yield the same, with a line every few seconds: how many there will be is not known."""
+    began = line_at = time.monotonic()
+    num_bad = 0
+    for number, (place, one) in enumerate(made, start=1):
+        yield place, one
+        num_bad += one[1] is not None
+        if (now := time.monotonic()) - line_at > SECONDS_BETWEEN_LINES:
+            line_at = now
+            fetched = f", {remote.num_fetched:,} images fetched" if remote.num_fetched else ""
+            print(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad{fetched}", flush=True)
+
+
+def _key(format_name: str, path: Path, split: Split, image_hosts: Sequence[str]) -> str:
+    """Return a name that is another one for another format, path, hosts of images, state of the files or reading code."""
+    states = [state for read in files_read(format_name, path) for state in _states(read)]
+    parts = [format_name, split, str(path.resolve()), " ".join(sorted(image_hosts)), _code_version(), *states]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _states(path: Path) -> Iterator[str]:
+    """Yield name, size and time of a file, or of every file below a folder; links are followed, each folder is gone through once."""
+    if not path.is_dir():
+        yield str(stamp(str(path)))
+        return
+    visited = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            file = os.path.join(folder, name)
+            yield f"{file} {stamp(file)}"
+
+
+@cache
+def _code_version() -> str:
+    """Return a hash of the code that decides what becomes of a row."""
+    ours = Path(__file__).parent
+    core, verifier = ours.parent / "core", ours.parents[1] / "reward" / "verifier"
+    files = [core / "http.py", core / "images.py", core / "types.py", *ours.rglob("*.py"), *verifier.rglob("*.py")]
+    assert len(files) > 50, "a folder has moved: its files would no longer make stored rows stale"
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()

@@ -1,0 +1,98 @@
+"""Items without end, from one part or mixed from several, in an order that follows from a seed and a position alone."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import lcm
+from typing import Generic, TypeVar
+
+from ovt_ray.data.order import permutation, stable_seed
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Generic[Item]):
+    """Items of one kind, and how much of a mixture they are."""
+
+    name: str
+    """Shuffles depend on it, so a part's own order does not depend on the others."""
+    items: Sequence[Item]
+    share: float = 1.0
+    """Relative to the other parts'."""
+
+
+class Interleaving:
+    """Whose turn it is at each position of a mixture: of the first n items, each part has its share of n to within one item.
+
+    It is the quota method of Balinski and Young (American Mathematical Monthly 82(7), 1975): a turn goes to the part whose next item is
+    due first, among those that would not be ahead of their share with it. The turns repeat after as many items as make every share whole.
+    """
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        exact = [Fraction(str(share)) for share in shares]
+        scale = lcm(*(share.denominator for share in exact))
+        self._weights = [int(share * scale) for share in exact]
+        self._turns = array("I")
+        self._places = array("Q")
+        self._counts = [0] * len(shares)
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """Return the part whose turn it is, and how many turns it had before."""
+        cycle, place = divmod(position, sum(self._weights))
+        while len(self._turns) <= place:
+            self._extend()
+        part = self._turns[place]
+        return part, self._places[place] + cycle * self._weights[part]
+
+    def counts(self, num: int) -> list[int]:
+        """Return how many of the first `num` items each part has."""
+        counts = [0] * len(self._weights)
+        for position in range(num):
+            counts[self.turn(position)[0]] += 1
+        return counts
+
+    def _extend(self) -> None:
+        num, total = len(self._turns) + 1, sum(self._weights)
+        in_quota = [part for part, count in enumerate(self._counts) if count * total < self._weights[part] * num]
+        part = min(in_quota, key=lambda part: Fraction(self._counts[part] + 1, self._weights[part]))
+        self._turns.append(part)
+        self._places.append(self._counts[part])
+        self._counts[part] += 1
+
+
+@dataclass(frozen=True)
+class ItemStream(Generic[Item]):
+    """Items by position, counted from 0 without end. Each part goes through all its items before it repeats one, epoch after epoch, in an
+    order that depends on seed, part and epoch alone. Who takes ranges of positions that do not overlap never has an item of an epoch twice,
+    and who goes on from a position skips none."""
+
+    parts: Sequence[Part[Item]]
+    seed: int
+
+    def __len__(self) -> int:
+        """Return the number of different items."""
+        return sum(len(part.items) for part in self.parts)
+
+    def __getitem__(self, position: int) -> Item:
+        number, turn = self.interleaving.turn(position)
+        part = self.parts[number]
+        epoch, place = divmod(turn, len(part.items))
+        seed = stable_seed(self.seed, part.name, epoch) if len(self.parts) > 1 else stable_seed(self.seed, epoch)
+        return part.items[permutation(len(part.items), seed)[place]]
+
+    def take(self, position: int, count: int) -> list[Item]:
+        """Return so many items from a position on."""
+        return [self[place] for place in range(position, position + count)]
+
+    @classmethod
+    def of(cls, items: Sequence[Item], seed: int) -> "ItemStream[Item]":
+        """Return the stream of one part."""
+        return cls([Part(name="", items=items)], seed)
+
+    @cached_property
+    def interleaving(self) -> Interleaving:
+        """Whose turn it is at each position."""
+        return Interleaving([part.share for part in self.parts])

@@ -1,0 +1,121 @@
+"""Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
+
+A source yields the chains of its problems in any order, as they are ready; they are kept on the disk as they come, so that a
+stage that is interrupted asks only for the rest.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from ovt_ray.core.config.stages import DistilConfig
+from ovt_ray.core.files import append_json_lines, drop_torn_end, read_json_lines
+from ovt_ray.core.types import Outcome, Problem, Sampling, Score
+from ovt_ray.data.order import stable_seed
+from ovt_ray.run.progress import Progress
+from ovt_ray.services import Services
+
+ROWS_AT_ONCE = 16
+"""Problems whose chains are put on the disk together."""
+SCORE = TypeAdapter(Score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chains:
+    """The responses of a source to one problem, and their verdicts."""
+
+    problem: Problem
+    responses: tuple[str, ...]
+    scores: tuple[Score, ...]
+    num_tokens: int = 0
+    """Tokens that the rollout workers sampled for them; 0 if something else wrote them."""
+    caption: str | None = None
+    """What a captioner said of the images; None where the source needs no caption, empty where it said nothing."""
+
+
+def chains_by_policy(
+    services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int
+) -> Generator[Chains]:
+    """Yield the scored chains of the model that the rollout workers serve."""
+    sampling = Sampling(
+        num_completions=section.num_chains,
+        temperature=section.temperature,
+        max_tokens=max_tokens,
+        seed=stable_seed(seed, "distil"),
+    )
+    for scored in services.answers(problems, sampling):
+        completions = scored.group.completions
+        yield Chains(
+            problem=scored.group.problem,
+            responses=tuple(completion.text for completion in completions),
+            scores=scored.scores,
+            num_tokens=sum(len(completion.token_ids) for completion in completions),
+        )
+
+
+def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
+    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
+
+    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
+    are put.
+    """
+    for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
+        yield Chains(problem=problem, responses=tuple(texts), scores=scores)
+
+
+def _worked(problem: Problem) -> list[str]:
+    if "</think>" in problem.solution and "<answer>" in problem.solution:
+        return [problem.solution]
+    return [f"<think> {problem.solution} </think> <answer> {problem.answer} </answer>"] if problem.solution else []
+
+
+def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
+    """Return the chains that `keep_chains` left of an interrupted stage, by the id of their problem."""
+    drop_torn_end(path)
+    problem_of = {problem.id: problem for problem in problems}
+    rows = read_json_lines(path)
+    return {row["id"]: _from_row(problem_of[row["id"]], row) for row in rows if row["id"] in problem_of}
+
+
+def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
+    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before.
+
+    If the source raises, what had come is on the disk too, but for the last problems in a row without a response: it may have failed there
+    already, so they are asked for again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept: list[Chains] = []
+    num_written, num_sure, num_correct, num_scored, num_tokens, began = 0, 0, 0, 0, 0, time.monotonic()
+    try:
+        with Progress(stage, num_problems, first_step=num_before) as progress:
+            for one in chains:
+                kept.append(one)
+                num_scored += len(one.scores)
+                num_correct += sum(score.outcome is Outcome.CORRECT for score in one.scores)
+                num_tokens += one.num_tokens
+                figures = {"accuracy": num_correct / max(1, num_scored)}
+                if num_tokens:
+                    figures["tokens_per_s"] = num_tokens / (time.monotonic() - began)
+                progress.step(num_before + len(kept) - 1, figures)
+                num_sure = len(kept) if one.responses else num_sure
+                if num_sure - num_written >= ROWS_AT_ONCE:
+                    rows, num_written = kept[num_written:num_sure], num_sure  # a write that fails is not tried again behind half a line
+                    append_json_lines(path, map(_row, rows))
+        num_sure = len(kept)
+    finally:
+        append_json_lines(path, map(_row, kept[num_written:num_sure]))
+    return kept
+
+
+def _row(chains: Chains) -> dict[str, Any]:
+    scores = [asdict(score) for score in chains.scores]
+    return {"id": chains.problem.id, "caption": chains.caption, "responses": chains.responses, "scores": scores}
+
+
+def _from_row(problem: Problem, row: dict[str, Any]) -> Chains:
+    scores = tuple(map(SCORE.validate_python, row["scores"]))
+    return Chains(problem=problem, responses=tuple(row["responses"]), scores=scores, caption=row["caption"])

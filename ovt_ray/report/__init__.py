@@ -1,0 +1,1 @@
+"""The report of a run: page, curves, samples and traces."""

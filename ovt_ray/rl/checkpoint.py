@@ -1,0 +1,134 @@
+"""What the stream of groups needs to go on after a stop: the driver's part of a checkpoint.
+
+It is a file of JSON lines in the folder that the learner's ranks write to, so that both parts of a checkpoint appear by the same rename
+and are removed together. The first line holds the numbers; a line for each finished group of later steps follows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from learner.checkpoints import INCOMPLETE, tag
+from ovt_ray.core.errors import DataError, StageError
+from ovt_ray.core.files import read_json_lines, write_json_lines_atomically
+from ovt_ray.core.types import Problem, ScoredGroup
+from ovt_ray.data.stream import ItemStream
+from ovt_ray.rl.group_rows import group_row, read_group
+
+STATE_FILE = "stream.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BegunStep:
+    """A step whose groups were being generated."""
+
+    step: int
+    positions: tuple[int, ...]
+    """Of its problems in the stream, ascending."""
+    finished: Mapping[int, ScoredGroup]
+    """By the position of their problem; the others are begun anew."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """Where a stage stands between two steps; as it is by default, at its start."""
+
+    step: int = 0
+    """The next one to learn from."""
+    position: int = 0
+    """Of the next problem of the stream that no step has."""
+    version: int = 0
+    """Of the weights that the rollout workers serve; not of use at a stage's start."""
+    num_flat: int = 0
+    """Steps in a row before this one that had nothing to teach."""
+    rollout_is_exact: bool = False
+    """Whether the stage began with rollouts whose log-probabilities are the learner's."""
+    begun: tuple[BegunStep, ...] = ()
+    """Steps from `step` on that were begun ahead, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    step: int
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbers:
+    """The first line."""
+
+    step: int
+    position: int
+    version: int
+    num_flat: int
+    rollout_is_exact: bool
+    begun: tuple[_Begun, ...]
+    num_groups: int
+    """Lines that follow."""
+
+
+NUMBERS = TypeAdapter(_Numbers)
+
+
+def write_state(checkpoints: Path, state: StreamState) -> None:
+    """Put the state into the checkpoint that the learner writes next."""
+    groups = [group_row(begun.step, position, group) for begun in state.begun for position, group in begun.finished.items()]
+    numbers = _Numbers(
+        step=state.step,
+        position=state.position,
+        version=state.version,
+        num_flat=state.num_flat,
+        rollout_is_exact=state.rollout_is_exact,
+        begun=tuple(_Begun(step=begun.step, positions=begun.positions) for begun in state.begun),
+        num_groups=len(groups),
+    )
+    write_json_lines_atomically(checkpoints / INCOMPLETE / STATE_FILE, [asdict(numbers), *groups])
+
+
+def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
+    """Return the state that was saved with the checkpoint of a step; with none (step 0), that of a stage's start.
+
+    Raises StageError naming the file and what to do if it is missing or damaged.
+    """
+    if step == 0:
+        return StreamState()
+    path = checkpoints / tag(step) / STATE_FILE
+    try:
+        return _read(path, step, problems)
+    except (DataError, ValidationError) as error:
+        reason = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
+        raise StageError(
+            f"{path}: the driver's part of the checkpoint cannot be used ({reason}). Put the file back, or remove {checkpoints} and run "
+            "the same command again: the stage then begins anew"
+        ) from error
+
+
+def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
+    rows = read_json_lines(path)
+    if not rows:
+        raise DataError("it is empty" if path.exists() else "there is no such file")
+    numbers = NUMBERS.validate_python(rows[0])
+    if (numbers.step, numbers.num_groups) != (step, len(rows) - 1):
+        raise DataError(f"step {numbers.step} and {numbers.num_groups} groups in line 1, step {step} and {len(rows) - 1} in fact")
+    finished: dict[int, dict[int, ScoredGroup]] = {begun.step: {} for begun in numbers.begun}
+    known = {(begun.step, position) for begun in numbers.begun for position in begun.positions}
+    for line, values in enumerate(rows[1:], start=2):
+        try:
+            row, group = read_group(values, problems)
+        except DataError as error:
+            raise DataError(f"line {line}: {error}") from error
+        if (row.step, row.position) not in known:
+            raise DataError(f"line {line}: step {row.step} has no problem, or another group of it, at position {row.position}")
+        known.remove((row.step, row.position))
+        finished[row.step][row.position] = group
+    begun = tuple(BegunStep(step=one.step, positions=one.positions, finished=finished[one.step]) for one in numbers.begun)
+    return StreamState(
+        step=step,
+        position=numbers.position,
+        version=numbers.version,
+        num_flat=numbers.num_flat,
+        rollout_is_exact=numbers.rollout_is_exact,
+        begun=begun,
+    )

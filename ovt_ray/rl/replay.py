@@ -1,0 +1,162 @@
+"""`ovt-ray replay`: a kept step of GRPO again, its learning or its generation alone, beside what was recorded.
+
+Both begin from the stage's first model. That is the one step 0 had, whose figures and answers have to come out again to the last bit; a
+later step had weights that are gone, and what is shown of it is not compared.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from actors.pool import RolloutPool
+from learner.group import LearnerGroup
+from ovt_ray.core.config.file import stored_config
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.errors import ConfigError, DataError
+from ovt_ray.core.prompts import Prompts, model_path
+from ovt_ray.core.types import Completion, RolloutGroup, ScoredGroup, TrainSample
+from ovt_ray.data.tasks import load_tasks
+from ovt_ray.distil import read_traces
+from ovt_ray.rl.minibatches import learn, lesson_of, update_figures
+from ovt_ray.rl.rollouts import Rollouts, read_rollouts
+from ovt_ray.rl.samples import group_stats
+from ovt_ray.rl.stage import GrpoStage, grpo_stage
+from ovt_ray.run.metrics import read_metrics
+from ovt_ray.run.progress import phase
+from ovt_ray.services import cluster
+from ovt_ray.sft import trace_samples
+
+Half = Literal["learn", "generate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptStep:
+    """A step as the run left it."""
+
+    config: RunConfig
+    stage: GrpoStage
+    model: str
+    """Folder or hub name of the stage's first model."""
+    step: int
+    rollouts: Rollouts
+    figures: Mapping[str, float]
+    """Of its row in metrics.jsonl; none if the step did not come to its end."""
+
+
+def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) -> bool:
+    """Learn from a step's kept groups again, generate them again, or both, and print what came out; no record of the run is changed.
+
+    Returns whether all that can be compared is the same.
+    """
+    kept = _kept_step(run_dir.resolve(), stage_name, step)
+    stats = group_stats(kept.rollouts.groups)
+    print(
+        f"{stage_name} step {step}: {len(kept.rollouts.groups)} groups, {stats.flat_groups:.0%} of them flat, {stats.num_completions} "
+        f"completions, {stats.accuracy:.0%} correct, {stats.truncated:.0%} cut at max_completion_tokens"
+    )
+    if step > 0:
+        print(f"the weights of step {step} are gone: what follows begins from {kept.model}, and is not compared with what was recorded")
+    if not kept.figures:
+        print("the step did not come to its end: metrics.jsonl has no figures of it")
+    same = True
+    with cluster(kept.config):
+        if "learn" in halves:
+            with closing(LearnerGroup(kept.config.learner, kept.config.model, kept.config.seed)) as learner:
+                with phase("loading the learner"):
+                    learner.begin(kept.stage.for_learner(kept.model))
+                same &= learn_again(kept, learner)
+        if "generate" in halves:
+            with closing(RolloutPool(kept.config.rollout, kept.config.model, kept.model)) as pool:
+                with phase("starting the rollout workers"):
+                    pool.wait_until_ready()
+                same &= generate_again(kept, pool)
+    return same or step > 0
+
+
+def learn_again(kept: KeptStep, learner: LearnerGroup) -> bool:
+    """Take the step's updates on a learner that has begun the stage; return whether their figures are those recorded, if any are."""
+    lesson = lesson_of(kept.stage, kept.step, kept.rollouts.groups, rollout_is_proximal=kept.rollouts.rollout_is_proximal)
+    began = time.monotonic()
+    updates = learn(learner, lesson)
+    seconds = time.monotonic() - began
+    print(f"\nlearn: {len(updates)} updates in {seconds:.3f} s, recorded {kept.figures.get('seconds_update', math.nan):.3f} s")
+    print(f"{'figure':<18}{'recorded':>26}{'again':>26}")
+    figures = update_figures(updates)
+    differing = [name for name, value in figures.items() if not _same(kept.figures.get(name, math.nan), value)]
+    for name, value in figures.items():
+        mark = "  differs" if name in differing and kept.step == 0 and kept.figures else ""
+        print(f"{name:<18}{kept.figures.get(name, math.nan):>26.17g}{value:>26.17g}{mark}")
+    if kept.step == 0 and kept.figures:
+        print(f"{len(figures) - len(differing)} of {len(figures)} figures are the recorded ones", flush=True)
+    return not (differing and kept.figures)
+
+
+def generate_again(kept: KeptStep, pool: RolloutPool) -> bool:
+    """Draw the step's completions on workers that serve the stage's first model; return whether they are the kept ones."""
+    groups = kept.rollouts.groups
+    began = time.monotonic()
+    again = list(pool.generate([scored.group.problem for scored in groups], kept.stage.sampling(kept.step)))
+    seconds = time.monotonic() - began
+    num_tokens = sum(len(completion.token_ids) for group in again for completion in group.completions)
+    num_same, num_all = count_same(groups, again)
+    print(
+        f"\ngenerate: {num_tokens} tokens in {seconds:.3f} s, {num_tokens / seconds:,.0f} tokens/s, recorded "
+        f"{kept.figures.get('seconds_generate', math.nan):.3f} s\n{num_same} of {num_all} completions are token for token the kept ones",
+        flush=True,
+    )
+    return num_same == num_all
+
+
+def count_same(kept: Sequence[ScoredGroup], again: Sequence[RolloutGroup]) -> tuple[int, int]:
+    """Return how many completions have the tokens of the one with their place in their problem's kept group, and how many there are."""
+    completions: dict[str, Sequence[Completion]] = {group.problem.id: group.completions for group in again}
+    pairs = [
+        (before.token_ids, after.token_ids)
+        for scored in kept
+        for before, after in zip(scored.group.completions, completions[scored.group.problem.id], strict=True)
+    ]
+    return sum(before == after for before, after in pairs), len(pairs)
+
+
+def _same(recorded: float, value: float) -> bool:
+    return recorded == value or (math.isnan(recorded) and not math.isfinite(value))  # what is not finite is recorded as null
+
+
+def _first_model(config: RunConfig, iteration: int, run_dir: Path) -> str:
+    """Return the folder or hub name of the model that an iteration's RL stage begins from."""
+    if config.iterations[iteration - 1].sft:
+        key = f"iter{iteration}/sft"
+    elif iteration > 1:
+        key = f"iter{iteration - 1}/grpo"
+    elif config.base:
+        key = "iter0/base"
+    else:
+        return model_path(config.model)
+    folder = run_dir / key / "model"
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, and the stage begins from it: give a stage that the run has begun")
+    return str(folder)
+
+
+def _kept_step(run_dir: Path, stage_name: str, step: int) -> KeptStep:
+    """Return a step of a stage; raises ConfigError or DataError where there is none."""
+    found = re.fullmatch(r"iter([1-9]\d*)/grpo", stage_name)
+    if found is None:
+        raise ConfigError(f"{stage_name!r}: no stage of reinforcement learning; give iter1/grpo, iter2/grpo, ...")
+    config, iteration = stored_config(run_dir / "config.json"), int(found[1])
+    if iteration > len(config.iterations):
+        raise ConfigError(f"{stage_name!r}: the run has {len(config.iterations)} iterations; give one of them")
+    model = _first_model(config, iteration, run_dir)
+    traces: list[TrainSample] = []
+    if config.iterations[iteration - 1].grpo.sft_coef:
+        with_traces = max(number for number, turn in enumerate(config.iterations[:iteration], start=1) if turn.distil)
+        traces = trace_samples(read_traces(run_dir / f"iter{with_traces}" / "distil" / "traces.jsonl"), Prompts(model, config.model))
+    stage = grpo_stage(config, iteration, load_tasks(config.data, config.seed, run_dir / "images", config.problem_folder), traces, run_dir)
+    rows = {row.step: row.values for row in read_metrics(run_dir) if row.stage == stage_name}
+    rollouts = read_rollouts(stage.folder, step, stage.problems)
+    return KeptStep(config=config, stage=stage, model=model, step=step, rollouts=rollouts, figures=rows.get(step, {}))

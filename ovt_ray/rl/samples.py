@@ -1,0 +1,132 @@
+"""From scored groups to samples to learn from: pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TypeVar
+
+from learner.grpo import group_advantages
+from ovt_ray.core.config.stages import Advantage
+from ovt_ray.core.types import Completion, Failure, Outcome, Score, ScoredGroup, TrainSample
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStats:
+    """What one step's groups look like. Means are over scorable completions."""
+
+    reward: float
+    accuracy: float
+    response_tokens: float
+    longest_response_tokens: int
+    truncated: float
+    """Share of completions that ran into the token limit."""
+    unparseable: float
+    """Share of completions without a final answer."""
+    flat_groups: float
+    """Share of groups whose scores are all equal: they teach nothing and are dropped."""
+    num_unscorable: int
+    num_late: int
+    """Of the unscorable ones, those whose reward took too long and was killed."""
+    num_out_of_memory: int
+    """Those whose reward needed more memory than it may have."""
+    num_crashed: int
+    """Those whose reward's process or actor died."""
+    num_raised: int
+    """Those whose reward raised."""
+    num_completions: int
+
+
+def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
+    """Return the statistics of one step's groups."""
+    pairs = [pair for group in groups for pair in zip(group.group.completions, group.scores, strict=True)]
+    scored = [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+    failures = [score.failure for _, score in pairs]
+    return GroupStats(
+        reward=_mean([score.value for _, score in scored]),
+        accuracy=_mean([score.outcome is Outcome.CORRECT for _, score in scored]),
+        response_tokens=_mean([len(completion.token_ids) for completion, _ in pairs]),
+        longest_response_tokens=max((len(completion.token_ids) for completion, _ in pairs), default=0),
+        truncated=_mean([completion.finish_reason == "length" for completion, _ in pairs]),
+        unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
+        flat_groups=_mean([not teaches(group) for group in groups]),
+        num_unscorable=len(pairs) - len(scored),
+        num_late=failures.count(Failure.DEADLINE),
+        num_out_of_memory=failures.count(Failure.MEMORY),
+        num_crashed=failures.count(Failure.CRASH),
+        num_raised=failures.count(Failure.ERROR),
+        num_completions=len(pairs),
+    )
+
+
+def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
+    """Return of each completion how many versions its oldest tokens are behind `version`."""
+    return [version - completion.oldest_version for group in groups for completion in group.group.completions]
+
+
+def oldest_version(group: ScoredGroup) -> int:
+    """Return the version of the oldest weights that sampled any token of the group."""
+    return min(completion.oldest_version for completion in group.group.completions)
+
+
+def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
+    scores = [score for group in groups for score in group.scores if score.outcome is not Outcome.UNSCORABLE]
+    names = {name: None for score in scores for name in score.parts}
+    if len(names) < 2:
+        return {}
+    return {f"reward/{name}": _mean([score.parts[name] for score in scores if name in score.parts]) for name in names}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0
+
+
+def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mask_truncated: bool) -> list[TrainSample]:
+    """Return one sample per scorable completion of each group that is not flat, in order.
+
+    With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
+    """
+    scored_groups = [group for group in groups if _scorable(group)]
+    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in scored_groups], advantage)
+    return [
+        TrainSample(
+            problem=scored.group.problem,
+            prompt_ids=scored.group.prompt_ids,
+            completion_ids=completion.token_ids,
+            rollout_logprobs=completion.rollout_logprobs,
+            advantage=value,
+        )
+        for scored, values in zip(scored_groups, advantages, strict=True)
+        for (completion, _), value in zip(_scorable(scored), values, strict=True)
+        if teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
+    ]
+
+
+def _scorable(group: ScoredGroup) -> list[tuple[Completion, Score]]:
+    pairs = zip(group.group.completions, group.scores, strict=True)
+    return [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+
+
+def teaches(group: ScoredGroup) -> bool:
+    """Return whether the group is not flat."""
+    return len({score.value for _, score in _scorable(group)}) > 1
+
+
+def why_flat(what: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:
+    """Return why nothing can be learnt from some groups, and what to do; `what` says which they are."""
+    stats = group_stats(groups)
+    return (
+        f"grpo: {what} had only groups whose answers all score alike"
+        f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
+        f"Of the last {len(groups)} groups' answers {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, "
+        f"{stats.truncated:.0%} ran into max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "
+        "Use easier or harder problems, more completions per problem, or a better SFT model"
+    )
+
+
+def split_evenly(items: Sequence[Item], num_parts: int) -> list[Sequence[Item]]:
+    """Return the items in at most `num_parts` consecutive, non-empty parts whose sizes differ by at most one."""
+    bounds = [len(items) * part // num_parts for part in range(num_parts + 1)]
+    return [items[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if high > low]

@@ -1,0 +1,88 @@
+"""One reinforcement learning stage as values: what it answers, learns from, and where it writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from learner.stage import Stage
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.config.stages import GrpoConfig
+from ovt_ray.core.types import Problem, Sampling, TrainSample
+from ovt_ray.data.difficulty import measured_before
+from ovt_ray.data.order import batch_at, stable_seed
+from ovt_ray.data.stream import ItemStream
+from ovt_ray.data.tasks import Tasks, Wanted
+from ovt_ray.run.results import stage_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoStage:
+    """What follows from the configuration and the stages before."""
+
+    section: GrpoConfig
+    problems: ItemStream[Problem]
+    """The stream of problems, their ids differing within an epoch."""
+    traces: Sequence[TrainSample]
+    """Of the iteration, for `section.sft_coef`."""
+    max_tokens: int
+    """Longest answer."""
+    seed: int
+    """The stage's own."""
+    folder: Path
+    """What the stage writes lies here."""
+    checkpoint_every: int
+    """Steps between two checkpoints."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie while the stage runs."""
+        return self.folder / "checkpoints"
+
+    def for_learner(self, model: str) -> Stage:
+        """Return the stage as the learner is told of it; `model` is the one that it begins with."""
+        num_updates = self.section.num_steps * self.section.updates_per_step
+        return Stage(model_path=model, optimizer=self.section.optimizer, num_updates=num_updates, policy_loss=self.section)
+
+    def sampling(self, step: int) -> Sampling:
+        """Return how the completions of one step are drawn; their seed follows from the stage's seed and the step."""
+        return Sampling(
+            num_completions=self.section.num_completions,
+            temperature=self.section.temperature,
+            top_p=self.section.top_p,
+            top_k=self.section.top_k,
+            bad_words=self.section.bad_words,
+            max_tokens=self.max_tokens,
+            seed=stable_seed(self.seed, "step", step),
+        )
+
+    def traces_of(self, step: int, update: int) -> list[TrainSample]:
+        """Return the traces that one update of a step learns from too; which they are follows from the stage's seed."""
+        if self.section.sft_coef == 0:
+            return []
+        place = step * self.section.updates_per_step + update
+        return batch_at(self.traces, place, self.section.sft_batch_size, stable_seed(self.seed, "traces"))
+
+
+def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
+    """Return an iteration's stage."""
+    key, section = stage_key(iteration, "grpo"), config.iterations[iteration - 1].grpo
+    seed = stable_seed(config.seed, key)
+    num_problems = section.num_steps * section.problems_per_step
+    if section.dynamic_sampling:
+        num_problems *= 2  # room for as many replaced groups as there are others, before any problem is seen again
+    wanted = Wanted(
+        purpose=key,
+        num=num_problems,
+        choice=section.problems,
+        num_per_step=section.problems_per_step,
+        measured_by=measured_before(run_dir, iteration, "grpo"),
+    )
+    return GrpoStage(
+        section=section,
+        problems=tasks.stream(wanted),
+        traces=traces,
+        max_tokens=config.max_completion_tokens,
+        seed=seed,
+        folder=run_dir / key,
+        checkpoint_every=config.learner.checkpoint_every,
+    )

@@ -1,0 +1,1 @@
+"""The run folder: ledger, metrics, timeline, progress and results."""

@@ -1,0 +1,111 @@
+"""What a person sees while a stage runs: a bar in a terminal, lines of text in a job's log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self, TextIO
+
+from ovt_ray.run.results import clock_time
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichBar
+
+SHOWN = {
+    "reward": ("reward", ".2f"),
+    "accuracy": ("accuracy", ".2f"),
+    "loss": ("loss", ".3f"),
+    "validation_loss": ("validation", ".3f"),
+    "tokens_per_s": ("tok/s", ".0f"),
+}
+"""Which figures of a step are shown, under which name and in which format."""
+SECONDS_BETWEEN_LINES = 2.0
+"""Least time between two lines of a log; the first and the last step are always shown."""
+
+
+class Progress:
+    """Live progress of one stage's steps; use it in a `with` statement."""
+
+    def __init__(
+        self,
+        stage: str,
+        num_steps: int,
+        *,
+        first_step: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Show the steps `first_step` to `num_steps - 1` of a stage; steps before `first_step` count as done, at no time."""
+        self._stage = stage
+        self._num_steps = num_steps
+        self._first_step = first_step
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._first_at: float | None = None
+        """When the first step was done: it takes longer than the others, and the time left follows from those."""
+        self._line_at: float | None = None
+        self._bar = _bar(stage, num_steps, first_step, self._stream) if self._stream.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Show that a step (counted from 0) is done, with those of its figures that a person follows."""
+        figures, eta = figures_text(values), self._time_left(step)
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step + 1, figures=figures, eta=eta)
+        elif self._line_is_due(step):
+            self._line_at = self._clock()
+            words = [f"[{self._stage} {step + 1}/{self._num_steps}]", figures, f"eta {eta}"]
+            print(" ".join(word for word in words if word), file=self._stream, flush=True)
+
+    def _line_is_due(self, step: int) -> bool:
+        if self._line_at is None or step + 1 >= self._num_steps:
+            return True
+        return self._clock() - self._line_at >= SECONDS_BETWEEN_LINES
+
+    def _time_left(self, step: int) -> str:
+        if self._first_at is None:
+            self._first_at = self._clock()
+        num_left, num_timed = self._num_steps - step - 1, step - self._first_step
+        if num_left and not num_timed:
+            return "-:--"
+        return clock_time((self._clock() - self._first_at) / max(1, num_timed) * num_left)
+
+
+@contextmanager
+def phase(text: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Say that something without steps begins ("starting 2 rollout workers"), and when it is done, with its seconds."""
+    began = clock()
+    stream = stream or sys.stdout
+    print(f"{text} ...", file=stream, flush=True)
+    yield
+    print(f"{text}: done in {clock() - began:.1f} s", file=stream, flush=True)
+
+
+def figures_text(values: Mapping[str, float]) -> str:
+    """Return the shown figures in a fixed order: `reward 0.61 accuracy 0.58 tok/s 5210`."""
+    return " ".join(f"{label} {values[name]:{form}}" for name, (label, form) in SHOWN.items() if name in values)
+
+
+def _bar(stage: str, num_steps: int, first_step: int, stream: TextIO) -> "RichBar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichBar
+
+    bar = RichBar(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("eta {task.fields[eta]}"),
+        TextColumn("[cyan]{task.fields[figures]}"),
+        console=Console(file=stream),
+    )
+    bar.add_task(stage, total=num_steps, completed=first_step, figures="", eta="-:--")
+    return bar

@@ -1,0 +1,1 @@
+"""Processes and actors that score answers and can be killed."""

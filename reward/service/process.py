@@ -1,0 +1,159 @@
+"""The process in which rewards run: `python -m reward.service.process FD PARENT_PID`, started by `reward.service.worker`.
+
+It imports the rewards and nothing heavy of ours, says so, and scores what it is sent until its owner closes the channel or dies.
+"""
+
+import asyncio
+import ctypes
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ovt_ray.core.errors import RewardError
+from ovt_ray.core.types import Failure, Problem, Score
+from reward.load import Reward, load_reward
+from reward.protocol import Answer, NoScoreError, Part, as_score, as_scores, unscorable
+from reward.service.channel import receive, send
+
+EXIT_OUT_OF_MEMORY = 101
+_PR_SET_PDEATHSIG = 1
+_MAX_MESSAGE_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """First message in: which rewards to load."""
+
+    parts: tuple[Part, ...]
+    memory_bytes: int
+    """Writable private memory. Address space that is only reserved, as CUDA does, is not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """First message out, unless it is the text of a refusal."""
+
+    one_by_one: frozenset[int]
+    """Parts that score one answer after the other, in order; the other parts follow, with all answers at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Answers to score."""
+
+    problem: Problem
+    answers: tuple[Answer, ...]
+    deadline_s: float
+    """Longest wait for what is `async`; the owner's clock bounds the rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one part says of one answer of the job, sent as soon as it is known."""
+
+    position: int
+    part: int
+    score: Score
+
+
+def main(fd: int, parent: int) -> None:
+    """Serve the channel until its other end is closed: Order in, Loaded or a refusal out; then a Job in, its Results out, and so on."""
+    _die_with(parent)
+    channel = socket.socket(fileno=fd)
+    channel.set_inheritable(False)
+    try:
+        order: Order = receive(channel)
+        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
+        try:
+            rewards = [load_reward(part.name, part.options) for part in order.parts]
+        except RewardError as error:
+            send(channel, str(error))
+            return
+        if "reward.verifier.symbolic" in sys.modules:  # before the first deadline runs, whenever that is; other rewards do not pay for it
+            load_algebra = importlib.import_module("reward.verifier.symbolic").load_algebra
+            load_algebra()
+        send(channel, Loaded(one_by_one=frozenset(part for part, reward in enumerate(rewards) if _is_one_by_one(reward))))
+        loop = asyncio.new_event_loop()
+        while True:
+            loop.run_until_complete(_serve(rewards, receive(channel), lambda result: send(channel, result)))
+    except (EOFError, OSError):
+        return  # the owner closed the channel, or died
+
+
+def _is_one_by_one(reward: Reward) -> bool:
+    return not (reward.method.is_async or reward.method.is_batch)
+
+
+async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], None]) -> None:
+    """Reply once for each answer and part."""
+
+    async def run(part: int, positions: Sequence[int]) -> None:
+        answers = tuple(job.answers[position] for position in positions)
+        scores = await _scores(rewards[part], job.problem, answers, job.deadline_s)
+        if len(positions) > 1 and scores[0].failure is Failure.ERROR:
+            for position in positions:  # one of them made the whole batch fail: each alone shows which
+                await run(part, [position])
+            return
+        for position, score in zip(positions, scores, strict=True):
+            reply(Result(position=position, part=part, score=score))
+
+    everything = range(len(job.answers))
+    one_by_one = [part for part, reward in enumerate(rewards) if _is_one_by_one(reward)]
+    for position in everything:
+        for part in one_by_one:
+            await run(part, [position])
+    at_once = [
+        run(part, positions)
+        for part, reward in enumerate(rewards)
+        if part not in one_by_one
+        for positions in ([everything] if reward.method.is_batch else [[position] for position in everything])
+    ]
+    await asyncio.gather(*at_once)
+
+
+async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...], deadline_s: float) -> list[Score]:
+    """Return the reward's scores of answers that it takes in one call, or unscorable ones that say what it did instead."""
+    limit = asyncio.timeout(deadline_s)
+    try:
+        returned = reward.call(problem, *reward.method.arguments(answers))
+        if reward.method.is_async:
+            async with limit:
+                returned = await returned
+        return as_scores(returned, len(answers)) if reward.method.is_batch else [as_score(returned)]
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)  # what filled the memory may still hold it: the owner starts afresh
+    except Exception as error:
+        late = reward.method.is_async and limit.expired()
+        what = f"took longer than {deadline_s:g} s" if late else _raised(error)
+        failure = Failure.DEADLINE if late else Failure.ERROR
+        return [unscorable(f"reward {reward.name} on problem {problem.id}, completion {a.index}: it {what}", failure) for a in answers]
+
+
+def _raised(error: Exception) -> str:
+    """Return what the reward did instead of giving a score."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, NoScoreError):
+        return str(error)
+    what = f"{type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+    return f"raised {what} ({where.filename}:{where.lineno})"
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the parent's thread that started it ends, also while a reward hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that started this one is gone")
+
+
+if __name__ == "__main__":
+    # Under its own name, so that what crosses the channel is of the same classes on both sides.
+    from reward.service.process import main as run
+
+    run(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The verifier: pure functions, one file for each kind of answer."""

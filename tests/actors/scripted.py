@@ -1,0 +1,40 @@
+"""Rollout workers whose completions are as long as the problem says. Ray's processes import them from here."""
+
+import asyncio
+
+import ray
+
+from actors.placed import PlacedWorker, Worker, into, placement
+from actors.pool import RolloutPool
+from benchmarks.simulated import SimulatedWorker, Speed
+from ovt_ray.core.types import Problem, Sampling
+from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.version import Weights
+
+TOKEN_S = 0.01
+
+
+class Scripted(SimulatedWorker):
+    """A worker whose completions are as long as the problem's question says, and which loads weights when they are there."""
+
+    async def load_weights(self, weights: Weights) -> int:
+        await asyncio.gather(*weights.buckets)
+        return await super().load_weights(weights)
+
+    async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
+        """Return the version."""
+        self._version = version
+        return version
+
+    def _length(self, problem: Problem, sampling: Sampling, index: int) -> int:
+        return int(problem.question.split()[index])
+
+
+class ScriptedPool(RolloutPool):
+    """The pool, with scripted workers where engines would be."""
+
+    def _launch(self) -> Worker:
+        group = placement(self.config)
+        speed = Speed(num_slots=self.config.max_num_seqs, mean_tokens=1, token_s=TOKEN_S)
+        remote = ray.remote(num_cpus=1, max_concurrency=1000, scheduling_strategy=into(group))(Scripted)
+        return PlacedWorker(remote.remote(speed), group)

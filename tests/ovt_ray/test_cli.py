@@ -1,0 +1,89 @@
+"""The command line: mistakes are named in one message, without a traceback, before anything heavy is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def ovt_ray(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ovt_ray", *arguments]
+    seen = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment
+    return subprocess.run(command, cwd=cwd, env=seen, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_mistake_in_the_yaml_is_named_without_a_traceback(command: str) -> None:
+    done = ovt_ray(command, "configs/tiny.yaml", "learner.zero_stge=3")
+    assert done.returncode == 1
+    assert done.stderr == "\nConfigError: configs/tiny.yaml: learner.zero_stge: unknown key; did you mean 'zero_stage'?\n"
+    assert done.stdout == ""
+
+
+def test_a_mistake_in_the_yaml_is_found_before_anything_heavy_is_imported() -> None:
+    code = (
+        "import sys; from ovt_ray.cli import main; main(['check', 'configs/tiny.yaml', 'nam=x']);"
+        "print(*sorted({'torch', 'ray', 'vllm', 'transformers', 'deepspeed', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "did you mean 'name'?" in done.stderr and done.stdout.split() == []
+
+
+def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> None:
+    overrides = ("learner.zero_stage=3", "learner.offload_parameters=true", "learner.lora={rank: 8, alpha: 16}")
+    done = ovt_ray("check", "configs/tiny.yaml", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "reward.accuracy:score_accuracy loads" in done.stdout
+    assert "<|image_pad|>" in done.stdout
+    # rank x (inputs + outputs) of the seven linear layers of each of four blocks
+    assert f"iterations.1.grpo: trains {4 * 8 * (2 * 256 + 2 * 192 + 3 * 512):,} of 1,126,208 weights, in adapters" in done.stdout
+    assert '"stage": 3' in done.stdout and '"offload_param": {"device": "cpu"' in done.stdout
+    assert "the services ask for 4.1 CPU, 0 GPU" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("reward.parts=[{name: reward.accuracy:score_acuracy}]", "did you mean 'score_accuracy'"),
+        (
+            "reward.parts=[{name: reward.shaping:OverlongPenalty, options: {max_tokens: 9, bufer_tokens: 3}}]",
+            "did you mean 'buffer_tokens'",
+        ),
+        ("model.path=/nowhere", "model.path: no configuration can be loaded from '/nowhere'"),
+        ("rollout.max_model_len=60", "rollout.max_model_len: 60 less 48 of max_completion_tokens leaves 12 tokens"),
+    ],
+)
+def test_check_names_what_is_wrong(override: str, message: str) -> None:
+    done = ovt_ray("check", "configs/tiny.yaml", override)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_of_the_user_that_shadows_a_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text("def score(problem, text): ...\n")
+    done = ovt_ray("run", str(ROOT / "configs/tiny.yaml"), cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1 and "reward.py" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_broken_row_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a", "question": "?", "images": ["gone.png"], "answer": "1"}\n{"id": "b", "question": "?", "answer": ""}\n')
+    done = ovt_ray("run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", f"runs_dir={tmp_path}", *DATASET)
+    assert done.returncode == 1 and "starting the services" not in done.stdout and "Traceback" not in done.stderr
+    assert "row 1 (id 'a'): images[0]:" in done.stderr and "row 2 (id 'b'): answer" in done.stderr
+
+
+DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
+
+
+def test_a_step_of_more_problems_than_there_are_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"id": "{number}", "question": "{number} + 1?", "answer": "{number + 1}"}}\n' for number in range(30)))
+    done = ovt_ray(
+        "run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", "data.num_eval=5", f"runs_dir={tmp_path}", *DATASET
+    )
+    assert done.returncode == 1 and "starting the services" not in done.stdout
+    assert "iterations.0.grpo.problems_per_step=32 asks for more problems than the data has (25)" in done.stderr
