@@ -2,11 +2,11 @@
 
     python -m benchmarks.reward
 
-The answers are those of the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one core,
-in turns block by block. The share judged right is shown as well. The judged set holds as many near misses in LaTeX as numbers. Benchmarks
-do not, so answers per second are taken of a mixture with the kinds' shares of four benchmarks (`SHARES`), and shown by kind. math-verify
-keeps its own time limits, as its users run it. The service then scores the same 1,000 completions as the bare function. The last
-line is one JSON object.
+The answers are those of the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one
+core, in turns, block by block. The share that each judges right is printed as well. The judged set holds as many near misses in LaTeX as
+numbers, and benchmarks do not. So answers per second are those of a mixture with the shares of kinds in four benchmarks (`SHARES`), and are
+also printed by kind. math-verify keeps its own time limits, as its users run it. The service then scores the same 1,000 completions as the
+bare function. The last line is one JSON object.
 """
 
 import json

@@ -14,12 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from statistics import fmean
 
+from ovt_ray.cluster import cluster
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.types import Outcome
 from ovt_ray.distillation.chains import Chains
 from ovt_ray.distillation.teachers import Teachers
-from ovt_ray.services import cluster
 from ovt_ray.world import world_problems
 from ovt_ray.world.questions import KINDS
 from ovt_ray.world.teacher import picture_caption

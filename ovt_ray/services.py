@@ -1,12 +1,10 @@
 """The three services of a run, on one Ray cluster: started together, closed together."""
 
-import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
@@ -14,11 +12,11 @@ from ray.exceptions import GetTimeoutError, RayError
 from actors.pool import RolloutPool
 from actors.worker import Ended
 from learner.group import LearnerGroup
+from ovt_ray.cluster import cluster
 from ovt_ray.core.config.run import RunConfig
-from ovt_ray.core.errors import ConfigError
 from ovt_ray.core.spans import ActorSpans, Span
 from ovt_ray.core.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
-from reward.pool import CPUS_PER_ACTOR, RewardPool
+from reward.pool import RewardPool
 from reward.protocol import Answer
 
 SPANS_S = 1.0
@@ -163,63 +161,3 @@ def _spans_of(asked: "ray.ObjectRef[tuple[Span, ...]]") -> tuple[Span, ...]:
         return ray.get(asked, timeout=0)
     except (GetTimeoutError, RayError):  # it died, and its spans with it, or is being replaced: whoever needs it will say so
         return ()
-
-
-def cpus_needed(config: RunConfig) -> float:
-    """Return the logical CPUs that all services of a run ask of Ray."""
-    rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
-    learner = config.learner.num_ranks * config.learner.cpus_per_rank
-    replicas = sum(part.replicas * (part.num_cpus or 0) for part in config.reward.parts)
-    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR + replicas
-
-
-def gpus_needed(config: RunConfig) -> float:
-    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
-    replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
-    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
-
-
-@contextmanager
-def cluster(config: RunConfig) -> Iterator[None]:
-    """Connect to a cluster as `connect` does; one that was started ends with the block."""
-    starts = connect(config)
-    try:
-        yield
-    finally:
-        if starts:
-            ray.shutdown()
-
-
-def connect(config: RunConfig) -> bool:
-    """Connect to the cluster named by RAY_ADDRESS, else start one in this machine; return whether it was started.
-
-    Raises ConfigError naming what is asked for and what the cluster has when they do not fit.
-    """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    starts = "RAY_ADDRESS" not in os.environ
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    if starts:
-        num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-    else:
-        _join(os.environ["RAY_ADDRESS"], quiet)
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
-    wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
-    present = ray.cluster_resources()
-    for name, amount in wanted.items():
-        if amount > present.get(name, 0) + 1e-6:  # shares of a GPU add up to a little more than a whole one
-            raise ConfigError(
-                f"rollout.num_workers, learner.num_ranks: together they ask for {amount:g} {name}, the cluster has "
-                f"{present.get(name, 0):g}: lower them, their {name.lower()}s_per_worker or _per_rank, or add nodes"
-            )
-    return starts
-
-
-def _join(address: str, quiet: dict[str, Any]) -> None:
-    try:
-        ray.init(**quiet)
-    except (ConnectionError, RayError, RuntimeError) as error:
-        raise ConfigError(
-            f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one, correct the address, or unset it. "
-            "A cluster that asks for a token needs RAY_AUTH_MODE=token"
-        ) from error

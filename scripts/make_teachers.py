@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from learner.group import LearnerGroup
 from learner.stage import Stage
+from ovt_ray.cluster import cluster
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.config.stages import Optimizer, SftConfig
@@ -19,7 +20,6 @@ from ovt_ray.core.prompts import EMBEDDED_CAPTIONER, EMBEDDED_MODEL, EMBEDDED_RE
 from ovt_ray.core.types import Problem, TrainSample
 from ovt_ray.distillation.reasoner_text import captioned
 from ovt_ray.run.recorder import Track
-from ovt_ray.services import cluster
 from ovt_ray.sft import train_sft
 from ovt_ray.world.teacher_corpus import caption_corpus, reasoning_corpus
 from ovt_ray.world.text_model import write_text_model

@@ -121,7 +121,7 @@ def _check_deepspeed(config: RunConfig) -> None:
 
 def _check_cluster(config: RunConfig) -> None:
     """Compare with the cluster of RAY_ADDRESS, else with this machine, on which logical CPUs may be shared."""
-    from ovt_ray.services import connect, cpus_needed, gpus_needed
+    from ovt_ray.cluster import connect, cpus_needed, gpus_needed
 
     asked = f"{cpus_needed(config):g} CPU, {gpus_needed(config):g} GPU"
     if "RAY_ADDRESS" in os.environ:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
+from ovt_ray.cluster import cluster
 from ovt_ray.core.config.file import stored_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.errors import ConfigError, DataError
@@ -28,7 +29,6 @@ from ovt_ray.rl.samples import group_stats
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.progress import phase
-from ovt_ray.services import cluster
 from ovt_ray.sft import trace_samples
 
 Half = Literal["learn", "generate"]

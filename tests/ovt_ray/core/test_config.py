@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ovt_ray.cluster import gpus_needed
 from ovt_ray.core.config.file import load_config, stored_config
 from ovt_ray.core.errors import ConfigError
-from ovt_ray.services import gpus_needed
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 

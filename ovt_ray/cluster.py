@@ -1,0 +1,74 @@
+"""The Ray cluster of a run: the resources that its services need, and the connection."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from ovt_ray.core.config.run import RunConfig
+from ovt_ray.core.errors import ConfigError
+from reward.pool import CPUS_PER_ACTOR
+
+
+def cpus_needed(config: RunConfig) -> float:
+    """Return the logical CPUs that all services of a run ask of Ray."""
+    rollout = config.rollout.num_workers * config.rollout.cpus_per_worker
+    learner = config.learner.num_ranks * config.learner.cpus_per_rank
+    replicas = sum(part.replicas * (part.num_cpus or 0) for part in config.reward.parts)
+    return rollout + learner + config.reward.num_actors * CPUS_PER_ACTOR + replicas
+
+
+def gpus_needed(config: RunConfig) -> float:
+    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
+    replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
+    return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
+
+
+@contextmanager
+def cluster(config: RunConfig) -> Iterator[None]:
+    """Connect to a cluster as `connect` does; one that was started ends with the block."""
+    starts = connect(config)
+    try:
+        yield
+    finally:
+        if starts:
+            ray.shutdown()
+
+
+def connect(config: RunConfig) -> bool:
+    """Connect to the cluster named by RAY_ADDRESS, else start one in this machine; return whether it was started.
+
+    Raises ConfigError naming what is asked for and what the cluster has when they do not fit.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    starts = "RAY_ADDRESS" not in os.environ
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    if starts:
+        num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    else:
+        _join(os.environ["RAY_ADDRESS"], quiet)
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
+    wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
+    present = ray.cluster_resources()
+    for name, amount in wanted.items():
+        if amount > present.get(name, 0) + 1e-6:  # shares of a GPU add up to a little more than a whole one
+            raise ConfigError(
+                f"rollout.num_workers, learner.num_ranks: together they ask for {amount:g} {name}, the cluster has "
+                f"{present.get(name, 0):g}: lower them, their {name.lower()}s_per_worker or _per_rank, or add nodes"
+            )
+    return starts
+
+
+def _join(address: str, quiet: dict[str, Any]) -> None:
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RayError, RuntimeError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one, correct the address, or unset it. "
+            "A cluster that asks for a token needs RAY_AUTH_MODE=token"
+        ) from error
