@@ -6,7 +6,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.seats import Seat
+from actors.slots import WorkerSlot
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.weights.broadcast import Meeting
 from ovt_ray.core.weights.version import Broadcast
@@ -31,9 +31,9 @@ class Receivers:
         self._num_in_vain = 0
         """Versions in a row that were not taken, though no worker was lost."""
 
-    def have_taken(self, weights: Broadcast, seats: Sequence[Seat]) -> bool:
-        """Have a version sent to the workers in all seats; return whether all serve it."""
-        workers = [seat.worker.actor for seat in seats]
+    def have_taken(self, weights: Broadcast, slots: Sequence[WorkerSlot]) -> bool:
+        """Have a version sent to the workers in all slots; return whether all serve it."""
+        workers = [slot.worker.actor for slot in slots]
         meeting, self._meeting = self._meeting, None
         if meeting is None or workers != self._members:
             meeting = weights.call_group(1 + len(workers) * self._num_shards, self._deadline_s)
@@ -42,8 +42,8 @@ class Receivers:
         failure = weights.send(receiving)
         ray.wait(receiving, num_returns=len(receiving), timeout=SETTLE_S if failure else self._deadline_s)
         failure = failure or next(filter(None, map(_error, receiving)), "")
-        for seat in seats:
-            seat.is_behind = False
+        for slot in slots:
+            slot.is_behind = False
         if failure:
             self._failure = f"weights of version {weights.version} come from the object store, as not all workers received them: {failure}"
             print(self._failure, flush=True)

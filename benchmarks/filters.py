@@ -25,7 +25,7 @@ from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
 from ovt_ray.sft import num_sft_steps, train_sft
@@ -93,13 +93,13 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
     samples = [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
     num_steps = num_sft_steps(sft, len(samples))
     services.learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=sft.optimizer, num_updates=num_steps, policy_loss=None))
-    with Track(FOLDER, f"seed {seed}, {setting}", num_steps, first_step=0) as track:
+    with Recorder(FOLDER, f"seed {seed}, {setting}", num_steps=num_steps, first_step=0) as recorder:
         train_sft(
             sft,
             samples,
             [],
             services.learner,
-            track,
+            recorder,
             checkpoints=FOLDER / "checkpoints",
             checkpoint_every=num_steps,
             first_step=0,

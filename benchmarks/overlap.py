@@ -35,7 +35,7 @@ from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.run.metrics import read_metrics
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -88,8 +88,8 @@ def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, m
 
 def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
     """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
-    with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
-        train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
+    with Recorder(run, "iter1/grpo", num_steps=NUM_STEPS, first_step=0, take_spans=services.take_spans) as recorder:
+        train_grpo(stage, services, recorder, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)
     return [
         dict(row.values) | {"seconds_step": row.time - before.time}

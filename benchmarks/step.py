@@ -68,12 +68,12 @@ def begin(services: Services, config: RunConfig, model: str, *, num_updates: int
 
 
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
-    """Take one GRPO step and return the seconds of each phase, and its groups. No group is flat: advantages are 1 and -1 in turns."""
+    """Take one GRPO step and return the seconds of each phase, and its groups. Advantages are 1 and -1 in turns."""
     clock = [time.monotonic()]
     with GroupStream(stage_of(config, problems, Path()), services, StreamState(step=step)) as stream:
         stream.generate(step)
         clock.append(time.monotonic())
-        groups = list(stream.take(step).groups.values())
+        groups = stream.take(step).groups
     clock.append(time.monotonic())
     services.learner.update(
         [

@@ -34,7 +34,7 @@ def evaluate(services: Services, problems: Sequence[Problem], temperature: float
     scored: dict[str, ScoredGroup] = {}
     num_correct, num_tokens, began = 0, 0, time.monotonic()
     with Progress(f"{stage} evaluation", len(problems)) as progress:
-        for number, group in enumerate(services.answers(problems, sampling)):
+        for number, group in enumerate(services.groups.answers(problems, sampling)):
             scored[group.group.problem.id] = group
             num_correct += group.scores[0].outcome is Outcome.CORRECT
             num_tokens += len(group.group.completions[0].token_ids)

@@ -47,7 +47,7 @@ def chains_by_policy(
         max_tokens=max_tokens,
         seed=stable_seed(seed, "distil"),
     )
-    for scored in services.answers(problems, sampling):
+    for scored in services.groups.answers(problems, sampling):
         completions = scored.group.completions
         yield Chains(
             problem=scored.group.problem,

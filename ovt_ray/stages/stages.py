@@ -27,12 +27,12 @@ from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.grpo import train_grpo
 from ovt_ray.report.samples import SampleRecord, write_samples
 from ovt_ray.rl.checkpoint import StreamState, read_state
-from ovt_ray.rl.parity import check_parity
+from ovt_ray.rl.parity import check_parity, parity_samples
 from ovt_ray.rl.rollouts import forget_rollouts
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
 from ovt_ray.run.ledger import RunFolder
 from ovt_ray.run.progress import phase
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.results import measured, stage_key, write_results
 from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
@@ -158,8 +158,9 @@ class Stages:
         if state.step == 0:
             forget_rollouts(stage.folder)
             state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and not section.cuts)
-        with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
-            train_grpo(stage, self.services, track, state)
+        take_spans = self.services.take_spans
+        with Recorder(self.folder.path, key, num_steps=section.num_steps, first_step=state.step, take_spans=take_spans) as recorder:
+            train_grpo(stage, self.services, recorder, state)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
     def _all_chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
@@ -191,13 +192,14 @@ class Stages:
         samples, held_out = hold_out(trace_samples(traces, self.prompts), section.validation_share, seed)
         num_steps = num_sft_steps(section, len(samples))
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
-        with Track(self.folder.path, key, num_steps, first_step, self.services.take_spans) as track:
+        take_spans = self.services.take_spans
+        with Recorder(self.folder.path, key, num_steps=num_steps, first_step=first_step, take_spans=take_spans) as recorder:
             train_sft(
                 section,
                 samples,
                 held_out,
                 self.services.learner,
-                track,
+                recorder,
                 checkpoints=self._checkpoints(key),
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
@@ -217,7 +219,8 @@ class Stages:
         """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
         draw = replace(stage.sampling(-1), top_p=1.0, top_k=0, bad_words=())  # the learner's distribution is not cut off
         problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
-        gap = check_parity(self.services, list(problems.values()), draw, stage.section.max_parity_gap)
+        samples = parity_samples(self.services.rollout.generate(list(problems.values()), draw))
+        gap = check_parity(samples, self.services.learner.logprobs(samples), stage.section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         return gap.is_exact
 
