@@ -2,19 +2,20 @@
 
 A step takes `problems_per_step` problems and draws G completions of each from the rollout workers: a group. The reward scores them.
 
-- **Advantage.** `group_advantages` of learner/grpo.py computes it from the scores of each group, here in the driver.
-- **Zero-variance groups**, whose scores are all alike, have no signal: every advantage would be 0, so they give no samples. With
-  `dynamic_sampling` other problems replace them; otherwise the step learns from fewer groups. Too many in a row end the run.
-- **Update.** The samples are split into `updates_per_step` minibatches, one optimizer step each. The clip range of all of them is around
-  the policy as it stood before the first: the proximal policy.
-- **Weights** change hands once a step, after its last update: the learner publishes a version, and every worker loads it before the next
-  step begins. A step without an update publishes nothing.
-- **Staleness.** With `max_staleness` 0 a step's completions are drawn from the policy that it updates. With more, problems of so many later
-  steps are generated while the learner learns, and new weights are loaded under them. A group with older tokens than that, which only a
-  checkpoint can bring, is generated again before the step learns. The loss corrects for the rest (`rollout_correction`).
-- **Cost.** A step costs the generation of P x G completions, their scores, and one forward and backward pass over each sample. To it come a
-  forward pass of the reference if there is a KL term, a forward pass of the proximal policy over all minibatches but the first (none if the
-  rollout's log-probabilities are exact and fresh), and one transfer of the weights to every engine.
+- **Advantage.** `group_advantages` of learner/grpo.py computes it from the scores of each group, here in the driver. A completion that could
+  not be scored is left out of its group.
+- **Zero-variance groups.** All scores of such a group are equal, so every advantage is 0, and it gives no samples. With `dynamic_sampling`
+  another problem replaces it; otherwise the step learns from fewer groups. Too many in a row end the run.
+- **Updates.** The samples are split into `updates_per_step` minibatches, one optimizer step each. The clip range is always around the
+  proximal policy: the learner's as it stood before the step's first update.
+- **Weights** change hands once a step, after its last update. The learner publishes a version, and every rollout worker loads it before the
+  next step begins. A step without an update publishes nothing.
+- **Staleness.** With `max_staleness` 0 a step's completions are drawn from the policy that it updates. With N, groups of the next N steps
+  are generated while the learner learns, and new weights are loaded under them. The loss corrects for the difference
+  (`rollout_correction`). A group with tokens of more than N versions ago is stale: it is generated again, before its step learns.
+- **Cost.** A step generates and scores P x G completions, and passes forward and backward over each sample once. It transfers the weights to
+  every engine once. A KL term adds a forward pass of the reference. More than one minibatch adds a forward pass of the proximal policy
+  over all but the first, unless the rollout's log-probabilities are exact and fresh.
 """
 
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _hand_over_weights(services: GrpoServices, recorder: GrpoRecorder) -> None:
 
 @contextmanager
 def _background() -> Iterator[ThreadPoolExecutor]:
-    """Yield a thread beside this one. Work that runs in it when an error ends the loop ends with the services, so nobody waits for it."""
+    """Yield a second thread. If an error ends the loop, its work ends with the services, so nobody waits for it."""
     background = ThreadPoolExecutor(1)
     try:
         yield background

@@ -1,7 +1,7 @@
 """The state of the stream of groups, with which it goes on after a stop: the driver's part of a checkpoint.
 
-It is a file of JSON lines in the folder that the learner's ranks write to, so that both parts of a checkpoint appear by the same rename
-and are removed together. The first line holds the numbers; a line for each finished group of later steps follows.
+It is a file of JSON lines in the folder that the learner's ranks write to. So both parts of a checkpoint appear by the same rename, and are
+removed together. The first line holds the numbers; a line for each finished group of later steps follows.
 """
 
 from collections.abc import Mapping

@@ -2,8 +2,8 @@
 
 It catches faults that raise nothing: stale image features, pixels lost on the way, wrong positions, weights that did not arrive.
 
-The gate is on the mean over an answer's tokens, the worst answer deciding. In float32 both sides agree to 1e-6 on almost every token, but
-where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
+The gate is on the mean over an answer's tokens, and the worst answer decides. In float32 both sides agree to 1e-6 on almost every token.
+Where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
 float64 as vLLM is. Any of the faults above moves whole answers by more than 1e-2.
 """
 

@@ -39,7 +39,7 @@ class GrpoStage:
         return self.folder / "checkpoints"
 
     def for_learner(self, model: str) -> Stage:
-        """Return the stage as the learner is told of it; `model` is the one that it begins with."""
+        """Return the learner's part of the stage; `model` is the model that it begins with."""
         num_updates = self.section.num_steps * self.section.updates_per_step
         return Stage(model_path=model, optimizer=self.section.optimizer, num_updates=num_updates, policy_loss=self.section)
 
