@@ -15,7 +15,7 @@ from actors.slots import WorkerSlot
 from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.spans import Span
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion
 
 WORKERS_PER_COLLECTOR = 512
 GATHER_S = 0.05
@@ -37,7 +37,7 @@ class Crew:
         self.channels: list[Channel] = []
         self.joining: dict[ray.ObjectRef, WorkerSlot] = {}
         """Slots of successors, by the call that ends when they serve the current weights."""
-        self.published: Weights | Broadcast | None = None
+        self.published: PublishedVersion | None = None
         """The version that workers serve; None while they serve the weights of their start."""
 
     def add(self, num_workers: int) -> None:
@@ -58,7 +58,7 @@ class Crew:
             channel.assign({slot.number: slot.worker.actor for slot in added if slot.channel is channel})
         for slot in added:
             self._queue.open(slot)
-            if self.published:
+            if self.published is not None:
                 self._join(slot)
 
     def wait_until_ready(self) -> None:
@@ -131,8 +131,8 @@ class Crew:
     def _join(self, slot: WorkerSlot) -> None:
         """Have a new worker load the published weights, if they are to be had; `admit` lets it have work after that."""
         slot.joins_by = self._deadlines.from_now()
-        stored = self.published and self.published.stored()
-        slot.is_behind = bool(self.published) and not stored
+        stored = self.published.for_late_joiner() if self.published else None
+        slot.is_behind = self.published is not None and stored is None
         slot.is_joining = True
         actor = slot.worker.actor
         self.joining[actor.load_weights.remote(stored) if stored else actor.ready.remote()] = slot

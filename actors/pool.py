@@ -22,7 +22,7 @@ from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.spans import Span
 from ovt_ray.core.types import Problem, RolloutGroup, Sampling
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion
 
 
 class RolloutPool:
@@ -102,11 +102,11 @@ class RolloutPool:
         for channel in self.crew.channels:
             channel.collector.abandon.remote(first_call)
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
+    def load_weights(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self.crew.admit_all()
         began = time.monotonic()
-        self._weights.load(weights)
+        self._weights.load(published)
         self._queue.postpone(time.monotonic() - began)  # generation stood still
 
     def take_spans(self, limit_s: float) -> list[tuple[Span, ...]]:

@@ -2,8 +2,8 @@
 
 A step takes `problems_per_step` problems and draws G completions of each from the rollout workers: a group. The reward scores them.
 
-- **Advantage.** `group_advantages` of learner/grpo.py computes it from the scores of each group, here in the driver. A completion that could
-  not be scored is left out of its group.
+- **Advantage.** `group_advantages` of learner/grpo.py computes it from the scores of each group, here in the driver. A completion that
+  could not be scored is left out of its group.
 - **Zero-variance groups.** All scores of such a group are equal, so every advantage is 0, and it gives no samples. With `dynamic_sampling`
   another problem replaces it; otherwise the step learns from fewer groups. Too many in a row end the run.
 - **Updates.** The samples are split into `updates_per_step` minibatches, one optimizer step each. The clip range is always around the
@@ -13,8 +13,8 @@ A step takes `problems_per_step` problems and draws G completions of each from t
 - **Staleness.** With `max_staleness` 0 a step's completions are drawn from the policy that it updates. With N, groups of the next N steps
   are generated while the learner learns, and new weights are loaded under them. The loss corrects for the difference
   (`rollout_correction`). A group with tokens of more than N versions ago is stale: it is generated again, before its step learns.
-- **Cost.** A step generates and scores P x G completions, and passes forward and backward over each sample once. It transfers the weights to
-  every engine once. A KL term adds a forward pass of the reference. More than one minibatch adds a forward pass of the proximal policy
+- **Cost.** A step generates and scores P x G completions, and passes forward and backward over each sample once. It transfers the weights
+  to every engine once. A KL term adds a forward pass of the reference. More than one minibatch adds a forward pass of the proximal policy
   over all but the first, unless the rollout's log-probabilities are exact and fresh.
 """
 
@@ -71,9 +71,9 @@ def train_grpo(stage: GrpoStage, services: GrpoServices, steps: StepRecorder, st
 def _hand_over_weights(services: GrpoServices, recorder: GrpoRecorder) -> None:
     """Return when every rollout worker serves the learner's weights as a new version."""
     recorder.begin("publish")
-    weights = services.learner.publish()
+    published = services.learner.publish()
     recorder.begin("load")
-    services.groups.load_weights(weights)
+    services.groups.load_weights(published)
 
 
 @contextmanager

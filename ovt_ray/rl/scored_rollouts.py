@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from actors.events import CompletionsEnded, GroupFinished
 from actors.pool import RolloutPool
 from ovt_ray.core.types import Problem, RolloutGroup, Sampling, Score, ScoredGroup
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion
 from reward.pool import RewardPool
 from reward.protocol import Answer
 
@@ -98,9 +98,9 @@ class ScoredRollouts:
         self._scoring.clear()
         self._generated.clear()
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
-        """Return when every worker generates with these weights; groups in work go on under them."""
-        self._pool.load_weights(weights)
+    def load_weights(self, published: PublishedVersion) -> None:
+        """Return when every worker generates with this version of the weights; groups in work go on under them."""
+        self._pool.load_weights(published)
 
     def _score(self, event: CompletionsEnded) -> None:
         answers = [Answer(index=one.index, text=one.completion.text, num_tokens=len(one.completion.token_ids)) for one in event.ended]

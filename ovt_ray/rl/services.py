@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ovt_ray.core.types import Problem, Sampling, ScoredGroup, TrainSample, UpdateStats
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion
 
 
 class GroupSource(Protocol):
@@ -31,8 +31,8 @@ class GroupSource(Protocol):
     def abandon(self) -> None:
         """Give up all that was submitted and not returned by `scored`."""
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
-        """Return when every worker generates with these weights; groups in work go on under them."""
+    def load_weights(self, published: PublishedVersion) -> None:
+        """Return when every worker generates with this version of the weights; groups in work go on under them."""
 
 
 class PolicyLearner(Protocol):
@@ -48,7 +48,7 @@ class PolicyLearner(Protocol):
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         """Return the policy's log-probability of each completion token of each sample."""
 
-    def publish(self) -> Weights | Broadcast:
+    def publish(self) -> PublishedVersion:
         """Return the policy's weights as the next version."""
 
     def save(self, folder: Path, step: int) -> None:

@@ -24,7 +24,8 @@ from ovt_ray.core.types import (
     UpdateStats,
     VersionSpan,
 )
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
+from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.difficulty import PassRate, read_pass_rates
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.grpo import train_grpo
@@ -64,9 +65,9 @@ class Learner:
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         return [(float(len(self.updates)),) for _ in samples]
 
-    def publish(self) -> Weights:
+    def publish(self) -> StoredVersion:
         self.version += 1
-        return Weights(version=self.version, buckets=(), checksums={})
+        return StoredVersion(Weights(version=self.version, buckets=(), checksums={}))
 
     def save(self, folder: Path, step: int) -> None:
         self.saved.append(step)
@@ -120,8 +121,8 @@ class Groups:
     def abandon(self) -> None:
         self.in_work.clear()
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
-        self.loaded.append(weights.version)
+    def load_weights(self, published: PublishedVersion) -> None:
+        self.loaded.append(published.version)
 
 
 @dataclass

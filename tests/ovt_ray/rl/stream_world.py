@@ -29,7 +29,8 @@ from ovt_ray.core.types import (
     UpdateStats,
     VersionSpan,
 )
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
+from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.order import stable_seed
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.grpo import train_grpo
@@ -126,8 +127,8 @@ class World:
         self.in_work.clear()
         self.generated.clear()
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
-        self.version = weights.version
+    def load_weights(self, published: PublishedVersion) -> None:
+        self.version = published.version
 
     def answer(self, asked: Asked) -> RolloutGroup:
         return RolloutGroup(problem=asked.problem, prompt_ids=(7,), completions=(self.completion(asked), self.completion(asked)))
@@ -152,8 +153,8 @@ class World:
     def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
         raise NotImplementedError
 
-    def publish(self) -> Weights:
-        return Weights(version=self.version + 1, buckets=(), checksums={})
+    def publish(self) -> StoredVersion:
+        return StoredVersion(Weights(version=self.version + 1, buckets=(), checksums={}))
 
     def save(self, folder: Path, step: int) -> None:
         self.tick()
