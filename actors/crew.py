@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from contextlib import suppress
 
 import ray
@@ -28,6 +29,7 @@ class Crew:
     """Worker slots, and the channels to their collectors. The queue loses and gets back what a slot's worker had."""
 
     def __init__(self, config: RolloutConfig, launcher: Launcher, queue: RequestQueue, deadlines: Deadlines) -> None:
+        """Begin without workers; `add` starts them."""
         self._config = config
         self._launcher = launcher
         self._queue = queue
@@ -74,22 +76,15 @@ class Crew:
         slot.channel.assign({slot.number: slot.worker.actor})
         self._join(slot)
 
-    def admit(self, joined: ray.ObjectRef) -> None:
-        """Let a successor have work, waiting for it if need be. Raises RolloutError if it died, refused the weights or is late."""
-        limit_s = max(0.0, self.joining[joined].joins_by - time.monotonic())
-        self._gather([joined], "load weights" if self.published else "start", limit_s)
-        self.joining.pop(joined).is_joining = False
+    def admit(self, calls: Collection[ray.ObjectRef]) -> None:
+        """Let the successors that are joining by these calls have work, waiting for them if need be.
 
-    def admit_late(self) -> None:
-        """Raise RolloutError if a successor is late."""
-        now = time.monotonic()
-        for joined in [joined for joined, slot in self.joining.items() if slot.joins_by < now]:
-            self.admit(joined)
-
-    def admit_all(self) -> None:
-        """Return when no successor is joining any more."""
-        for joined in list(self.joining):
-            self.admit(joined)
+        Raises RolloutError if one died, refused the weights or is late.
+        """
+        for joined in list(calls):
+            limit_s = max(0.0, self.joining[joined].joins_by - time.monotonic())
+            self._gather([joined], "load weights" if self.published else "start", limit_s)
+            self.joining.pop(joined).is_joining = False
 
     def reopen(self, channel: Channel, error: Exception) -> None:
         """Put a collector into a dead one's place. The unfinished requests of its workers are generated again."""
@@ -101,7 +96,7 @@ class Crew:
 
     def weight_checksums(self) -> list[dict[str, str]]:
         """Return each worker's digests of its engine's parameters."""
-        self.admit_all()
+        self.admit(self.joining)
         asked = [slot.worker.actor.weight_checksums.remote() for slot in self.slots.values()]
         return self._gather(asked, "compute checksums", self._deadlines.limit_s)
 

@@ -2,9 +2,15 @@
 
 import math
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from actors.requests import RequestQueue
+from actors.slots import WorkerSlot
 from ovt_ray.core.errors import RolloutError
+
+if TYPE_CHECKING:
+    import ray
 
 CHECK_S = 1.0
 """Time between two checks."""
@@ -28,6 +34,11 @@ class Deadlines:
             return False
         self._checked_at = time.monotonic()
         return True
+
+    def late(self, joining: "Mapping[ray.ObjectRef, WorkerSlot]") -> "list[ray.ObjectRef]":
+        """Return the calls by which successors are joining that should have ended by now."""
+        now = time.monotonic()
+        return [joined for joined, slot in joining.items() if slot.joins_by < now]
 
     def check(self, queue: RequestQueue) -> None:
         """Raise RolloutError if a request is late.

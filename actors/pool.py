@@ -81,13 +81,12 @@ class RolloutPool:
         ready = set(ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)[0])
         events: list[PoolEvent] = []
         try:
-            for joined in ready & self.crew.joining.keys():
-                self.crew.admit(joined)
+            self.crew.admit(ready & self.crew.joining.keys())
             for channel in self.crew.channels:
                 if channel.answer in ready:
                     events += self._receive(channel)
             if self.deadlines.are_due():
-                self.crew.admit_late()
+                self.crew.admit(self.deadlines.late(self.crew.joining))
                 self.deadlines.check(self._queue)
             self._queue.dispatch(self.deadlines.from_now())
         finally:
@@ -104,7 +103,7 @@ class RolloutPool:
 
     def load_weights(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
-        self.crew.admit_all()
+        self.crew.admit(self.crew.joining)
         began = time.monotonic()
         self._weights.load(published)
         self._queue.postpone(time.monotonic() - began)  # generation stood still

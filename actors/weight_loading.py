@@ -44,7 +44,7 @@ class WeightLoading:
         for slot in self._crew.slots.values():
             slot.is_behind = False
         published.deliver(self)
-        self._crew.admit_all()
+        self._crew.admit(self._crew.joining)
 
     def pull(self, weights: Weights) -> dict[int, str]:
         """Have all workers load a version from the object store; replace those who fail, and return why they failed, by slot."""

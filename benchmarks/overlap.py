@@ -6,7 +6,7 @@ The training loop takes real steps of `configs/tiny.yaml` from its untrained mod
 generating and learning in turns, once overlapping. The halves are generating with scoring, and updating with handing over the weights, as
 the steps in turns take them. `async_over_max` is the overlapping step over the longer half: 1 where nothing is lost.
 
-That is done twice. Answers are scored by their parity, so that hardly a group is flat and both halves take about as long; then
+That is done twice. Answers are scored by their parity, so that hardly a group has zero variance and both halves take about as long; then
 those to half of the problems are all right (`half_flat`): a group of these is generated and not learnt from, as in a real run, where
 generating takes the larger part of a step.
 

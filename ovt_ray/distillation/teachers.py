@@ -37,8 +37,8 @@ class Teachers:
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
         """Return the caption of each problem's images by the problem's id; empty where the captioner says nothing or there is no image.
 
-        The captioner does not hear the question, so it is asked once about the images that several problems have. Captions are put into the
-        file `path` as they come, a row for each problem; those that it holds from an interrupted attempt are not asked for again.
+        The captioner does not receive the question, so it is asked once about the images that several problems have. Captions are put into
+        the file `path` as they come, a row for each problem. Captions in it from an interrupted attempt are not asked for again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_end(path)

@@ -142,6 +142,17 @@ def test_spans_of_workers_are_reported_once_worker_by_worker(pair: RolloutPool) 
     assert pair.take_spans(5) == [(), ()]
 
 
+def test_a_worker_that_is_added_serves_the_current_weights_before_it_has_work(ray_session: None) -> None:
+    pool = RolloutPool(RolloutConfig(num_workers=1, max_num_seqs=4, deadline_s=60), ScriptedLauncher())
+    pool.load_weights(StoredVersion(Weights(version=5, buckets=(tensors_after.remote(0.5),), checksums={})))
+    pool.crew.add(1)
+    groups = list(pool.generate([problem(f"{number}", "20 20 20 20") for number in range(12)], sampling()))
+    assert {completion.oldest_version for group in groups for completion in group.completions} == {5} and len(groups) == 12
+    assert pool.crew.weight_checksums() == [{"version": "5"}] * 2
+    assert all(len(spans) > 0 for spans in pool.take_spans(5)), "both had work"
+    pool.close()
+
+
 @ray.remote(num_cpus=0)
 def tensors_after(seconds: float) -> list[WeightTensor]:
     """Return no tensors, late."""
