@@ -161,7 +161,8 @@ def _kept_step(run_dir: Path, stage_name: str, step: int) -> KeptStep:
     if config.iterations[iteration - 1].grpo.sft_coef:
         with_traces = max(number for number, turn in enumerate(config.iterations[:iteration], start=1) if turn.distil)
         traces = trace_samples(read_traces(run_dir / f"iter{with_traces}" / "distil" / "traces.jsonl"), Prompts(model, config.model))
-    stage = grpo_stage(config, iteration, load_tasks(config.data, config.seed, run_dir / "images", config.problem_folder), traces, run_dir)
+    tasks = load_tasks(config.data, config.seed, run_dir / "images", config.problem_folder)
+    stage = grpo_stage(config, iteration, tasks, traces=traces, run_dir=run_dir)
     rows = {row.step: row.values for row in read_metrics(run_dir) if row.stage == stage_name}
     rollouts = read_rollouts(stage.folder, step, stage.problems)
     return KeptStep(config=config, stage=stage, model=model, step=step, rollouts=rollouts, figures=rows.get(step, {}))

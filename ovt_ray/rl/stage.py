@@ -63,7 +63,7 @@ class GrpoStage:
         return batch_at(self.traces, place, self.section.sft_batch_size, stable_seed(self.seed, "traces"))
 
 
-def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
+def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, *, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
     """Return an iteration's stage."""
     key, section = stage_key(iteration, "grpo"), config.iterations[iteration - 1].grpo
     seed = stable_seed(config.seed, key)

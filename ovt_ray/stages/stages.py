@@ -153,7 +153,7 @@ class Stages:
         mixed_in = traces if section.sft_coef else None
         began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
-        stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
+        stage = grpo_stage(self.config, iteration, self.tasks, traces=samples, run_dir=self.folder.path)
         state = self._begin_grpo(key, stage, model)
         if state.step == 0:
             forget_rollouts(stage.folder)
@@ -169,14 +169,14 @@ class Stages:
         before = read_chains(path, problems)
         left = [problem for problem in problems if problem.id not in before]
         with closing(self._chains(key, section, left)) as chains:  # an interrupted source ends its engines
-            asked = keep_chains(path, chains, key, len(before), len(problems))
+            asked = keep_chains(path, chains, key, num_before=len(before), num_problems=len(problems))
         all_chains = before | {chains.problem.id: chains for chains in asked}
         return [all_chains[problem.id] for problem in problems]
 
     def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> Generator[Chains]:
         seed = stable_seed(self.config.seed, key)
         if section.source == "policy":
-            return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
+            return chains_by_policy(self.services, problems, section, max_tokens=self.config.max_completion_tokens, seed=seed)
         if section.source == "dataset":
             return chains_by_dataset(self.services, problems)
         if section.source == "endpoint":
@@ -249,7 +249,9 @@ class Stages:
 
     def _finish(self, iteration: int, stage: str, began: float, outputs: Sequence[Path], num_steps: int = 0) -> None:
         key = stage_key(iteration, stage)
-        evaluation = evaluate(self.services, self._held_out, self.config.eval.temperature, self.config.max_completion_tokens, key)
+        evaluation = evaluate(
+            self.services, self._held_out, temperature=self.config.eval.temperature, max_tokens=self.config.max_completion_tokens, stage=key
+        )
         result = measured(
             iteration,
             stage,
