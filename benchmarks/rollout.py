@@ -1,15 +1,16 @@
-"""What the rollout pool costs on top of a bare vLLM engine, and what completions that share a prompt save.
+"""The cost of the rollout pool on top of a bare vLLM engine, and the gain of completions that share a prompt.
 
     python -m benchmarks.rollout [THREADS]
 
-For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
-problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
-and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
-also answers as many problems as there were completions, one completion each (`separate`). Then the pool with the tiny model is shown
-large images, the same weights as a new version, and the images again. An untrained model nearly always goes to
-the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
-Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
-one JSON object.
+The pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh problems by turns, several completions each. One model is a tiny
+Qwen2.5-VL, the other has 200 M parameters. Both engines have the same arguments, environment and number of threads (default 2), and draw the
+same tokens. The bare engine finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool also answers
+one problem for each of these completions, with one completion each (`separate`).
+
+Then the pool with the tiny model is shown large images, the same weights as a new version, and the images again. An untrained model nearly
+always goes to the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its
+round. Processor time (`cpu`) of all processes that took part is shown too: it says more on a machine that others use. The last line is one
+JSON object.
 """
 
 import json

@@ -1,23 +1,23 @@
-"""What the driver spends on a completion, however many rollout workers there are, and how busy it keeps them.
+"""The driver's cost of a completion with different numbers of rollout workers, and how busy it keeps them.
 
     python -m benchmarks.scale [WORKERS ...]
 
-The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`): no vLLM, no
-learner, no reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
-sizes are offered the same rate, OFFERED_PER_S completions a second: what their engines make together while no slot is empty. So a size that
-costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
-answers; each step ends in a load of weights, which are empty, on every worker, and asks each what it did.
+The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`), without vLLM,
+learner or reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
+sizes are offered the same rate, OFFERED_PER_S completions a second: the rate of all their engines together while no slot is empty. So a size
+that costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's
+longest answers. Each step ends in a load of empty weights on every worker, and takes every worker's spans.
 
 - `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it received.
-- `collector_us_per_completion`: that of the collectors, which is what the driver is spared.
+- `collector_us_per_completion`: processor time of the collectors, which the driver is spared.
 - `driver_mb`: resident memory at the end, most of it the completions of two steps.
 - `utilisation`: time that slots had a completion in them over slots x time, from the end of the first step to that of the last.
-- `rate`: completions that came, a second. It is OFFERED_PER_S times the utilisation less what simulated engines are late on a busy machine.
+- `rate`: completions a second. It is OFFERED_PER_S times the utilisation, less the delay of simulated engines on a busy machine.
 - `load_weights_ms`: wall-clock time of a load of empty weights on all workers.
 
-`ray` in the JSON has the same of 16 workers in a process each, and what a driver would spend that read their streams itself, with none of
-our code (`bare_us_per_message`: `ray.wait` over all streams, `next`, `ray.get`; nearly every message brings one completion). The last line
-is one JSON object.
+`ray` in the JSON has the same figures for 16 workers in a process each. `bare_us_per_message` is the cost for a driver that reads their
+streams with Ray's calls alone (`ray.wait` over all streams, `next`, `ray.get`); nearly every message brings one completion. The last
+line is one JSON object.
 """
 
 import json

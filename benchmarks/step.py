@@ -1,10 +1,10 @@
-"""What a GRPO step costs, phase by phase, and how much memory each process takes.
+"""The cost of a GRPO step, phase by phase, and the memory of each process.
 
     python -m benchmarks.step [CONFIG] [key=value ...]
 
-Runs real steps of the config's first RL stage from its untrained model (completions run to their limit, so lengths do not
-depend on luck). Scoring overlaps with generation; its phase is what is still to wait for afterwards. `benchmarks.rollout` compares
-generation with a bare vLLM engine. The last line is one JSON object.
+Runs real steps of the config's first RL stage from its untrained model. Completions run to their limit, so lengths do not depend on luck.
+Scoring overlaps with generation; its phase is the wait for scores after generation. `benchmarks.rollout` compares generation with a
+bare vLLM engine. The last line is one JSON object.
 """
 
 import json

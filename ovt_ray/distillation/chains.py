@@ -1,7 +1,7 @@
 """Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
 
-A source yields the chains of its problems in any order, as they are ready; they are kept on the disk as they come, so that a
-stage that is interrupted asks only for the rest.
+A source yields the chains of its problems in any order, as they are ready. They are kept on the disk as they come, so that an
+interrupted stage asks only for the rest.
 """
 
 import time
@@ -60,8 +60,8 @@ def chains_by_policy(
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
     """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
 
-    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
-    are put.
+    A solution that is a whole response, with an `<answer>` of its own, is taken as it is. Any other solution is put into the format, with
+    the gold answer.
     """
     for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
