@@ -112,7 +112,7 @@ class Teachers:
 
     @contextmanager
     def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
-        """Yield a pool of a teacher's model, its engines ready. It has the policy's number and size of workers, which end with the block."""
+        """Yield a pool of a teacher's model, its engines ready, of the policy's number and size of workers; they end with the block."""
         size = self.rollout.model_copy(update={"dtype": section.dtype, "max_model_len": section.max_model_len})
         with closing(RolloutPool(size, EngineLauncher(model, model.path))) as pool:
             with phase(f"starting the {name}"):
