@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> None:
     with Services(config, str(EMBEDDED_MODEL)) as services:
         for seed in seeds:
             if (seed, BASE) not in done:
-                measure(services, config, tasks[seed], seed, BASE, num_traces=0)
+                measure(services, config, tasks[seed], seed=seed, setting=BASE, num_traces=0)
         chains = all_chains(services, config, [problem for problems in asked.values() for problem in problems])
         for seed in seeds:
             of_seed = [chains[problem.id] for problem in asked[seed]]
             for setting in SETTINGS:
                 if (seed, setting) not in done:
-                    train(services, config, tasks[seed], of_seed, seed, setting)
+                    train(services, config, tasks[seed], of_seed, seed=seed, setting=setting)
     print_table(seeds)
 
 
@@ -86,7 +86,7 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
     return found
 
 
-def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], seed: int, setting: str) -> None:
+def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], *, seed: int, setting: str) -> None:
     """Fine-tune the base model on the traces that a setting leaves, and measure it."""
     distil, sft = sections(config)
     rules = distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
@@ -108,10 +108,10 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
             seed=stable_seed(seed, "iter1/sft"),
         )
     services.rollout.load_weights(services.learner.publish())
-    measure(services, config, tasks, seed, setting, num_traces=len(traces))
+    measure(services, config, tasks, seed=seed, setting=setting, num_traces=len(traces))
 
 
-def measure(services: Services, config: RunConfig, tasks: Tasks, seed: int, setting: str, num_traces: int) -> None:
+def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
     """Note how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
     evaluation = evaluate(

@@ -74,13 +74,13 @@ def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
         for attempt, max_staleness in enumerate(STALENESS):
             section = turn.grpo.model_copy(update={"max_staleness": max_staleness})
             named = config.model_copy(update={"name": f"seed{seed}-{attempt}", "iterations": [turn.model_copy(update={"grpo": section})]})
-            outcome = grpo_outcome(named, tasks, first, model, traces)
+            outcome = grpo_outcome(named, tasks, first, model=model, traces=traces)
             outcomes.append(replace(outcome, sft_accuracy=sft.accuracy))
             print(f"seed {seed}, max_staleness {max_staleness}: {sft.accuracy:.1%} -> {outcome.result.accuracy:.1%}", flush=True)
         return outcomes
 
 
-def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, model: str, traces: Path) -> Outcome:
+def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, *, model: str, traces: Path) -> Outcome:
     """Return what the GRPO stage of a config comes to, run on the services of another run's stages."""
     with RunFolder(config) as folder:
         stages = Stages(config, folder, tasks)
