@@ -33,6 +33,7 @@ import psutil
 import ray
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from actors.placed import KEPT_HEAP, engine_environment
 from actors.pool import RolloutPool
@@ -45,10 +46,8 @@ from learner.publisher import CHECKSUM_EVERY, Publisher
 from learner.rank_actor import RankActor
 from learner.ranks import Ranks
 from learner.transports import transport_of
-from learner.weights import adapter_buckets, base_buckets, weight_buckets
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
-from ovt_ray.core.weights.version import Adapter
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
@@ -159,17 +158,10 @@ class PublishingRank(RankActor):
             add_adapters(self._policy, config.lora, seed=0)
             self._policy.to(torch.bfloat16)
 
-    def weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets."""
-        return weight_buckets(self._policy, keep=True)
-
-    def base_weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets of the model without adapters."""
-        return base_buckets(self._policy, keep=True)
-
-    def adapters(self) -> Iterator[list[Adapter]]:
-        """Yield all adapters."""
-        return adapter_buckets(self._policy, keep=True)
+    @property
+    def policy(self) -> nn.Module:
+        """The model."""
+        return self._policy
 
 
 def is_checked_version(version: int) -> bool:

@@ -10,7 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 from torch import Tensor
 
 from learner.rank import LearnerRank
-from learner.weights import checksums, on_the_wire
+from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wire, weight_buckets
 from ovt_ray.core.errors import BroadcastError
 from ovt_ray.core.spans import Span, recorded
 from ovt_ray.core.weights.broadcast import Group
@@ -30,17 +30,17 @@ class RankActor(LearnerRank):
     @recorded
     def publish(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return what `put_buckets` does of the policy's weights; nothing above rank 0."""
-        return put_buckets(map(on_the_wire, self.weights()), with_checksums)
+        return put_buckets(map(on_the_wire, weight_buckets(self.policy, keep=self._rank == 0)), with_checksums)
 
     @recorded
     def publish_base(self) -> tuple[list[Any], dict[str, str]]:
         """Return what `publish` does of the policy without its adapters."""
-        return put_buckets(map(on_the_wire, self.base_weights()), with_checksums=True)
+        return put_buckets(map(on_the_wire, base_buckets(self.policy, keep=self._rank == 0)), with_checksums=True)
 
     @recorded
     def publish_adapters(self, with_checksums: bool) -> tuple[list[Any], dict[str, str]]:
         """Return what `publish` does of the policy's adapters."""
-        return put_buckets(self.adapters(), with_checksums)
+        return put_buckets(adapter_buckets(self.policy, keep=self._rank == 0), with_checksums)
 
     def stored(self, version: int) -> Weights:
         """Return the policy's weights, put into the object store under a version; on rank 0."""
@@ -63,7 +63,7 @@ class RankActor(LearnerRank):
         """
         self._receiving = receiving
         failure = ""
-        for bucket in chain(self.weights(), [{}]):
+        for bucket in chain(weight_buckets(self.policy, keep=self._rank == 0), [{}]):
             if self._rank == 0 and not failure:
                 failure = self._send(bucket, with_checksums)
         return failure

@@ -131,7 +131,7 @@ class Services:
 
     def take_spans(self) -> list[ActorSpans]:
         """Return what each actor did since it was last asked, in the same order each time; nothing of one that does not answer."""
-        asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.take_spans()}
+        asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.ranks.take_spans()}
         kinds = {"rollout worker": self.rollout.take_spans(SPANS_S)}
         refs = [ref for its_refs in asked.values() for ref in its_refs]
         ray.wait(refs, num_returns=len(refs), timeout=SPANS_S)
