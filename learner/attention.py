@@ -66,11 +66,11 @@ def packed_attention(
         )
     lengths = [span.num_tokens for span in spans]
     queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    blocks = [_block_attention(*part, scaling) for part in zip(queries, keys, values, spans, strict=True)]
+    blocks = [_block_attention(*part, scaling=scaling) for part in zip(queries, keys, values, spans, strict=True)]
     return torch.cat(blocks, dim=2).transpose(1, 2), None
 
 
-def _block_attention(query: Tensor, key: Tensor, value: Tensor, span: BlockSpan, scaling: float) -> Tensor:
+def _block_attention(query: Tensor, key: Tensor, value: Tensor, span: BlockSpan, *, scaling: float) -> Tensor:
     """Return (1, heads, T, D) of one block."""
     at = span.num_prompt
     if len(span.num_completion) < 2 or at == span.num_tokens:  # one sequence

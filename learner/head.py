@@ -42,14 +42,17 @@ class LogprobHead(nn.Module):
 
         No gradient flows through the entropies.
         """
-        settings = _Settings(self.forbidden_ids, self.temperature, num_rows=max(1, self.chunk_logits // len(self.weight)))
-        return _Logprobs.apply(hidden, self.weight, target_ids, settings)
+        num_rows = max(1, self.chunk_logits // len(self.weight))
+        asked = _Asked(target_ids=target_ids, forbidden=self.forbidden_ids, temperature=self.temperature, num_rows=num_rows)
+        return _Logprobs.apply(hidden, self.weight, asked)
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """Arguments of the head that are no tensors."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Arguments of the head that have no gradient."""
 
+    target_ids: Tensor
+    """(N,) int64"""
     forbidden: list[int]
     temperature: float
     num_rows: int
@@ -59,21 +62,21 @@ class _Settings:
 class _Logprobs(torch.autograd.Function):
     """log softmax(h W^T / temperature) at the targets. The backward pass computes the logits again, chunk by chunk.
 
-    torch hands `ctx` to `forward` by position, and one gradient for each argument of `forward` is returned by `backward`.
+    `backward` returns one gradient for each argument of `forward`.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, settings: _Settings) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, asked: _Asked) -> tuple[Tensor, Tensor]:
         logprobs, entropies, log_sums = [], [], []
-        for rows, targets in zip(hidden.split(settings.num_rows), target_ids.split(settings.num_rows), strict=True):
-            logits = _logits(rows, weight, settings)  # (n, V)
+        for rows, targets in zip(hidden.split(asked.num_rows), asked.target_ids.split(asked.num_rows), strict=True):
+            logits = _logits(rows, weight, asked)  # (n, V)
             log_sum = logits.logsumexp(-1)
             logprobs.append(logits.gather(-1, targets[:, None])[:, 0] - log_sum)
             probabilities = torch.exp(logits - log_sum[:, None])
             entropies.append(log_sum - probabilities.mul_(logits).sum(-1))
             log_sums.append(log_sum)
-        ctx.save_for_backward(hidden, weight, target_ids, torch.cat(log_sums))
-        ctx.settings = settings
+        ctx.save_for_backward(hidden, weight, torch.cat(log_sums))
+        ctx.asked = asked
         entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(logprobs), entropy
@@ -81,22 +84,23 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """The gradient of a target's log-probability is 1 at its logit, less the softmax at all of them."""
-        hidden, weight, target_ids, log_sums = ctx.saved_tensors
+        hidden, weight, log_sums = ctx.saved_tensors
+        asked: _Asked = ctx.asked
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros(weight.shape, device=weight.device) if ctx.needs_input_grad[1] else None
-        chunks = [tensor.split(ctx.settings.num_rows) for tensor in (hidden, of_hidden, target_ids, log_sums, gradients[0])]
+        chunks = [tensor.split(asked.num_rows) for tensor in (hidden, of_hidden, asked.target_ids, log_sums, gradients[0])]
         for rows, of_rows, targets, log_sum, gradient in zip(*chunks, strict=True):
-            logits = _logits(rows, weight, ctx.settings)
+            logits = _logits(rows, weight, asked)
             of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
             of_logits.scatter_add_(-1, targets[:, None], gradient[:, None])
-            of_logits = of_logits.div_(ctx.settings.temperature).to(weight.dtype)
+            of_logits = of_logits.div_(asked.temperature).to(weight.dtype)
             of_rows.copy_(of_logits @ weight)
             if of_weight is not None:
                 of_weight += of_logits.T @ rows
-        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None
 
 
-def _logits(rows: Tensor, weight: Tensor, settings: _Settings) -> Tensor:
-    logits = (rows @ weight.T).float().div_(settings.temperature)
-    logits[:, settings.forbidden] = NEVER
+def _logits(rows: Tensor, weight: Tensor, asked: _Asked) -> Tensor:
+    logits = (rows @ weight.T).float().div_(asked.temperature)
+    logits[:, asked.forbidden] = NEVER
     return logits

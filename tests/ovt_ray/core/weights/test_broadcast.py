@@ -57,7 +57,7 @@ def members(
     threads = ThreadPoolExecutor(len(receive))
 
     def joined(rank: int, store: TCPStore, far_failure: Callable[[], str] = str) -> Group:
-        group = Group(meeting, store, rank, CPU, far_failure)
+        group = Group(meeting, store, rank, CPU, far_failure=far_failure)
         if one_gpu:
             group._carrier = SameGpu(store, rank, meeting, CPU, memory=FileMemory(one_gpu), num_bytes=2**20)
         return group
