@@ -266,7 +266,8 @@ class RolloutWorker:
                 "is_complete": is_complete,
                 "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
-            async with self._update_turn:  # the load of a collector that died goes on, while its successor asks for the same version
+            # The load of a collector that died goes on, while its successor asks for the same version.
+            async with self._update_turn:
                 await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
@@ -289,9 +290,8 @@ class RolloutWorker:
                 self._joined = meeting
             await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
 
-        async with (
-            self._update_turn
-        ):  # a load may follow a broadcast that the learner has given up: it waits until the engine has ended it too
+        # A load may follow a broadcast that the learner has given up. It waits until this engine has ended the broadcast too.
+        async with self._update_turn:
             self._base_buckets, self._base = (), []
             await self._unless_dead(update())
         return version
@@ -306,6 +306,7 @@ class RolloutWorker:
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
         failure = await self._failure()
+        # Finished even after a failure: only then can the engine begin another update. It keeps its version and stays paused.
         await self.engine.finish_weight_update(None if failure else str(version))
         if failure:
             raise RolloutError(failure)

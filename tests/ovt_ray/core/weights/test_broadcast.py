@@ -121,7 +121,7 @@ def test_a_member_that_does_not_come_is_waited_for_until_the_deadline() -> None:
         receiving[0].result(20)
 
 
-def test_all_hear_of_a_death_that_only_the_sender_can_see() -> None:
+def test_every_member_ends_after_a_death_that_only_the_sender_can_see() -> None:
     join, receiving = members(all_of, num_absent=1)
     began = time.monotonic()
     with pytest.raises(BroadcastError, match="worker 7 died"):
@@ -170,7 +170,7 @@ def test_a_sender_on_one_gpu_waits_for_every_reader(tmp_path: Path) -> None:
     assert finish(is_sent)
 
 
-def test_members_on_one_gpu_hear_of_a_death_that_only_the_sender_can_see(tmp_path: Path) -> None:
+def test_members_on_one_gpu_end_after_a_death_that_only_the_sender_can_see(tmp_path: Path) -> None:
     join, receiving = members(all_of, lambda group: next(group.received()), one_gpu=tmp_path)
     sender = join(far_failure=lambda: "worker 7 died" if receiving[1].done() else "")
     with pytest.raises(BroadcastError, match="worker 7 died"):
