@@ -77,7 +77,7 @@ class BroadcastTransport:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.meeting: Meeting | None = None
-        """Where the group met; None where a new one has to be called."""
+        """Meeting of the group; None where a new group has to be called."""
         self._members: list[Any] = []
         """Workers of the group in the order of their ranks."""
         self._num_in_vain = 0

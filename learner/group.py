@@ -25,7 +25,7 @@ class LearnerGroup:
         self._publisher = Publisher(transport_of(config, self.ranks))
 
     def begin(self, stage: Stage) -> None:
-        """Load the stage's first model with a fresh optimizer in place of what an earlier stage left."""
+        """Load the stage's first model with a fresh optimizer in place of the state of an earlier stage."""
         self.ranks.collect(self._joined, "start")
         self._publisher.transport.begin_stage()
         self.ranks.change(RankActor.begin, stage)

@@ -157,7 +157,7 @@ def in_store(samples: Sequence[Any]) -> Any:
 def place(config: LearnerConfig, deadline_s: float) -> PlacementGroup:
     """Return a placement group with one bundle per rank, close together.
 
-    Raises LearnerError saying what was asked for and what the cluster has if there is no room before the deadline.
+    Raises LearnerError if there is no room before the deadline; its message names the resources asked for and those of the cluster.
     """
     bundle = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in bundle.items() if amount}

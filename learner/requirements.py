@@ -15,7 +15,7 @@ SCALES_OF_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 def check_model(path: str, layout: Layout) -> None:
     """Return if the learner computes the same as the model of a Hugging Face folder or hub name.
 
-    Raises ConfigError naming the model, what the learner lacks and the way out.
+    Raises ConfigError that names the model, the ability that the learner lacks, and the way out.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING

@@ -1,4 +1,4 @@
-"""What one stage of the recipe asks of the learner."""
+"""One stage of the recipe, as the learner knows it."""
 
 from dataclasses import dataclass
 

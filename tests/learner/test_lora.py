@@ -66,7 +66,7 @@ def peft_run(tiny_model: Path, samples: list[TrainSample]) -> tuple[dict[str, Te
     layers = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR)})"
     policy.model = peft.get_peft_model(policy.model, peft.LoraConfig(r=4, lora_alpha=12, target_modules=layers))
     wrapped = dict(policy.model.named_parameters())
-    for name, parameter in begun(tiny_model, 0)._engine.module.model.named_parameters():
+    for name, parameter in begun(tiny_model, 0).policy.named_parameters():
         if "lora_" in name:
             wrapped[f"base_model.model.{name}"].data.copy_(parameter.detach())
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]

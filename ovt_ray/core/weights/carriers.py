@@ -45,7 +45,7 @@ class Gloo:
 
         def is_done() -> bool:
             while works and works[-1].is_completed():
-                works.pop().wait()  # raises what went wrong
+                works.pop().wait()  # raises the error of the transfer
             return not works
 
         return is_done
