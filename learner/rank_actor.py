@@ -14,7 +14,7 @@ from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wir
 from ovt_ray.core.errors import BroadcastError
 from ovt_ray.core.spans import Span, recorded
 from ovt_ray.core.weights.broadcast import Group
-from ovt_ray.core.weights.meeting import Meeting, called
+from ovt_ray.core.weights.meeting import Meeting, new_meeting
 from ovt_ray.core.weights.version import Adapter, Weights, WeightTensor
 
 
@@ -52,7 +52,7 @@ class RankActor(LearnerRank):
         if self._group:
             self._group.close()
         self._group = None
-        self._meeting, self._store = called(ray.util.get_node_ip_address(), num_members, deadline_s)
+        self._meeting, self._store = new_meeting(ray.util.get_node_ip_address(), num_members, deadline_s)
         return self._meeting
 
     @recorded
