@@ -140,11 +140,11 @@ class RolloutWorker:
         self._update_turn = asyncio.Lock()
         self._spans = SpanLog()
         self._base_buckets: tuple[Any, ...] = ()
-        """References to the base that the engine has, where its weights are those of a base with adapters."""
+        """References to the base of the engine's weights; empty where they have no adapters."""
         self._base: list[WeightTensor] = []
-        """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
+        """Tensors of the base. They keep the object store's copy on this node, from which every later version is made."""
         self._joined: Meeting | None = None
-        """Of the group that the engine's processes are in."""
+        """Meeting of the group that the engine's processes are in; None where they are in no group."""
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
         self._pixels = PixelsOnce(self.engine)
@@ -243,9 +243,11 @@ class RolloutWorker:
     async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        Generation pauses when all is on this node. Of a version whose base the engine has, only what has an adapter is loaded. What was
-        computed with the old weights, of prompts and of images, is forgotten. Raises RolloutError if the engine did not take
-        every tensor; it then has some of each version, and stands still until it is sent another or replaced.
+        Generation pauses only when all bytes are on this node. If the engine has the version's base, only layers with an adapter are
+        loaded. The engine forgets all that it computed of prompts and images with the weights before.
+
+        Raises RolloutError if the engine did not take every tensor. It then has tensors of both versions, and stands still until it
+        loads another version or is replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
@@ -264,15 +266,17 @@ class RolloutWorker:
                 "is_complete": is_complete,
                 "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
-            async with self._update_turn:  # a collector that died was not the one to end its load; another asks for the same again
+            # The load of a collector that died goes on, while its successor asks for the same version.
+            async with self._update_turn:
                 await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
 
     async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
-        """Return the version that the engine now serves, once it has come through a group that the engine joins if need be.
+        """Return the version that the engine now serves, which came through a group; the engine joins the group if it is not in it.
 
-        Running generations go on under it. If it breaks off the engine stands still until it is sent another, by whatever way.
+        Running generations go on under the version. If the broadcast breaks off, the engine stands still until it has another version, by
+        either way.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
@@ -286,7 +290,8 @@ class RolloutWorker:
                 self._joined = meeting
             await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
 
-        async with self._update_turn:  # a load that follows a broadcast given up waits for this engine's own end of it
+        # A load may follow a broadcast that the learner has given up. It waits until this engine has ended the broadcast too.
+        async with self._update_turn:
             self._base_buckets, self._base = (), []
             await self._unless_dead(update())
         return version
@@ -301,6 +306,7 @@ class RolloutWorker:
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
         failure = await self._failure()
+        # Finished even after a failure: only then can the engine begin another update. It keeps its version and stays paused.
         await self.engine.finish_weight_update(None if failure else str(version))
         if failure:
             raise RolloutError(failure)

@@ -53,13 +53,13 @@ class Batch:
 
     name: str
     blocks: Sequence[PromptBlock]
-    """One per sample."""
+    """Block of each sample."""
     weights: Mapping[int, float]
     """By sample."""
 
     @property
     def num_tokens(self) -> int:
-        """Of all samples, each with its prompt."""
+        """Token count of all samples, each with its prompt."""
         return sum(block.num_prompt + len(block.samples[0].completion_ids) for block in self.blocks)
 
 

@@ -18,13 +18,12 @@ from statistics import median
 import psutil
 
 from benchmarks.processes import RAYS_OWN, kind_of
-from learner.stage import Stage
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.rl.checkpoint import StreamState
-from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.rl.stage import GrpoStage, learner_stage
 from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
@@ -63,7 +62,7 @@ def measure(config: RunConfig, model: str, problems: Sequence[Problem]) -> tuple
 def begin(services: Services, config: RunConfig, model: str, *, num_updates: int) -> None:
     """Load the model for the config's first RL stage, and wait until every service can take a step."""
     section = config.iterations[0].grpo
-    services.learner.begin(Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
+    services.learner.begin(learner_stage(section, model, num_updates))
     services.rollout.wait_until_ready()
 
 

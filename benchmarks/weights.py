@@ -2,16 +2,19 @@
 
     python -m benchmarks.weights [NUM_READERS ...]
 
-A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; what does not fit into
-its memory is left out, with a word. The learner publishes by the code of `learner/publisher.py` and has no optimizer, which would take
-5 GB and no part: no update comes before, as it would change the values and not the bytes. The engines load by
-`RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
-before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
+A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine. A number of engines that
+does not fit into its memory is left out with a message. The learner publishes by `learner/publisher.py`, the engines load by
+`RolloutPool.load_weights`. The learner has no optimizer, which would take 5 GB, and takes no update, which would change the values and not
+the bytes.
 
-With one engine the same is done with adapters in all linear layers of the language model (LoRA of rank 16): each version after the first
-brings only these, and the engine adds them to the base that it finds in the object store; and with `learner.weight_transport=broadcast`.
+Each round is compared with one memcpy of the same size just before it: one thread, memory that was touched before. An engine on a CPU has
+to pack its matrices after each load; a column of its own shows the time of packing alone.
 
-Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
+With one engine two more ways are measured. With adapters in all linear layers of the language model (LoRA of rank 16), each version after
+the first brings only these, and the engine adds them to its base from the object store. The other way is
+`learner.weight_transport=broadcast`.
+
+Then the same is measured between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
 The last line is one JSON object.
 """
 
@@ -33,6 +36,7 @@ import psutil
 import ray
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from actors.placed import KEPT_HEAP, EngineLauncher, engine_environment
 from actors.pool import RolloutPool
@@ -45,10 +49,8 @@ from learner.publisher import CHECKSUM_EVERY, Publisher
 from learner.rank_actor import RankActor
 from learner.ranks import Ranks
 from learner.transports import transport_of
-from learner.weights import adapter_buckets, base_buckets, weight_buckets
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
-from ovt_ray.core.weights.version import Adapter
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def lack_of_memory(num_bytes: int, num_readers: int) -> str:
-    """Return why so many engines do not fit beside the learner and the object store; empty if they do."""
+    """Return why this number of engines does not fit into memory with the learner and the object store; empty if it fits."""
     store = STORE_VERSIONS * num_bytes
     engines = num_readers * (ENGINE_BYTES_PER_BYTE * num_bytes + ENGINE_BYTES)
     needed, free = num_bytes + store + engines, psutil.virtual_memory().available
@@ -159,17 +161,10 @@ class PublishingRank(RankActor):
             add_adapters(self._policy, config.lora, seed=0)
             self._policy.to(torch.bfloat16)
 
-    def weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets."""
-        return weight_buckets(self._policy, keep=True)
-
-    def base_weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets of the model without adapters."""
-        return base_buckets(self._policy, keep=True)
-
-    def adapters(self) -> Iterator[list[Adapter]]:
-        """Yield all adapters."""
-        return adapter_buckets(self._policy, keep=True)
+    @property
+    def policy(self) -> nn.Module:
+        """The model."""
+        return self._policy
 
 
 def is_checked_version(version: int) -> bool:
@@ -228,7 +223,7 @@ def num_bytes_of(published: PublishedVersion, num_bytes: int) -> int:
 
 
 def memcpy_of(num_bytes: int) -> Callable[[], None]:
-    """Return a function that copies so many bytes on one thread, in blocks far larger than any cache, between touched memory."""
+    """Return a function that copies `num_bytes` on one thread, in blocks far larger than any cache, between touched memory."""
     torch.set_num_threads(1)
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.ones(2**28, dtype=torch.uint8)

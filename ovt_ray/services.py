@@ -71,7 +71,7 @@ class Services:
 
     def take_spans(self) -> list[ActorSpans]:
         """Return each actor's spans since the last call, in the same order each time; none of one that does not answer."""
-        asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.take_spans()}
+        asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.ranks.take_spans()}
         kinds = {"rollout worker": self.rollout.take_spans(SPANS_S)}
         refs = [ref for its_refs in asked.values() for ref in its_refs]
         ray.wait(refs, num_returns=len(refs), timeout=SPANS_S)

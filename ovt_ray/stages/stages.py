@@ -212,7 +212,7 @@ class Stages:
         state = read_state(stage.checkpoints, newest(stage.checkpoints), stage.problems)
         self._begin(key, stage.for_learner(model))
         learner = self.services.learner
-        self.services.rollout.load_weights(learner.publish_again(state.version) if state.step else learner.publish())
+        self.services.rollout.load_weights(learner.publish(state.version if state.step else None))
         return state
 
     def _passes_gate(self, key: str, stage: GrpoStage) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ovt_ray.core.config.data import DataConfig
-from ovt_ray.core.config.section import Dtype, Fraction, Part, Section
+from ovt_ray.core.config.section import Dtype, Fraction, ModelPart, Section
 from ovt_ray.core.config.stages import GrpoConfig, IterationConfig, Optimizer, SftConfig
 from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
 
@@ -88,7 +88,7 @@ class LoraConfig(Section):
     """Columns of B and rows of A in W + (alpha / rank) B A."""
     alpha: float = Field(gt=0)
     """Scale of the adapters; how much W moves at a learning rate depends on it over `rank`."""
-    parts: tuple[Part, ...] = Field(default=("language_model",), min_length=1)
+    parts: tuple[ModelPart, ...] = Field(default=("language_model",), min_length=1)
     """Parts whose linear layers get adapters; the output head and embeddings never do."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ovt_ray.core.config.section import Fraction, Part, Section
+from ovt_ray.core.config.section import Fraction, ModelPart, Section
 from ovt_ray.core.config.traces import EndpointConfig, SelectionRule, TraceFilters
 
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
@@ -35,7 +35,7 @@ class Optimizer(Section):
     """The norm of the whole gradient is clipped to this."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of first and second moments."""
-    freeze: tuple[Part, ...] = ()
+    freeze: tuple[ModelPart, ...] = ()
     """Parts that are not trained; the output head belongs to the language model."""
 
 
