@@ -18,8 +18,8 @@ from ovt_ray.core.config.stages import DistilConfig, SftConfig
 from ovt_ray.core.config.traces import TraceFilters
 from ovt_ray.core.files import append_json_line, read_json_lines
 from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem, TrainSample
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.tasks import Tasks, Wanted, load_tasks
 from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains

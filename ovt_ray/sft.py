@@ -7,8 +7,9 @@ from learner.group import LearnerGroup
 from ovt_ray.core.config.stages import SftConfig
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Trace, TrainSample
-from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled
 from ovt_ray.run.recorder import Track
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from ovt_ray.core.config.data import DataConfig
 from ovt_ray.core.config.stages import IterationConfig, ProblemChoice, Tier
 from ovt_ray.core.errors import DataError
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
 from ovt_ray.data.difficulty import TIERS, read_measured_problems, read_pass_rates
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.sources import LoadedProblems, load_problems
 from ovt_ray.data.stream import Interleaving, ItemStream, Part
 from ovt_ray.data.table import ProblemSet

@@ -22,8 +22,8 @@ from ovt_ray.core.config.traces import EndpointConfig
 from ovt_ray.core.errors import ConfigError, StageError
 from ovt_ray.core.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.core.prompts import load_image, shown_text
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
-from ovt_ray.data.order import stable_seed
 from ovt_ray.distillation.chains import Chains
 from ovt_ray.services import Services
 

@@ -15,8 +15,8 @@ from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
 from ovt_ray.core.errors import ConfigError
 from ovt_ray.core.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.core.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import AnswerKind, ImageSource, Problem, RolloutGroup, Sampling
-from ovt_ray.data.order import stable_seed
 from ovt_ray.distillation.chains import ROWS_AT_ONCE, Chains
 from ovt_ray.distillation.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.run.progress import Progress, phase

@@ -15,9 +15,10 @@ from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.config.stages import DistilConfig, GrpoConfig, SftConfig
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.prompts import Prompts, model_path
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem, Trace
 from ovt_ray.data.difficulty import measured_before, write_pass_rates
-from ovt_ray.data.order import shuffled, stable_seed
+from ovt_ray.data.order import shuffled
 from ovt_ray.data.tasks import Tasks, Wanted
 from ovt_ray.distil import read_traces, select, write_traces
 from ovt_ray.distillation.chains import Chains, chains_by_dataset, chains_by_policy, keep_chains, read_chains
