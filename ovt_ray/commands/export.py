@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ovt_ray.core.errors import DataError
 from ovt_ray.core.files import replacing, write_json_atomically
-from ovt_ray.core.images import image_facts, store_image
+from ovt_ray.core.images import image_bytes, image_facts, store_image
 from ovt_ray.core.prompts import shown_text
 from ovt_ray.core.types import ImageSource, Problem, Trace
 from ovt_ray.data.formats.reading import placeholders_in_words
@@ -73,7 +73,7 @@ def write_easyr1(target: Path, problems: Sequence[Problem]) -> None:
 
 
 def _easyr1_row(problem: Problem) -> dict[str, object]:
-    contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in problem.images]
+    contents = [image_bytes(image) for image in problem.images]
     images = [{"bytes": content, "path": None} for content in contents]
     return {"images": images, "problem": _shown(problem), "answer": problem.answer}
 
@@ -88,6 +88,5 @@ def _path(image: ImageSource, target: Path) -> str:
     if isinstance(image, str) and Path(image).resolve().is_relative_to(folder):
         return os.path.relpath(Path(image).resolve(), folder)
     images = folder / f"{target.stem}_images"
-    images.mkdir(parents=True, exist_ok=True)
-    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    content = image_bytes(image)
     return os.path.relpath(store_image(content, image_facts(content), images), folder)
