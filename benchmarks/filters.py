@@ -97,7 +97,6 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
         train_sft(
             sft,
             samples,
-            [],
             services.learner,
             track,
             checkpoints=FOLDER / "checkpoints",

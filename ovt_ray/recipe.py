@@ -18,7 +18,11 @@ from ovt_ray.distillation.teachers import check_teachers
 from ovt_ray.report.page import write_report
 from ovt_ray.run.ledger import RunFolder
 from ovt_ray.run.results import StageResult, stage_key, stage_table
-from ovt_ray.stages.stages import Stages
+from ovt_ray.stages.base import first_model, run_base
+from ovt_ray.stages.distil import run_distil
+from ovt_ray.stages.grpo import run_grpo
+from ovt_ray.stages.session import Session
+from ovt_ray.stages.sft import run_sft
 from reward.check import check_rewards
 
 
@@ -38,14 +42,14 @@ def run_recipe(config: RunConfig) -> list[StageResult]:
         for number, iteration in enumerate(config.iterations, start=1):
             if iteration.distil and iteration.distil.endpoint and not folder.finished(stage_key(number, "distil")):
                 check_endpoint(iteration.distil.endpoint, f"iterations.{number - 1}.distil.endpoint")
-        with Stages(config, folder, tasks) as stages:
-            base = model = stages.base()
+        with Session(config, folder, tasks, first_model(config, folder)) as session:
+            base = model = run_base(session)
             traces = None
             for number, iteration in enumerate(config.iterations, start=1):
                 if iteration.distil and iteration.sft:
-                    traces = stages.distil(number, iteration.distil)
-                    model = stages.sft(number, iteration.sft, base, traces)
-                model = stages.grpo(number, iteration.grpo, model, traces)
+                    traces = run_distil(session, number, iteration.distil)
+                    model = run_sft(session, number, iteration.sft, base=base, traces=traces)
+                model = run_grpo(session, number, iteration.grpo, model=model, traces=traces)
         results = folder.results()
         report = write_report(folder.path)
     print(f"\n{stage_table(results)}\n\nreport: {report}", flush=True)

@@ -65,7 +65,6 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
         train_sft(
             section,
             samples,
-            [],
             learner,
             track,
             checkpoints=checkpoints,

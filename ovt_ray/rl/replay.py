@@ -27,6 +27,7 @@ from ovt_ray.rl.minibatches import learn, lesson_of, update_figures
 from ovt_ray.rl.rollouts import Rollouts, read_rollouts
 from ovt_ray.rl.samples import group_stats
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
+from ovt_ray.run.ledger import model_folder
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.progress import phase
 from ovt_ray.sft import trace_samples
@@ -137,7 +138,7 @@ def _first_model(config: RunConfig, iteration: int, run_dir: Path) -> str:
         key = "iter0/base"
     else:
         return model_path(config.model)
-    folder = run_dir / key / "model"
+    folder = model_folder(run_dir / key)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, and the stage begins from it: give a stage that the run has begun")
     return str(folder)

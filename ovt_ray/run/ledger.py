@@ -47,6 +47,11 @@ class StageRecord:
     result: StageResult | None
     """None for a stage that leaves no model to evaluate."""
 
+    @property
+    def model(self) -> Path | None:
+        """Folder of the model that the stage trained; None for a stage that trains none."""
+        return trained_model(self.outputs)
+
 
 class RunFolder:
     """One run's folder, held by this process until `close`; use it in a `with` statement."""
@@ -133,6 +138,16 @@ class RunFolder:
         """Return paths as the ledger keeps them: relative to the folder where they are inside it."""
         whole = [path.resolve() for path in paths]
         return [str(path.relative_to(self.path) if path.is_relative_to(self.path) else path) for path in whole]
+
+
+def model_folder(stage_folder: Path) -> Path:
+    """Return the folder of the model that a stage trains."""
+    return stage_folder / "model"
+
+
+def trained_model(outputs: Sequence[Path]) -> Path | None:
+    """Return the folder of the trained model among the outputs of a stage, None if it trains none."""
+    return next((path for path in outputs if path == model_folder(path.parent)), None)
 
 
 def _lock(folder: Path) -> int:

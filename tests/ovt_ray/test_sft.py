@@ -57,9 +57,9 @@ def run(folder: Path, config: SftConfig, held_out: Sequence[TrainSample] = (), f
         train_sft(
             config,
             SAMPLES,
-            held_out,
             learner,  # type: ignore[arg-type]
             track,
+            held_out=held_out,
             checkpoints=folder,
             checkpoint_every=2,
             first_step=first_step,

@@ -1,0 +1,58 @@
+"""The GRPO stage: reinforcement learning on verified answers, from the SFT model or from the iteration before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from learner.checkpoints import newest
+from ovt_ray.core.config.stages import GrpoConfig
+from ovt_ray.distil import read_traces
+from ovt_ray.grpo import train_grpo
+from ovt_ray.rl.checkpoint import StreamState, read_state
+from ovt_ray.rl.parity import check_parity
+from ovt_ray.rl.rollouts import forget_rollouts
+from ovt_ray.rl.stage import GrpoStage, grpo_stage
+from ovt_ray.run.recorder import Track
+from ovt_ray.sft import trace_samples
+from ovt_ray.stages.session import Session, StageRun
+from ovt_ray.stages.training import begin_training, finish_training
+
+NUM_PARITY_PROBLEMS = 8
+
+
+def run_grpo(session: Session, iteration: int, section: GrpoConfig, *, model: str, traces: Path | None) -> str:
+    """Return the model that reinforcement learning makes of another one, measured; the last traces are mixed in if the section says so."""
+    if kept := session.kept(iteration, "grpo"):
+        return str(kept.model)
+    mixed_in = traces if section.sft_coef else None
+    running = session.start(
+        iteration, "grpo", [path for path in (Path(model), mixed_in) if path and path.exists()]
+    )  # a model may be a hub name
+    samples = trace_samples(read_traces(mixed_in), session.prompts) if mixed_in else []
+    stage = grpo_stage(session.config, iteration, session.tasks, samples, session.folder.path)
+    state = _begin(session, running, stage, model)
+    if state.step == 0:
+        forget_rollouts(stage.folder)
+        state = replace(state, rollout_is_exact=_passes_gate(session, running, stage) and not section.cuts)
+    with Track(session.folder.path, running.key, section.num_steps, state.step, session.services.take_spans) as track:
+        train_grpo(stage, session.services, track, state)
+    return finish_training(session, running, section.num_steps)
+
+
+def _begin(session: Session, running: StageRun, stage: GrpoStage, model: str) -> StreamState:
+    """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the state to go on from."""
+    state = read_state(stage.checkpoints, newest(stage.checkpoints), stage.problems)
+    begin_training(session, running, stage.for_learner(model))
+    learner = session.services.learner
+    session.services.rollout.load_weights(learner.publish_again(state.version) if state.step else learner.publish())
+    return state
+
+
+def _passes_gate(session: Session, running: StageRun, stage: GrpoStage) -> bool:
+    """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
+    draw = replace(stage.sampling(-1), top_p=1.0, top_k=0, bad_words=())  # the learner's distribution is not cut off
+    problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
+    gap = check_parity(session.services, list(problems.values()), draw, stage.section.max_parity_gap)
+    print(
+        f"[{running.key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True
+    )
+    return gap.is_exact
