@@ -50,7 +50,7 @@ def connect(config: RunConfig) -> bool:
     if starts:
         num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-    else:
+    elif not ray.is_initialized():  # the checks of a start have joined it
         _join(os.environ["RAY_ADDRESS"], quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
     wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}

@@ -131,12 +131,22 @@ def reasoner_model(section: ReasonerConfig) -> ModelConfig:
     return ModelConfig(path=path, system_prompt=section.system_prompt)
 
 
-def check_teachers(captioner: CaptionerConfig, reasoner: ReasonerConfig) -> None:
-    """Return if both teachers' tokenizers and processors load and the captioner takes images; raises ConfigError naming the key."""
-    for key, model in (("captioner", captioner_model(captioner)), ("reasoner", reasoner_model(reasoner))):
-        try:
-            prompts = Prompts(model.path, model)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("model.path", f"{key}.path", 1)) from error
-        if key == "captioner" and prompts.is_text_only:
-            raise ConfigError(f"captioner.path: {model.path!r} has a tokenizer alone and sees no images; give a vision-language model")
+def captioner_prompts(section: CaptionerConfig) -> Prompts:
+    """Return what renders the captioner's prompts. Raises ConfigError naming the key if it cannot be loaded or takes no images."""
+    prompts = _prompts("captioner", captioner_model(section))
+    if prompts.is_text_only:
+        path = prompts.config.path
+        raise ConfigError(f"captioner.path: {path!r} has a tokenizer alone and sees no images; give a vision-language model")
+    return prompts
+
+
+def reasoner_prompts(section: ReasonerConfig) -> Prompts:
+    """Return what renders the reasoner's prompts. Raises ConfigError naming the key if it cannot be loaded."""
+    return _prompts("reasoner", reasoner_model(section))
+
+
+def _prompts(key: str, model: ModelConfig) -> Prompts:
+    try:
+        return Prompts(model.path, model)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.path", f"{key}.path", 1)) from error

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ovt_ray.core.config.stages import IterationConfig
 from ovt_ray.core.files import write_json_atomically
 from ovt_ray.run.statistics import wilson_interval
 
@@ -34,6 +35,14 @@ class StageResult:
 def stage_key(iteration: int, stage: str) -> str:
     """Return the name of a stage within its run, `iter1/grpo`: its folder, and its name in ledger, metrics and samples."""
     return f"iter{iteration}/{stage}"
+
+
+def stage_keys(iterations: Sequence[IterationConfig]) -> list[str]:
+    """Return the names of all stages of a run, in the order in which they are done."""
+    keys = [stage_key(0, "base")]
+    for number, turn in enumerate(iterations, start=1):
+        keys += [stage_key(number, name) for name in (("distil", "sft", "grpo") if turn.distil and turn.sft else ("grpo",))]
+    return keys
 
 
 def measured(iteration: int, stage: str, *, num_correct: int, num_problems: int, response_tokens: float, seconds: float) -> StageResult:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.commands.score import named_reward, score_file
-from ovt_ray.commands.score_rows import read_lines
 from ovt_ray.core.errors import ConfigError, DataError, RewardError
 from ovt_ray.core.types import AnswerKind, Outcome
+from ovt_ray.data.answer_rows import read_lines
+from ovt_ray.score import named_reward, score_file
 from reward.protocol import Part
 
 ROOT = Path(__file__).parents[3]

@@ -4,18 +4,15 @@ What is written is read again by the formats `llama_factory` and `easyr1`. Image
 below it, as a run shows them; the instruction of a run's prompts is the config's and is not written.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovt_ray.core.errors import DataError
 from ovt_ray.core.files import replacing, write_json_atomically
 from ovt_ray.core.images import image_bytes, image_facts, store_image
 from ovt_ray.core.prompts import shown_text
 from ovt_ray.core.types import ImageSource, Problem, Trace
 from ovt_ray.data.formats.reading import placeholders_in_words
-from ovt_ray.distil import read_traces
 
 ROWS_AT_ONCE = 64
 DATASET_INFO = {
@@ -23,21 +20,6 @@ DATASET_INFO = {
     "columns": {"messages": "messages", "images": "images"},
     "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
 }
-
-
-def export_traces(source: Path, target: Path) -> str:
-    """Write the traces of a run to a file of another trainer, and return what was written and how it is used, for a person."""
-    if target.suffix not in (".json", ".parquet"):
-        raise DataError(f"{target}: must end in .json (LLaMA-Factory) or .parquet (EasyR1)")
-    if not source.is_file():
-        raise DataError(f"{source}: no such file; give a traces.jsonl, such as runs/NAME/iter1/distil/traces.jsonl")
-    traces = read_traces(source)
-    if target.suffix == ".parquet":
-        write_easyr1(target, [trace.problem for trace in traces])
-        return f"{target}: {len(traces)} problems, without their responses; EasyR1's data.train_files with prompt_key=problem"
-    write_llama_factory(target, traces)
-    entry = json.dumps({target.stem: {"file_name": target.name} | DATASET_INFO})[1:-1]
-    return f"{target}: {len(traces)} traces; in LLaMA-Factory's dataset_info.json: {entry}"
 
 
 def write_llama_factory(target: Path, traces: Sequence[Trace]) -> None:
