@@ -23,14 +23,14 @@ def cpus_needed(config: RunConfig) -> float:
 
 
 def gpus_needed(config: RunConfig) -> float:
-    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
+    """Return the GPUs that all services of a run ask of Ray, without those that only a reward's own decorator asks for."""
     replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
     return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
 
 
 @contextmanager
 def cluster(config: RunConfig) -> Iterator[None]:
-    """Connect to a cluster as `connect` does; one that was started ends with the block."""
+    """Connect to a cluster as `connect` does; a cluster that was started for this ends with the block."""
     starts = connect(config)
     try:
         yield
@@ -40,9 +40,9 @@ def cluster(config: RunConfig) -> Iterator[None]:
 
 
 def connect(config: RunConfig) -> bool:
-    """Connect to the cluster named by RAY_ADDRESS, else start one in this machine; return whether it was started.
+    """Connect to the cluster named by RAY_ADDRESS, else start one on this machine; return whether it was started.
 
-    Raises ConfigError naming what is asked for and what the cluster has when they do not fit.
+    Raises ConfigError with the resources asked for and present if the cluster has too few.
     """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     starts = "RAY_ADDRESS" not in os.environ

@@ -16,7 +16,7 @@ from ovt_ray.core.config.run import RewardConfig, RewardPart
 from ovt_ray.core.errors import ConfigError
 from ovt_ray.core.files import replacing
 from ovt_ray.core.types import Outcome, Problem, Score
-from ovt_ray.data.answer_rows import Line, count_lines, read_lines
+from ovt_ray.data.answer_rows import AnswerLine, count_lines, read_lines
 from ovt_ray.run.progress import Progress
 from reward.protocol import Answer, Part
 from reward.service.combine import combine
@@ -32,18 +32,18 @@ MAX_LISTED = 20
 LINES_BETWEEN_STEPS = 20
 
 Submit = Callable[[Problem, str], Callable[[], Score]]
-"""Begins to score a text and returns what waits for its score."""
+"""Begins to score a text, and returns the function that waits for its score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What came out of a file."""
+    """The verdicts on the rows of a file."""
 
     outcomes: Counter[Outcome]
     num_bad: int
-    """Lines that are no rows; unscorable."""
+    """Number of lines that are no rows; unscorable."""
     num_failed: int
-    """Rows on which the reward failed; unscorable."""
+    """Number of rows on which the reward failed; unscorable."""
 
     @property
     def is_in_vain(self) -> bool:
@@ -56,15 +56,15 @@ def score_file(
     target: Path,
     reward: Part | None,
     num_processes: int,
-    log: TextIO = sys.stdout,
     *,
+    log: TextIO = sys.stdout,
     deadline_s: float = RewardConfig().deadline_s,
 ) -> Tally:
-    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return their numbers.
+    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the counts.
 
-    A bad line is named on the screen and, with its reason, stands as unscorable in its place; so is the first row on which the
-    reward fails. The output is there whole or not at all. Raises ConfigError if it could not be written, DataError if the source
-    cannot be read, RewardError if the reward cannot be loaded.
+    Bad lines, and the first row on which the reward fails, are named on the screen. Each is unscorable in the output, with its reason.
+    The output appears whole or not at all. Raises ConfigError if it cannot be written, DataError if the source cannot be read,
+    RewardError if the reward cannot be loaded.
     """
     _check_target(target)
     num_lines = count_lines(source)
@@ -93,7 +93,7 @@ def score_file(
 
 
 def _check_target(target: Path) -> None:
-    """Raise ConfigError, before anything is scored, if the output cannot be put there."""
+    """Raise ConfigError, before anything is scored, if the output cannot be written there."""
     if target.is_dir():
         raise ConfigError(f"--output {target}: is a folder; give a file in it")
     if not target.parent.is_dir():
@@ -101,9 +101,9 @@ def _check_target(target: Path) -> None:
 
 
 def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
-    """Return the reward of a name with its options, each `key=value` with a value in YAML; None if there is no name.
+    """Return the reward of a name with its options, each `key=value` with a value in YAML; None without a name.
 
-    Raises ConfigError if an option is not of that form, or has no reward.
+    Raises ConfigError if an option has another form, or belongs to no reward.
     """
     values: dict[str, Any] = {}
     for option in options:
@@ -118,7 +118,7 @@ def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
 
 
 def summary(outcomes: Counter[Outcome], target: Path) -> str:
-    """Return one line that says what came out."""
+    """Return one line with the counts of the outcomes."""
     num_rows = outcomes.total()
     share = f" ({outcomes[Outcome.CORRECT] / num_rows:.2%} correct)" if num_rows else ""
     return f"{target}: {num_rows} rows{share}: " + ", ".join(f"{number} {outcome.value}" for outcome, number in outcomes.items())
@@ -128,7 +128,7 @@ class Scorer:
     """Scores lines in processes of this machine, or on Ray where the reward runs there."""
 
     def __init__(self, reward: Part | None, num_processes: int, deadline_s: float, stack: ExitStack) -> None:
-        """Load the reward; what is started ends with the stack. Without a reward, responses and extractions have one each."""
+        """Load the reward; its processes end with the stack. Without a reward, responses and extractions have a built-in one each."""
         self._num_processes = num_processes
         self._deadline_s = deadline_s
         self._stack = stack
@@ -136,9 +136,9 @@ class Scorer:
         self._reward = reward
         self._submit(reward or OF_RESPONSES)
 
-    def scored(self, lines: Iterator[Line]) -> Iterator[tuple[Line, Score]]:
+    def scored(self, lines: Iterator[AnswerLine]) -> Iterator[tuple[AnswerLine, Score]]:
         """Yield each line with its score, in order, a few hundred lines being scored at a time."""
-        waiting: deque[tuple[Line, Callable[[], Score]]] = deque()
+        waiting: deque[tuple[AnswerLine, Callable[[], Score]]] = deque()
         for line in lines:
             waiting.append((line, self._begin(line)))
             if len(waiting) > NUM_AHEAD:
@@ -148,7 +148,7 @@ class Scorer:
             first, wait = waiting.popleft()
             yield first, wait()
 
-    def _begin(self, line: Line) -> Callable[[], Score]:
+    def _begin(self, line: AnswerLine) -> Callable[[], Score]:
         if line.problem is None:
             fault = Score(value=0.0, outcome=Outcome.UNSCORABLE, extracted=None, reason=line.fault)
             return lambda: fault
@@ -190,7 +190,7 @@ class Scorer:
         return submit
 
 
-def _row(line: Line, score: Score) -> bytes:
-    """Return a line of output: what was read, and what came of it."""
+def _row(line: AnswerLine, score: Score) -> bytes:
+    """Return a line of output: the row as it was read, with its verdict."""
     verdict = {"outcome": score.outcome.value, "value": score.value, "extracted": score.extracted, "reason": score.reason}
     return (json.dumps({**line.row, **verdict}, allow_nan=False) + "\n").encode()

@@ -1,4 +1,4 @@
-"""`ovt-ray doctor`: says what is installed, what the machine has, what would run, and what is wrong with the fix.
+"""`ovt-ray doctor`: reports installed versions, the machine, the stack that would run, and each fault with its fix.
 
 Heavy packages are imported in processes of their own, so the report is written even where they cannot be.
 """
@@ -31,7 +31,7 @@ STALE_LOCK_S = 600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing that is wrong."""
+    """Something that is wrong, and its fix."""
 
     what: str
     why: str
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the machine has. Sizes are in bytes; a size is 0 where it cannot be read."""
+    """The machine. Sizes are in bytes; a size that cannot be read is 0."""
 
     python: tuple[int, int]
     num_cores: int
@@ -51,9 +51,9 @@ class Machine:
     shm_bytes: int
     disk_bytes: int
     gpus: tuple[str, ...]
-    """One line per GPU as nvidia-smi names it; empty without one."""
+    """Line of nvidia-smi for each GPU; empty without a GPU."""
     compiler: str
-    """First line of `c++ --version`; empty without one."""
+    """First line of `c++ --version`; empty without a compiler."""
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -146,7 +146,7 @@ def read_machine() -> Machine:
 
 
 def output_of(command: list[str]) -> str:
-    """What the command prints; nothing when it is absent or fails."""
+    """Return the output of a command; empty if the command is absent or fails."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -227,7 +227,7 @@ def import_problems() -> list[Fault]:
 
 
 def import_problem(statement: str, error: str) -> Fault:
-    """What a failed import means and how it is mended."""
+    """Return the fault behind a failed import, with its fix."""
     last = (error.strip().splitlines() or ["it ended without a message"])[-1]
     broken_by_torch = "torchvision::nms" in error or "torchaudio" in error or "torchcodec" in error
     fix = f"run {sys.executable} scripts/repair_torchvision.py" if broken_by_torch else "run make clean test"

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parsed: argparse.Namespace) -> int:
-    """Run the recipe; what is finished already is kept."""
+    """Run the recipe; finished stages are kept."""
     config = _outside_job_package(load(parsed))
     from ovt_ray.recipe import run_recipe
 

@@ -1,7 +1,7 @@
 """Traces as other trainers read them: LLaMA-Factory's ShareGPT as JSON, to learn the responses; EasyR1's Parquet, to learn from answers.
 
-What is written is read again by the formats `llama_factory` and `easyr1`. Images stand before the question, and the options of a choice
-below it, as a run shows them; the instruction of a run's prompts is the config's and is not written.
+The formats `llama_factory` and `easyr1` read these files again. Images stand before the question and the options of a choice below it,
+as in a run's prompt. The instruction of the prompt belongs to the config and is not written.
 """
 
 import os

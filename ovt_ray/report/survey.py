@@ -33,9 +33,9 @@ QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
 
 
 def survey(config: DataConfig, folder: Path, model: ModelConfig | None, *, sheet: Path, num_examples: int) -> None:
-    """Print what the problems of a data set are like, and write a picture with examples of them; `folder` keeps the checked problems.
+    """Print counts and sizes of the problems of a data set, and write a picture with examples; `folder` keeps the checked problems.
 
-    Bad rows are listed, whatever `bad_rows` says; what they would do to a run is said. With a model its prompts are measured too.
+    Bad rows are listed whatever `bad_rows` says, with their effect on a run. With a model its prompts are measured too.
     """
     with tempfile.TemporaryDirectory() as drawn:
         problems = _surveyed(config, folder, Path(drawn))
@@ -61,7 +61,7 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, *, sheet
 
 
 def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
-    """Return the problems of a data set; of the embedded world as many as are held out, drawn for this."""
+    """Return the problems of a data set; the embedded world draws `num_eval` problems of each part for this."""
     if config.format == "embedded":
         return _drawn(config, drawn)
     try:
@@ -110,7 +110,7 @@ def _sizes(problems: ProblemSet, name: str) -> list[int]:
 
 
 def _print_remote(problems: LoadedProblems, config: DataConfig, folder: Path) -> None:
-    """Print how many rows have images at web addresses, what became of those, and which hosts are not listed; nothing where none has."""
+    """Print the number of rows with images at web addresses, how many were fetched, and the hosts that are not listed."""
     num_fetched = sum(num > 0 for part in (problems.train, problems.held_out) for num in part.column("num_fetched"))
     addresses = [row.image for row in _bad_rows(problems) if is_address(row.image)]
     if not num_fetched and not addresses:
@@ -118,7 +118,7 @@ def _print_remote(problems: LoadedProblems, config: DataConfig, folder: Path) ->
     print(f"\nimages at web addresses: {num_fetched + len(addresses):,} rows, {num_fetched:,} of them with every image fetched")
     missing: Counter[str] = Counter()
     for address in addresses:
-        with suppress(DataError):  # no address: told where rows are that are left out
+        with suppress(DataError):  # no address: the list of rows that are left out has it
             missing[host_of(address)] += 1
     num_failed = sum(missing.pop(host, 0) for host in config.image_hosts)
     for host, num in missing.most_common(MAX_LISTED):
@@ -148,7 +148,7 @@ def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
 
 
 def _print_repeats(problems: LoadedProblems) -> None:
-    """Print which problems have images and question of another, and whether what is held out is also learnt from."""
+    """Print the problems with the images and question of another problem, and how many held-out images are learnt from too."""
     places: dict[object, list[tuple[str, str]]] = defaultdict(list)
     for part in (problems.train, problems.held_out):
         for place, answer, question, images in zip(*map(part.column, ("place", "answer", "question", "image_hashes")), strict=True):
@@ -193,6 +193,6 @@ def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
 
 
 def _bad_rows(problems: LoadedProblems) -> Sequence[BadRow]:
-    """Return the rows of both parts that make no problem; of parts of one file they are the same."""
+    """Return the rows of both parts that make no problem; both parts of one file list the same rows."""
     train, held_out = problems.train.bad, problems.held_out.bad
     return train if train == held_out else [*train, *held_out]

@@ -1,4 +1,4 @@
-"""What each trained stage achieved on the held-out problems: `result.json` and the table that ends a run."""
+"""The accuracy of each trained stage on the held-out problems: `result.json`, and the table that ends a run."""
 
 import json
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class StageResult:
     """95 % Wilson interval of `accuracy`."""
     num_problems: int
     response_tokens: float
-    """Mean length of an answer."""
+    """Mean length of an answer in tokens."""
     seconds: float
-    """Wall clock of the stage, its evaluation included."""
+    """Wall-clock time of the stage with its evaluation."""
 
 
 def stage_key(iteration: int, stage: str) -> str:
@@ -46,7 +46,7 @@ def stage_keys(iterations: Sequence[IterationConfig]) -> list[str]:
 
 
 def measured(iteration: int, stage: str, *, num_correct: int, num_problems: int, response_tokens: float, seconds: float) -> StageResult:
-    """Return the result of a stage with its accuracy and interval worked out."""
+    """Return the result of a stage with its accuracy and interval."""
     low, high = wilson_interval(num_correct, num_problems)
     return StageResult(
         iteration=iteration,
