@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,11 @@ from ray.exceptions import RayError
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.errors import ConfigError
 from reward.pool import CPUS_PER_ACTOR
+
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Hosts that Ray replaces by the address of this machine's node."""
+REACH_S = 10.0
+"""Longest wait for the port of a cluster's address."""
 
 
 def cpus_needed(config: RunConfig) -> float:
@@ -66,9 +72,17 @@ def connect(config: RunConfig) -> bool:
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
     try:
+        _reach(address)
         ray.init(**quiet)
-    except (ConnectionError, RayError, RuntimeError) as error:
+    except (OSError, RayError, RuntimeError) as error:
         raise ConfigError(
             f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one, correct the address, or unset it. "
             "A cluster that asks for a token needs RAY_AUTH_MODE=token"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError if nothing listens at a `host:port`, which Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in address and host not in LOOPBACK:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()

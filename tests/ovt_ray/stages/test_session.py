@@ -94,11 +94,11 @@ def test_checkpoints_of_a_finished_stage_are_removed_and_its_result_is_written(c
     assert session(config, folder).kept(1, "sft") and not checkpoints.exists()
 
 
-def test_random_weights_are_built_once(tmp_path: Path) -> None:
+def test_random_weights_that_an_earlier_session_built_are_kept(tmp_path: Path) -> None:
     base = "base={num_steps: 1, optimizer: {learning_rate: 0.1}}"
     config = load_config(Path("configs/tiny.yaml"), [base, "data.num_eval=1", f"runs_dir={tmp_path}"])
     with RunFolder(config) as folder:
-        model = Path(first_model(config, folder))
-        before = (model / "model.safetensors").stat().st_mtime_ns
-        assert model == folder.path / "iter0/init" and first_model(config, folder) == str(model)
-        assert (model / "model.safetensors").stat().st_mtime_ns == before
+        built = folder.stage_folder(0, "init")
+        folder.start("iter0/init")
+        folder.finish("iter0/init", [built])
+        assert first_model(config, folder) == str(built) and not list(built.iterdir())
