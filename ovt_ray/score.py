@@ -109,7 +109,7 @@ def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
     for option in options:
         key, equals, value = option.partition("=")
         if name is None or not key or not equals:
-            raise ConfigError(f"--option {option!r}: give it as key=value, beside --reward NAME")
+            raise ConfigError(f"--option {option!r}: give it as key=value, together with --reward NAME")
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:

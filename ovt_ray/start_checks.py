@@ -40,9 +40,9 @@ class Findings:
     tasks: Tasks | None = None
     """The run's problems; None where they cannot be used."""
     lines: list[str] = field(default_factory=list)
-    """What is right, for a person to read."""
+    """Facts for people: the reward, the prompt, the weights to train, the resources."""
     mistakes: list[OvtError] = field(default_factory=list)
-    """What is wrong. Two stages with the same mistake give it once."""
+    """Mistakes of independent checks. A mistake that two stages share is in it once."""
 
     def attempt(self, check: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
         """Return the result of a check; None if it finds a mistake, which is noted."""
@@ -95,7 +95,7 @@ def check_start(config: RunConfig, image_folder: Path, unfinished: Collection[st
 
 
 def _check_model(config: RunConfig, found: Findings) -> Prompts | None:
-    """Return what renders the model's prompts, None for a model that the learner can train in no layout."""
+    """Return the renderer of the model's prompts, None for a model that the learner can train in no layout."""
     path = model_path(config.model)
     prompts = found.attempt(_trainable_prompts, path, config)
     if prompts:

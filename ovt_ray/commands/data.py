@@ -1,4 +1,4 @@
-"""`ovt-ray data`: the content of a data set, and what of it is left out and why, before anything is trained on it."""
+"""`ovt-ray data`: the content of a data set, and the rows that are left out and why, before anything is trained on it."""
 
 import argparse
 import json
@@ -11,13 +11,13 @@ from ovt_ray.core.config.formats import FORMATS
 from ovt_ray.core.config.run import ModelConfig, RunConfig
 from ovt_ray.core.errors import ConfigError
 
-SUMMARY = "say what a data set holds and what of it is left out, and draw examples"
+SUMMARY = "survey a data set and the rows that are left out, and draw examples"
 DESCRIPTION = """Print how many problems of each source, kind and size a data set has, which are repeated, held out or left out and why,
 and draw some of them. Rows are checked once and kept in runs/.problems, where a run finds them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the data, their format, and the places of what is drawn."""
+    """Add the data, their format, and the examples to draw."""
     parser.add_argument(
         "config", type=Path, nargs="?", metavar="IN", help="YAML file of a run, or with --format a file or folder of problems"
     )

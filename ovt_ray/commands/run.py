@@ -6,7 +6,7 @@ from pathlib import Path
 from ovt_ray.commands.config_arguments import add_config_arguments, load
 from ovt_ray.core.config.run import RunConfig
 
-SUMMARY = "run, or go on with, what a config asks for"
+SUMMARY = "run a config, or go on with its run"
 DESCRIPTION = SUMMARY
 
 

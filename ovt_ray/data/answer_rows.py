@@ -35,7 +35,7 @@ def _whole(value: object) -> object:
 
 
 def _no_number(name: str) -> None:
-    """Return None: `NaN` and `Infinity` are no JSON, and what pandas writes where nothing stands."""
+    """Return None: `NaN` and `Infinity` are no JSON; pandas writes them for missing values."""
 
 
 def _finite(number: str) -> float | str:

@@ -65,7 +65,7 @@ def _shown(problem: Problem) -> str:
 
 
 def _path(image: ImageSource, target: Path) -> str:
-    """Return an image's path from the folder of the target; one that is not a file inside it is written to `<stem>_images`."""
+    """Return an image's path from the folder of the target; an image outside it is written to `<stem>_images`."""
     folder = target.parent.resolve()
     if isinstance(image, str) and Path(image).resolve().is_relative_to(folder):
         return os.path.relpath(Path(image).resolve(), folder)

@@ -132,7 +132,7 @@ def reasoner_model(section: ReasonerConfig) -> ModelConfig:
 
 
 def captioner_prompts(section: CaptionerConfig) -> Prompts:
-    """Return what renders the captioner's prompts. Raises ConfigError naming the key if it cannot be loaded or takes no images."""
+    """Return the renderer of the captioner's prompts. Raises ConfigError naming the key if it cannot be loaded or takes no images."""
     prompts = _prompts("captioner", captioner_model(section))
     if prompts.is_text_only:
         path = prompts.config.path
@@ -141,7 +141,7 @@ def captioner_prompts(section: CaptionerConfig) -> Prompts:
 
 
 def reasoner_prompts(section: ReasonerConfig) -> Prompts:
-    """Return what renders the reasoner's prompts. Raises ConfigError naming the key if it cannot be loaded."""
+    """Return the renderer of the reasoner's prompts. Raises ConfigError naming the key if it cannot be loaded."""
     return _prompts("reasoner", reasoner_model(section))
 
 

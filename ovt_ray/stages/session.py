@@ -83,7 +83,7 @@ class Session:
     def kept(self, iteration: int, name: str) -> StageRecord | None:
         """Return the record of a stage that was finished before, None for a stage that has to run.
 
-        A stage that follows one that ran now runs too: its inputs may differ.
+        Once a stage runs, all later stages run too: their inputs may differ.
         """
         key = stage_key(iteration, name)
         record = self.folder.finished(key)
