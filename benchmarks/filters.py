@@ -25,7 +25,7 @@ from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
 from ovt_ray.sft import num_sft_steps, train_sft
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> None:
     with Services(config, str(EMBEDDED_MODEL)) as services:
         for seed in seeds:
             if (seed, BASE) not in done:
-                measure(services, config, tasks[seed], seed, BASE, num_traces=0)
+                measure(services, config, tasks[seed], seed=seed, setting=BASE, num_traces=0)
         chains = all_chains(services, config, [problem for problems in asked.values() for problem in problems])
         for seed in seeds:
             of_seed = [chains[problem.id] for problem in asked[seed]]
             for setting in SETTINGS:
                 if (seed, setting) not in done:
-                    train(services, config, tasks[seed], of_seed, seed, setting)
+                    train(services, config, tasks[seed], of_seed, seed=seed, setting=setting)
     print_table(seeds)
 
 
@@ -80,11 +80,13 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
         teachers = Teachers(captioner=config.captioner, reasoner=config.reasoner, rollout=config.rollout, seed=config.seed)
         captions = teachers.captions(left, FOLDER / "captions.jsonl", "filters")
         written = teachers.chains(services.reward, left, captions, sections(config)[0].num_chains)
-        found |= {one.problem.id: one for one in keep_chains(path, written, "filters chains", len(found), len(problems))}
+        found |= {
+            one.problem.id: one for one in keep_chains(path, written, "filters chains", num_before=len(found), num_problems=len(problems))
+        }
     return found
 
 
-def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], seed: int, setting: str) -> None:
+def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], *, seed: int, setting: str) -> None:
     """Fine-tune the base model on the traces that a setting leaves, and measure it."""
     distil, sft = sections(config)
     rules = distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
@@ -93,25 +95,31 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
     samples = [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
     num_steps = num_sft_steps(sft, len(samples))
     services.learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=sft.optimizer, num_updates=num_steps, policy_loss=None))
-    with Track(FOLDER, f"seed {seed}, {setting}", num_steps, first_step=0) as track:
+    with Recorder(FOLDER, f"seed {seed}, {setting}", num_steps=num_steps, first_step=0) as recorder:
         train_sft(
             sft,
             samples,
             services.learner,
-            track,
+            recorder,
             checkpoints=FOLDER / "checkpoints",
             checkpoint_every=num_steps,
             first_step=0,
             seed=stable_seed(seed, "iter1/sft"),
         )
     services.rollout.load_weights(services.learner.publish())
-    measure(services, config, tasks, seed, setting, num_traces=len(traces))
+    measure(services, config, tasks, seed=seed, setting=setting, num_traces=len(traces))
 
 
-def measure(services: Services, config: RunConfig, tasks: Tasks, seed: int, setting: str, num_traces: int) -> None:
+def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
     """Note how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
-    evaluation = evaluate(services, held_out, config.eval.temperature, config.max_completion_tokens, f"seed {seed}, {setting}")
+    evaluation = evaluate(
+        services,
+        held_out,
+        temperature=config.eval.temperature,
+        max_tokens=config.max_completion_tokens,
+        stage=f"seed {seed}, {setting}",
+    )
     row = {"seed": seed, "setting": setting, "num_traces": num_traces, "num_correct": evaluation.num_correct}
     append_json_line(FOLDER / "results.jsonl", {**row, "num_problems": len(held_out), "response_tokens": evaluation.response_tokens})
 

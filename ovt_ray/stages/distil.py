@@ -44,7 +44,7 @@ def _all_chains(session: Session, stage: StageRun, section: DistilConfig, proble
     before = read_chains(path, problems)
     left = [problem for problem in problems if problem.id not in before]
     with closing(_source(session, stage, section, left)) as chains:  # an interrupted source ends its engines
-        asked = keep_chains(path, chains, stage.key, len(before), len(problems))
+        asked = keep_chains(path, chains, stage.key, num_before=len(before), num_problems=len(problems))
     all_chains = before | {answered.problem.id: answered for answered in asked}
     return [all_chains[problem.id] for problem in problems]
 
@@ -53,7 +53,7 @@ def _source(session: Session, stage: StageRun, section: DistilConfig, problems: 
     """Return the chains of the section's source, as they come."""
     config, services = session.config, session.services
     if section.source == "policy":
-        return chains_by_policy(services, problems, section, config.max_completion_tokens, stage.seed)
+        return chains_by_policy(services, problems, section, max_tokens=config.max_completion_tokens, seed=stage.seed)
     if section.source == "dataset":
         return chains_by_dataset(services, problems)
     if section.source == "endpoint":

@@ -8,13 +8,12 @@ from ovt_ray.core.config.stages import GrpoConfig
 from ovt_ray.distil import read_traces
 from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState, read_state
-from ovt_ray.rl.parity import check_parity
+from ovt_ray.rl.parity import check_parity, parity_samples
 from ovt_ray.rl.rollouts import forget_rollouts
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
-from ovt_ray.run.recorder import Track
 from ovt_ray.sft import trace_samples
 from ovt_ray.stages.session import Session, StageRun
-from ovt_ray.stages.training import begin_training, finish_training
+from ovt_ray.stages.training import begin_training, finish_training, record_steps
 
 NUM_PARITY_PROBLEMS = 8
 
@@ -28,13 +27,13 @@ def run_grpo(session: Session, iteration: int, section: GrpoConfig, *, model: st
         iteration, "grpo", [path for path in (Path(model), mixed_in) if path and path.exists()]
     )  # a model may be a hub name
     samples = trace_samples(read_traces(mixed_in), session.prompts) if mixed_in else []
-    stage = grpo_stage(session.config, iteration, session.tasks, samples, session.folder.path)
+    stage = grpo_stage(session.config, iteration, session.tasks, traces=samples, run_dir=session.folder.path)
     state = _begin(session, running, stage, model)
     if state.step == 0:
         forget_rollouts(stage.folder)
         state = replace(state, rollout_is_exact=_passes_gate(session, running, stage) and not section.cuts)
-    with Track(session.folder.path, running.key, section.num_steps, state.step, session.services.take_spans) as track:
-        train_grpo(stage, session.services, track, state)
+    with record_steps(session, running, num_steps=section.num_steps, first_step=state.step) as recorder:
+        train_grpo(stage, session.services, recorder, state)
     return finish_training(session, running, section.num_steps)
 
 
@@ -51,7 +50,8 @@ def _passes_gate(session: Session, running: StageRun, stage: GrpoStage) -> bool:
     """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
     draw = replace(stage.sampling(-1), top_p=1.0, top_k=0, bad_words=())  # the learner's distribution is not cut off
     problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
-    gap = check_parity(session.services, list(problems.values()), draw, stage.section.max_parity_gap)
+    samples = parity_samples(session.services.rollout.generate(list(problems.values()), draw))
+    gap = check_parity(samples, session.services.learner.logprobs(samples), stage.section.max_parity_gap)
     print(
         f"[{running.key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True
     )

@@ -7,10 +7,9 @@ from learner.stage import Stage
 from ovt_ray.core.config.stages import SftConfig
 from ovt_ray.core.types import Trace
 from ovt_ray.distil import read_traces
-from ovt_ray.run.recorder import Track
 from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
 from ovt_ray.stages.session import Session, StageRun
-from ovt_ray.stages.training import begin_training, finish_training
+from ovt_ray.stages.training import begin_training, finish_training, record_steps
 
 
 def run_sft(session: Session, iteration: int, section: SftConfig, *, base: str, traces: Path) -> str:
@@ -27,12 +26,12 @@ def fine_tune(session: Session, stage: StageRun, section: SftConfig, *, model: s
     num_steps = num_sft_steps(section, len(samples))
     plan = Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None)
     first_step = begin_training(session, stage, plan)
-    with Track(session.folder.path, stage.key, num_steps, first_step, session.services.take_spans) as track:
+    with record_steps(session, stage, num_steps=num_steps, first_step=first_step) as recorder:
         train_sft(
             section,
             samples,
             session.services.learner,
-            track,
+            recorder,
             held_out=held_out,
             checkpoints=stage.checkpoints,
             checkpoint_every=session.config.learner.checkpoint_every,

@@ -10,6 +10,7 @@ from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.report.samples import SampleRecord, write_samples
 from ovt_ray.run.ledger import model_folder
 from ovt_ray.run.progress import phase
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.results import measured
 from ovt_ray.stages.session import Session, StageRun
 
@@ -19,6 +20,12 @@ def begin_training(session: Session, stage: StageRun, plan: Stage) -> int:
     with phase(f"[{stage.key}] loading {plan.model_path}"):
         session.services.learner.begin(plan)
         return session.services.learner.restore(stage.checkpoints)
+
+
+def record_steps(session: Session, stage: StageRun, *, num_steps: int, first_step: int) -> Recorder:
+    """Return the recorder of the stage's steps, which shows the services' actors too."""
+    take_spans = session.services.take_spans
+    return Recorder(session.folder.path, stage.key, num_steps=num_steps, first_step=first_step, take_spans=take_spans)
 
 
 def finish_training(session: Session, stage: StageRun, num_steps: int) -> str:
@@ -32,13 +39,14 @@ def finish_training(session: Session, stage: StageRun, num_steps: int) -> str:
 
 def finish_measured(session: Session, stage: StageRun, *, outputs: Sequence[Path], num_steps: int) -> None:
     """Measure the model that the rollout workers serve on the held-out problems, keep samples of its answers, and finish the stage."""
-    config = session.config
-    evaluation = evaluate(session.services, session.held_out, config.eval.temperature, config.max_completion_tokens, stage.key)
+    config, problems = session.config, session.held_out
+    temperature, max_tokens = config.eval.temperature, config.max_completion_tokens
+    evaluation = evaluate(session.services, problems, temperature=temperature, max_tokens=max_tokens, stage=stage.key)
     result = measured(
         stage.iteration,
         stage.name,
         num_correct=evaluation.num_correct,
-        num_problems=len(session.held_out),
+        num_problems=len(problems),
         response_tokens=evaluation.response_tokens,
         seconds=time.monotonic() - stage.began,
     )
