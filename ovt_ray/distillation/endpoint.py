@@ -171,7 +171,7 @@ def _headers(config: EndpointConfig, key: str) -> dict[str, str]:
     if config.api_key_env is None:
         return {}
     secret = os.environ.get(config.api_key_env, "").strip()
-    if not (secret.isascii() and secret.isprintable() and secret):  # urllib would show the key that it refuses
+    if not (secret.isascii() and secret.isprintable() and secret):  # the client's error would show the key that it refuses
         raise ConfigError(f"{key}.api_key_env: the driver's environment has no key under {config.api_key_env!r}: set it, or leave it out")
     return {"Authorization": f"Bearer {secret}"}
 
