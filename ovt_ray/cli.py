@@ -5,6 +5,7 @@ Nothing heavy is imported before the configuration is known to be good.
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from ovt_ray.core.config.file import load_config, load_data_config
 from ovt_ray.core.config.formats import FORMATS
 from ovt_ray.core.config.run import ModelConfig, RewardConfig, RunConfig
 from ovt_ray.core.errors import ConfigError, OvtError
+from ovt_ray.run.logs import show_logs
 
 SCORE = """Verify the answers in a file of JSON lines: response and gold (or answer), and optionally question, kind (choice, number, text,
 latex, yesno, list), choices, precision, unit, extraction (if there is one, it is scored instead of the response)."""
@@ -38,6 +40,7 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 an error that the message explains, 130 and 143 when stopped."""
     parsed = _parser().parse_args(arguments)
+    show_logs(parsed.log_level)
     signal.signal(signal.SIGTERM, _stop)
     try:
         check_no_shadow(Path.cwd())
@@ -60,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ovt-ray", description="Train a vision-language model to reason: distil, SFT, GRPO, again.")
+    parser.set_defaults(log_level=logging.INFO)
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-v", "--verbose", dest="log_level", action="store_const", const=logging.DEBUG, help="log details, with time and module"
+    )
+    loudness.add_argument("-q", "--quiet", dest="log_level", action="store_const", const=logging.WARNING, help="log warnings alone")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, summary in (
         ("run", _run, "run, or go on with, what a config asks for"),

@@ -9,6 +9,7 @@ Images go as data URLs, PNG, scaled to `model.max_pixels`. What comes back is un
 
 import base64
 import io
+import logging
 import os
 import queue
 import threading
@@ -34,6 +35,8 @@ MAX_WAIT_S = 60.0
 MAX_UNANSWERED_IN_A_ROW = 16
 """So many problems without an answer, one after another, end the stage: the server does not understand us."""
 THINK, END_THINK = "<think>", "</think>"
+
+logger = logging.getLogger(__name__)
 
 
 def check_endpoint(config: EndpointConfig, key: str) -> None:
@@ -111,6 +114,7 @@ class _Asker:
                 return _Answered(texts, str(error))
             except (Unreachable, ValueError) as error:
                 fault, num_failures = str(error), num_failures + 1
+                logger.debug("problem %s: attempt %d of %d failed: %s", problem.id, num_failures, self.config.num_attempts, fault)
                 if isinstance(error, Unreachable) and num_failures == self.config.num_attempts:
                     raise
         return _Answered(texts, fault)
