@@ -18,7 +18,7 @@ class LineHandler(logging.Handler):
         print(self.format(record), flush=True)  # flushed line by line: a job's log is followed while it grows
 
 
-def show_logs(level: int) -> None:
+def show_logs(level: int = logging.INFO) -> None:
     """Show messages of this level and above on the standard output; with DEBUG each names its time and its module."""
     handler = _terminal_handler() if sys.stdout.isatty() else LineHandler()
     if level <= logging.DEBUG:
