@@ -25,6 +25,7 @@ from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
@@ -44,6 +45,7 @@ SETTINGS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Train and measure what is not done yet, and print the table."""
+    show_logs()
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
     tasks = {seed: load_tasks(config.data, seed, FOLDER / "images", config.problem_folder) for seed in seeds}

@@ -27,6 +27,7 @@ from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.data.tasks import Tasks, load_tasks
 from ovt_ray.run.ledger import RunFolder
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.results import StageResult
 from ovt_ray.run.statistics import wilson_interval
@@ -57,6 +58,7 @@ class Outcome:
 
 def main(arguments: Sequence[str]) -> None:
     """Print a line for each stage, the table over all seeds, and the JSON object."""
+    show_logs()
     seeds = [int(argument) for argument in arguments] or [1, 2, 3]
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [outcome for seed in seeds for outcome in outcomes_of(seed, Path(folder))]

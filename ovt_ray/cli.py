@@ -4,6 +4,7 @@ Nothing heavy is imported before the configuration is known to be good.
 """
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Protocol, cast
 
 from ovt_ray.commands.shadow import check_no_shadow
 from ovt_ray.core.errors import OvtError
+from ovt_ray.run.logs import show_logs
 
 COMMANDS = ("run", "check", "data", "score", "report", "replay", "export-data", "doctor")
 """Each command is the file of this name in `ovt_ray/commands/`, with `_` for `-`."""
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 an error that the message explains, 130 and 143 when stopped."""
     commands = {name: cast(Command, import_module(f"ovt_ray.commands.{name.replace('-', '_')}")) for name in COMMANDS}
     parsed = _parser(commands).parse_args(arguments)
+    show_logs(parsed.log_level)
     signal.signal(signal.SIGTERM, _stop)
     try:
         check_no_shadow(Path.cwd())
@@ -64,6 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ovt-ray", description="Train a vision-language model to reason: distil, SFT, GRPO, again.")
+    parser.set_defaults(log_level=logging.INFO)
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-v", "--verbose", dest="log_level", action="store_const", const=logging.DEBUG, help="log details, with time and module"
+    )
+    loudness.add_argument("-q", "--quiet", dest="log_level", action="store_const", const=logging.WARNING, help="log warnings alone")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands.items():
         command.add_arguments(parsers.add_parser(name, help=command.SUMMARY, description=command.DESCRIPTION))

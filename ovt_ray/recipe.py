@@ -8,6 +8,8 @@ Each stage depends on its inputs and its section of the config, and writes to it
 calls finished is kept; an unfinished stage goes on from its last checkpoint.
 """
 
+import logging
+
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.data.tasks import Tasks
 from ovt_ray.report.page import write_report
@@ -20,11 +22,13 @@ from ovt_ray.stages.session import Session
 from ovt_ray.stages.sft import run_sft
 from ovt_ray.start_checks import check_start
 
+logger = logging.getLogger(__name__)
+
 
 def run_recipe(config: RunConfig) -> list[StageResult]:
     """Run, or go on with, all that the config asks for; return the results of all stages, which the run folder holds too."""
     with RunFolder(config) as folder:
-        print(f"run folder: {folder.path}", flush=True)
+        logger.info("run folder: %s", folder.path)
         tasks = _checked_tasks(config, folder)
         with Session(config, folder, tasks, first_model(config, folder)) as session:
             base = model = run_base(session)
@@ -45,5 +49,5 @@ def _checked_tasks(config: RunConfig, folder: RunFolder) -> Tasks:
     unfinished = [key for key in stage_keys(config.iterations) if not folder.finished(key)]
     tasks = check_start(config, folder.path / "images", unfinished).require()
     for message in tasks.dropped:
-        print(f"left out: {message}", flush=True)
+        logger.warning("left out: %s", message)
     return tasks

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
@@ -57,7 +57,6 @@ def score_file(
     reward: Part | None,
     num_processes: int,
     *,
-    log: TextIO = sys.stdout,
     deadline_s: float = RewardConfig().deadline_s,
 ) -> Tally:
     """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the counts.
@@ -73,7 +72,7 @@ def score_file(
     with ExitStack() as stack:
         scorer = Scorer(reward, num_processes, deadline_s, stack)
         output = stack.enter_context(replacing(target))
-        progress = stack.enter_context(Progress("score", num_lines, stream=log))
+        progress = stack.enter_context(Progress("score", num_lines))
         for done, (line, score) in enumerate(scorer.scored(read_lines(source))):
             output.write(_row(line, score))
             outcomes[score.outcome] += 1

@@ -1,5 +1,6 @@
 """The problems of a run: what each stage learns from, and what every stage is measured on."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ovt_ray.data.difficulty import TIERS, read_measured_problems, read_pass_rat
 from ovt_ray.data.sources import LoadedProblems, load_problems
 from ovt_ray.data.stream import Interleaving, ItemStream, Part
 from ovt_ray.data.table import ProblemSet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Tasks:
         parts = self._parts(wanted)
         if wanted.choice:
             tiers = f" in tiers {', '.join(wanted.choice.tiers)}" if wanted.choice.tiers else ""
-            print(f"[{wanted.purpose}] problems to take from{tiers}: {_listed(_sizes(parts))}", flush=True)
+            logger.info("[%s] problems to take from%s: %s", wanted.purpose, tiers, _listed(_sizes(parts)))
         stream = ItemStream(parts, stable_seed(self.seed, wanted.purpose))
         if len(stream) < wanted.num_per_step:
             raise DataError(

@@ -3,6 +3,7 @@
 Both work on rollout workers of their own, one after the other, in the place of the policy's.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +23,8 @@ from ovt_ray.distillation.chains import ROWS_AT_ONCE, Chains
 from ovt_ray.distillation.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.run.progress import Progress, phase
 from reward.pool import RewardPool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +85,8 @@ class Teachers:
         ]
         asked = [one for one in described if len(prompts.engine_ids(one)) < self.reasoner.max_model_len]
         if len(asked) < len(described):
-            print(
-                f"{len(described) - len(asked)} of {len(problems)} problems are too long for reasoner.max_model_len: no chains", flush=True
-            )
+            num_too_long = len(described) - len(asked)
+            logger.warning("%d of %d problems are too long for reasoner.max_model_len: no chains", num_too_long, len(problems))
         problem_of = {problem.id: problem for problem in problems}
         left_out = problem_of.keys() - {one.id for one in asked}
         yield from (Chains(problem=one, responses=(), scores=(), caption=words[one.id]) for one in problems if one.id in left_out)

@@ -1,4 +1,4 @@
-"""Answers kept for people: `samples/<stage>.jsonl`, with the images they are about beside them in `samples/images/`."""
+"""Answers kept for people: `samples/<stage>.jsonl`, and the images of their problems in `samples/images/`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,5 +1,6 @@
 """The distillation stage: a source writes reasoning chains, and the verified ones become the iteration's traces."""
 
+import logging
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,8 @@ from ovt_ray.distillation.chains import Chains, chains_by_dataset, chains_by_pol
 from ovt_ray.distillation.endpoint import chains_by_endpoint
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.stages.session import Session, StageRun
+
+logger = logging.getLogger(__name__)
 
 
 def run_distil(session: Session, iteration: int, section: DistilConfig) -> Path:
@@ -31,7 +34,7 @@ def run_distil(session: Session, iteration: int, section: DistilConfig) -> Path:
     if section.source != "dataset":  # a worked solution says nothing about how difficult its problem is
         write_pass_rates(stage.folder, [(answered.problem, answered.scores) for answered in chains])
     selection = select(chains, section, session.held_out, stage.seed)
-    print(f"[{stage.key}] {selection.report.summary}", flush=True)
+    logger.info("[%s] %s", stage.key, selection.report.summary)
     _check_not_empty(selection, stage.key)
     path = write_traces(stage.folder, selection)
     session.finish(stage, [path])

@@ -1,5 +1,6 @@
 """The GRPO stage: reinforcement learning on verified answers, from the SFT model or from the iteration before."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ovt_ray.rl.stage import GrpoStage, grpo_stage
 from ovt_ray.sft import trace_samples
 from ovt_ray.stages.session import Session, StageRun
 from ovt_ray.stages.training import begin_training, finish_training, record_steps
+
+logger = logging.getLogger(__name__)
 
 NUM_PARITY_PROBLEMS = 8
 
@@ -52,7 +55,6 @@ def _passes_gate(session: Session, running: StageRun, stage: GrpoStage) -> bool:
     problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
     samples = parity_samples(session.services.rollout.generate(list(problems.values()), draw))
     gap = check_parity(samples, session.services.learner.logprobs(samples), stage.section.max_parity_gap)
-    print(
-        f"[{running.key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True
-    )
+    agreement = f"within {gap.mean:.1e} a token, {gap.worst:.1e} at worst"
+    logger.info("[%s] rollout and learner log-probabilities agree %s", running.key, agreement)
     return gap.is_exact

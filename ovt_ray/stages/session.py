@@ -1,5 +1,6 @@
 """What all stages share: which are finished, where they write, the services they run on, and the newest model."""
 
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from ovt_ray.run.ledger import RunFolder, StageRecord, trained_model
 from ovt_ray.run.progress import phase
 from ovt_ray.run.results import StageResult, stage_key, write_results
 from ovt_ray.services import Services
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ class Session:
             return None
         self._remove_checkpoints(key)  # the process may have died between the ledger's line and their removal
         self._note_model(record.outputs)
-        print(f"[{key}] finished before, kept", flush=True)
+        logger.info("[%s] finished before, kept", key)
         return record
 
     def start(self, iteration: int, name: str, inputs: Sequence[Path] = ()) -> StageRun:

@@ -1,5 +1,6 @@
 """How every stage with a model begins and ends: the learner loads, and a trained model is exported, served and measured."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from ovt_ray.run.progress import phase
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.results import measured
 from ovt_ray.stages.session import Session, StageRun
+
+logger = logging.getLogger(__name__)
 
 
 def begin_training(session: Session, stage: StageRun, plan: Stage) -> int:
@@ -50,7 +53,7 @@ def finish_measured(session: Session, stage: StageRun, *, outputs: Sequence[Path
         response_tokens=evaluation.response_tokens,
         seconds=time.monotonic() - stage.began,
     )
-    print(f"[{stage.key}] accuracy {result.accuracy:.1%} ({result.ci_low:.1%} - {result.ci_high:.1%})", flush=True)
+    logger.info("[%s] accuracy %s", stage.key, f"{result.accuracy:.1%} ({result.ci_low:.1%} - {result.ci_high:.1%})")
     write_samples(session.folder.path, stage.key, _samples(evaluation, config.eval.num_samples_shown, num_steps))
     session.finish(stage, outputs, result)
 
