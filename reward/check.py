@@ -1,4 +1,4 @@
-"""Checks of a reward before anything is started for it."""
+"""Checks that the rewards of a config can be loaded, before anything is started for them."""
 
 from ovt_ray.core.config.run import RewardConfig, RewardPart
 from ovt_ray.core.errors import RewardError
@@ -9,9 +9,9 @@ from reward.service.worker import ScoringProcess
 
 
 def check_reward(part: RewardPart, config: RewardConfig) -> None:
-    """Make a part with its options in a scoring process; of a Ray actor class, check the options only.
+    """Make a part with its options in a scoring process. For a Ray actor class check only the options.
 
-    An actor that runs already is looked up when the run starts: only its cluster knows it. Raises RewardError naming the mistake.
+    The start of the run looks for actors that already run, as only their cluster knows them. Raises RewardError for a mistake.
     """
     if part.name.startswith(NAMED_ACTOR):
         check_replicas(part, config.num_actors)
@@ -23,14 +23,14 @@ def check_reward(part: RewardPart, config: RewardConfig) -> None:
 
 
 def check_replicas(part: RewardPart, num_actors: int) -> None:
-    """Raise RewardError if a part has too few actors for each reward actor to have one of its own.
+    """Raise RewardError if a part has too few actors for each reward actor to have its own.
 
-    Two reward actors that share one would wait for each other, and answers that wait miss their deadline.
+    Two reward actors that shared an actor would make each other wait past their deadlines.
     """
     if part.name.startswith(NAMED_ACTOR) and num_actors > 1:
-        raise RewardError(f"reward {part.name!r}: reward.num_actors={num_actors} would share one actor that runs already: set it to 1")
+        raise RewardError(f"reward {part.name!r}: reward.num_actors={num_actors} would share one actor that already runs: set it to 1")
     if not part.name.startswith(NAMED_ACTOR) and part.replicas < num_actors:
         raise RewardError(
             f"reward {part.name!r}: replicas={part.replicas} are fewer than reward.num_actors={num_actors}, and each reward actor needs "
-            "one of its own: raise replicas, or lower reward.num_actors"
+            "a replica of its own: raise replicas, or lower reward.num_actors"
         )
