@@ -29,8 +29,8 @@ class TraceFilters(Section):
     """Upper bound on the share of letters in scripts that neither mathematics nor the problem uses; None is no bound."""
     max_similarity: Annotated[float, Field(gt=0, le=1)] | None = 0.9
     """Similarity to a chosen chain (Jaccard index of three-word runs) from which a chain is dropped. The comparison covers the same
-    problem, and problems with the same pictures, the same answer and a question at least this similar. With 1 only equal chains are dropped, with
-    None no chain."""
+    problem, and problems with the same pictures, the same answer and a question at least this similar. With 1 only equal chains are
+    dropped, with None no chain."""
     contamination: bool = True
     """Drop the chains of a problem that equals, by picture or question, a problem that the run is measured on."""
 
