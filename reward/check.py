@@ -1,4 +1,4 @@
-"""Whether the rewards of a config can be loaded, before anything is started for them."""
+"""Checks that the rewards of a config can be loaded, before anything is started for them."""
 
 from ovt_ray.core.config.run import RewardConfig, RewardPart
 from ovt_ray.core.errors import RewardError
@@ -9,9 +9,9 @@ from reward.service.worker import ScoringProcess
 
 
 def check_rewards(config: RewardConfig) -> None:
-    """Make each part with its options in a scoring process; of a Ray actor class, check the options only.
+    """Make each part with its options in a scoring process. For a Ray actor class check only the options.
 
-    An actor that runs already is looked for when the run starts: only its cluster knows it. Raises RewardError for what is wrong.
+    The start of the run looks for actors that already run, as only their cluster knows them. Raises RewardError for a mistake.
     """
     for part in config.parts:
         if part.name.startswith(NAMED_ACTOR):
@@ -24,14 +24,14 @@ def check_rewards(config: RewardConfig) -> None:
 
 
 def check_replicas(part: RewardPart, num_actors: int) -> None:
-    """Raise RewardError if a part's actors are too few for each reward actor to have one of its own.
+    """Raise RewardError if a part has too few actors for each reward actor to have its own.
 
-    Two that share one would make each other wait, and what waits is late.
+    Two reward actors that shared an actor would make each other wait past their deadlines.
     """
     if part.name.startswith(NAMED_ACTOR) and num_actors > 1:
-        raise RewardError(f"reward {part.name!r}: reward.num_actors={num_actors} would share one actor that runs already: set it to 1")
+        raise RewardError(f"reward {part.name!r}: reward.num_actors={num_actors} would share one actor that already runs: set it to 1")
     if not part.name.startswith(NAMED_ACTOR) and part.replicas < num_actors:
         raise RewardError(
             f"reward {part.name!r}: replicas={part.replicas} are fewer than reward.num_actors={num_actors}, and each reward actor needs "
-            "one of its own: raise replicas, or lower reward.num_actors"
+            "a replica of its own: raise replicas, or lower reward.num_actors"
         )
