@@ -40,7 +40,7 @@ from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 from ovt_ray.core.types import AnswerKind, Outcome, Problem, Sampling, Score
 from ovt_ray.core.weights.version import Weights
-from ovt_ray.data.stream import ItemStream, Part
+from ovt_ray.data.stream import ItemStream, MixturePart
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.samples import staleness
 from ovt_ray.rl.stage import GrpoStage
@@ -220,7 +220,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
     ]
     return GrpoStage(
         section=section,
-        problems=ItemStream([Part(name="", items=problems)], 0),
+        problems=ItemStream([MixturePart(name="", items=problems)], 0),
         traces=(),
         max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS,
         seed=0,

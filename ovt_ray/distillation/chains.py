@@ -1,7 +1,7 @@
-"""Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
+"""Distillation: a source writes k reasoning chains per problem, and each chain is verified.
 
-A source yields the chains of its problems in any order, as they are ready; they are kept on the disk as they come, so that a
-stage that is interrupted asks only for the rest.
+A source yields the chains of its problems in any order, as they become ready. They are put on the disk as they arrive, so that an
+interrupted stage requests only the rest.
 """
 
 import time
@@ -20,21 +20,21 @@ from ovt_ray.run.progress import Progress
 from ovt_ray.services import Services
 
 ROWS_AT_ONCE = 16
-"""Problems whose chains are put on the disk together."""
+"""Number of problems whose chains are put on the disk together."""
 SCORE = TypeAdapter(Score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chains:
-    """The responses of a source to one problem, and their verdicts."""
+    """The responses of a source to a problem, and their scores."""
 
     problem: Problem
     responses: tuple[str, ...]
     scores: tuple[Score, ...]
     num_tokens: int = 0
-    """Tokens that the rollout workers sampled for them; 0 if something else wrote them."""
+    """Token count that the rollout workers sampled for the responses; 0 for responses of another author."""
     caption: str | None = None
-    """What a captioner said of the images; None where the source needs no caption, empty where it said nothing."""
+    """Caption of the images: None if the source needs no caption, empty if the captioner wrote nothing."""
 
 
 def chains_by_policy(
@@ -58,10 +58,10 @@ def chains_by_policy(
 
 
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
-    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
+    """Yield the worked solutions of the problems as scored chains. A problem without a solution has no chain.
 
-    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
-    are put.
+    A solution that is a whole response, with an `<answer>` of its own, stays unchanged. Any other solution gets the tags of the format and
+    the gold answer.
     """
     for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
@@ -74,7 +74,7 @@ def _worked(problem: Problem) -> list[str]:
 
 
 def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
-    """Return the chains that `keep_chains` left of an interrupted stage, by the id of their problem."""
+    """Return the chains that `keep_chains` wrote in an interrupted stage, by the id of their problem."""
     drop_torn_end(path)
     problem_of = {problem.id: problem for problem in problems}
     rows = read_json_lines(path)
@@ -82,10 +82,10 @@ def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
 
 
 def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
-    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before.
+    """Return all chains once they are on the disk, and show the progress. `num_before` of `num_problems` were there before.
 
-    If the source raises, what had come is on the disk too, but for the last problems in a row without a response: it may have failed there
-    already, so they are asked for again.
+    If the source raises, the chains so far are on the disk too, except for problems without a response at the end. The source may already
+    have failed at these, so they are requested again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[Chains] = []
@@ -103,7 +103,7 @@ def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: in
                 progress.step(num_before + len(kept) - 1, figures)
                 num_sure = len(kept) if one.responses else num_sure
                 if num_sure - num_written >= ROWS_AT_ONCE:
-                    rows, num_written = kept[num_written:num_sure], num_sure  # a write that fails is not tried again behind half a line
+                    rows, num_written = kept[num_written:num_sure], num_sure  # never retry a failed write: it may have left half a line
                     append_json_lines(path, map(_row, rows))
         num_sure = len(kept)
     finally:
