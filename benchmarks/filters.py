@@ -1,10 +1,10 @@
-"""What distillation's filters are worth on the embedded world: the comparison of the paper (arXiv 2503.17352, section 3).
+"""Measures the effect of distillation's filters on the embedded world, like the paper (arXiv 2503.17352, section 3).
 
     python -m benchmarks.filters [SEED ...] [key=value ...]
 
-For each seed (1, 2 and 3 if none is given) the two teachers write chains once, and three SFT models learn from them: unfiltered, under
-a word limit, and with reflections removed too. Each takes any correct chain that passes, so that nothing but the filters tells them
-apart. What is done is kept in `runs/filters` and not done again.
+For each seed (default 1, 2 and 3) the two teachers write chains once. Three SFT models learn from them: unfiltered, under a word limit, and
+with reflections removed too. Each takes any correct chain that passes, so that they differ only in the filters. Finished parts are kept in
+`runs/filters` and not repeated.
 """
 
 import sys
@@ -32,7 +32,7 @@ from ovt_ray.sft import num_sft_steps, train_sft
 
 FOLDER = Path("runs/filters")
 MAX_WORDS = 25
-"""What 500 words are to the paper's chains: hardly a careful chain is longer, and most that reflect are."""
+"""Counterpart of the paper's 500 words: hardly any careful chain is longer, and most chains that reflect are."""
 BASE = "base model"
 NO_LIMIT = TraceFilters(reflection="keep", max_words=None, max_repetition=None)
 SETTINGS = {
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train and measure what is not done yet, and print the table."""
+    """Train and measure every setting that is not done yet, and print the table."""
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
     tasks = {seed: load_tasks(config.data, seed, FOLDER / "images", config.problem_folder) for seed in seeds}
@@ -54,25 +54,25 @@ def main(arguments: Sequence[str]) -> None:
     with Services(config, str(EMBEDDED_MODEL)) as services:
         for seed in seeds:
             if (seed, BASE) not in done:
-                measure(services, config, tasks[seed], seed, BASE, num_traces=0)
+                measure(services, config, tasks[seed], seed=seed, setting=BASE, num_traces=0)
         chains = all_chains(services, config, [problem for problems in asked.values() for problem in problems])
         for seed in seeds:
             of_seed = [chains[problem.id] for problem in asked[seed]]
             for setting in SETTINGS:
                 if (seed, setting) not in done:
-                    train(services, config, tasks[seed], of_seed, seed, setting)
+                    train(services, config, tasks[seed], of_seed, seed=seed, setting=setting)
     print_table(seeds)
 
 
 def sections(config: RunConfig) -> tuple[DistilConfig, SftConfig]:
-    """Return what the first iteration says of traces and of SFT."""
+    """Return the first iteration's sections of distillation and of SFT."""
     first = config.iterations[0]
     assert first.distil and first.sft
     return first.distil, first.sft
 
 
 def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem]) -> Mapping[str, Chains]:
-    """Return the teachers' chains by the id of their problem: those on the disk, and those that had to be asked for."""
+    """Return the teachers' chains by the id of their problem. Chains that are not on the disk yet are requested."""
     path = FOLDER / "chains.jsonl"
     found = read_chains(path, problems)
     if left := [problem for problem in problems if problem.id not in found]:
@@ -84,7 +84,7 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
     return found
 
 
-def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], seed: int, setting: str) -> None:
+def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], *, seed: int, setting: str) -> None:
     """Fine-tune the base model on the traces that a setting leaves, and measure it."""
     distil, sft = sections(config)
     rules = distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
@@ -106,11 +106,11 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
             seed=stable_seed(seed, "iter1/sft"),
         )
     services.rollout.load_weights(services.learner.publish())
-    measure(services, config, tasks, seed, setting, num_traces=len(traces))
+    measure(services, config, tasks, seed=seed, setting=setting, num_traces=len(traces))
 
 
-def measure(services: Services, config: RunConfig, tasks: Tasks, seed: int, setting: str, num_traces: int) -> None:
-    """Note how many of the seed's held-out problems the served model answers correctly."""
+def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
+    """Record how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
     evaluation = evaluate(services, held_out, config.eval.temperature, config.max_completion_tokens, f"seed {seed}, {setting}")
     row = {"seed": seed, "setting": setting, "num_traces": num_traces, "num_correct": evaluation.num_correct}

@@ -1,18 +1,18 @@
-"""What generating ahead saves: seconds a GRPO step with `max_staleness` 0 and 1, beside those of its two halves.
+"""Measures the gain from generating ahead: seconds per GRPO step with `max_staleness` 0 and 1, and of the step's two halves.
 
     python -m benchmarks.overlap [FOLDER]
 
-The training loop takes real steps of `configs/tiny.yaml` from its untrained model, one engine and one rank with a core each, once
-generating and learning in turns, once overlapping. The halves are generating with scoring, and updating with handing over the weights, as
-the steps in turns take them. `async_over_max` is the overlapping step over the longer half: 1 where nothing is lost.
+The training loop takes real steps of `configs/tiny.yaml` from its untrained model. An engine and a rank have a core each. They work
+alternately (`max_staleness` 0), then overlapping (1). The halves are generating with scoring, and updating with handing over the weights,
+in the alternating steps. `async_over_max` is the overlapping step over the longer half, which is 1 without any loss.
 
-That is done twice. Answers are scored by their parity, so that hardly a group is flat and both halves take about as long; then
-those to half of the problems are all right (`half_flat`): a group of these is generated and not learnt from, as in a real run, where
-generating takes the larger part of a step.
+There are two rounds. In the first, parity decides an answer's score, so that hardly any group has zero variance and both halves take about
+equally long. In the second, all answers to half of the problems are right (`half_flat`). Their groups are generated and not learnt from, as
+in a real run, where generating takes the larger part of a step.
 
-All of a job's processes need a processor, not only the two that a step is made of. So the processor time of each is shown: its sum over the
-number of cores is the shortest that any step can be on this machine, and `floor_over_max` is what `async_over_max` would then be, 1 where
-there are cores enough. FOLDER keeps the timelines. The last line is one JSON object.
+All processes of a job need a processor, not only engine and rank. The table therefore shows the processor time of each. Their sum over the
+number of cores is the shortest possible step on this machine. `floor_over_max` is `async_over_max` at that floor, and 1 with enough cores.
+FOLDER keeps the timelines. The last line is a JSON object.
 """
 
 import json
@@ -43,11 +43,11 @@ NUM_STEPS = 12
 WARM_UP = 3
 ONE_CORE_EACH = ["rollout.cpus_per_worker=1", "learner.cpus_per_rank=1"]
 REWARDS = {"": "score_parity", "half_flat_": "score_parity_of_half"}
-"""What answers are scored by, and what stands before the names of its figures."""
+"""Reward of each round, by the prefix of its figures' names."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print both step times, the ratios, and what each process took, for each reward."""
+    """Print both step times, the ratios and each process's processor time, for each reward."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(arguments[0] if arguments else scratch)
@@ -62,13 +62,13 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
-    """Return the figures of steps in turns and of overlapping ones, which are printed as well."""
+    """Print and return the figures of alternating and of overlapping steps."""
     rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
     overlapping_cpu: dict[str, float] = defaultdict(float)
     with Services(config, str(model)) as services:
         for turn, max_staleness in enumerate((0, 1, 0, 1)):
             run = folder / f"{turn}-staleness-{max_staleness}"
-            stage = begun_stage(services, config, model, run, max_staleness)
+            stage = begun_stage(services, config, model, run, max_staleness=max_staleness)
             before = cpu_seconds()
             rows[max_staleness] += step_rows(services, stage, run)
             for name, spent in cpu_seconds().items() if max_staleness else ():
@@ -76,8 +76,8 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     return report(rows[0], rows[1], overlapping_cpu)
 
 
-def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> GrpoStage:
-    """Return a stage whose model the learner and the engine have."""
+def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, *, max_staleness: int) -> GrpoStage:
+    """Return a stage whose model the learner and the engine have loaded."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
     problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, run / "images")
     stage = replace(stage_of(config, problems, run), section=section, checkpoint_every=NUM_STEPS)
@@ -87,7 +87,7 @@ def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, m
 
 
 def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
-    """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
+    """Return the metrics of each step after the warm-up, with the seconds since the previous step as `seconds_step`."""
     with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
         train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)
@@ -98,7 +98,7 @@ def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str,
 
 
 def cpu_seconds() -> dict[str, float]:
-    """Return the processor time of each process of the job so far, by what it does."""
+    """Return the processor time of the job so far, by kind of process."""
     seconds = defaultdict(float, {"driver": sum(psutil.Process().cpu_times()[:2])})
     for process in psutil.Process().children(recursive=True):
         seconds[kind_of(process)] += sum(process.cpu_times()[:2])
@@ -106,7 +106,7 @@ def cpu_seconds() -> dict[str, float]:
 
 
 def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], cpu: dict[str, float]) -> dict[str, float]:
-    """Print a table of medians and what each process takes of an overlapping step, and return the figures."""
+    """Print a table of medians and each process's time in an overlapping step, and return the figures."""
 
     def middle(rows: list[dict[str, float]], *names: str) -> float:
         return median(sum(row[name] for name in names) for row in rows)

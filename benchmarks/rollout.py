@@ -1,15 +1,16 @@
-"""What the rollout pool costs on top of a bare vLLM engine, and what completions that share a prompt save.
+"""Measures the rollout pool's overhead over a bare vLLM engine, and the gain from completions that share a prompt.
 
     python -m benchmarks.rollout [THREADS]
 
-For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
-problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
-and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
-also answers as many problems as there were completions, one completion each (`separate`). Then the pool with the tiny model is shown
-large images, the same weights as a new version, and the images again. An untrained model nearly always goes to
-the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
-Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
-one JSON object.
+There are two models: a tiny Qwen2.5-VL, and one of 200 M parameters. For each, the pool (one worker) and a bare `vllm.LLM.generate` take
+turns. They answer the same fresh problems with several completions each. Both engines have the same arguments, environment and number of
+threads (default 2), and draw the same tokens. The bare engine gets tokenized prompts and decoded images, and does not turn tokens into
+text. The pool also generates the same number of completions for different problems, one each (`separate`). Then the pool with the tiny
+model receives large images, the same weights as a new version, and the images again.
+
+An untrained model nearly always reaches the token limit, so lengths do not depend on luck. Ratios are medians over the rounds after the
+first, each within its round. The table also shows the processor time (`cpu`) of all processes that took part. It is more reliable on a
+machine that others use. The last line is a JSON object.
 """
 
 import json
@@ -34,7 +35,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from actors.placed import engine_environment
 from actors.pool import RolloutPool
-from benchmarks.bare_vllm import BareEngine, Timing
+from benchmarks.bare_vllm import BareEngine, EngineTiming
 from learner.weights import on_the_wire
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.types import AnswerKind, Problem, Sampling
@@ -44,7 +45,7 @@ from ovt_ray.world import build_tiny_model, world_problems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model and how much it is asked."""
+    """A model, and the amount of its work."""
 
     name: str
     width: int
@@ -53,7 +54,7 @@ class Shape:
     num_completions: int
     max_tokens: int
     num_rounds: int
-    """One more before them warms up."""
+    """Number of rounds that count, after a warm-up round."""
 
 
 SHAPES = (
@@ -63,9 +64,9 @@ SHAPES = (
 WAYS = ("bare", "pool", "separate")
 NUM_IMAGES = 16
 IMAGE_SIDE = 1024
-"""Pixels; the model is shown no more than `ModelConfig.max_pixels`."""
+"""Side in pixels. The model sees images scaled down to `ModelConfig.max_pixels`."""
 NUM_IMAGE_ROUNDS = 5
-"""The first warms up."""
+"""Number of rounds with the warm-up round."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -99,14 +100,14 @@ def write_model(folder: Path, shape: Shape) -> None:
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
 
 
-def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[Timing]]:
-    """Return the timings of each way, round by round, without the first."""
+def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[EngineTiming]]:
+    """Return the timings of each way, round by round, without the first round."""
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
     environment = engine_environment(num_threads)
     bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
     pool = RolloutPool(config, ModelConfig(path=model), model)
     pool.wait_until_ready()
-    timings: dict[str, list[Timing]] = {way: [] for way in WAYS}
+    timings: dict[str, list[EngineTiming]] = {way: [] for way in WAYS}
     left = list(problems)
     for number in range(shape.num_rounds + 1):
         several = Sampling(num_completions=shape.num_completions, temperature=1.0, max_tokens=shape.max_tokens, seed=number)
@@ -130,9 +131,9 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
 
 
 def show_images(folder: Path, num_threads: int) -> dict[str, float]:
-    """Print and return what an image takes that is new, and one that was seen before the weights changed.
+    """Print and return the time for a new image, and for an image that was seen before the weights changed.
 
-    New weights make an engine forget all but the pixels. Eight completions of one token are generated for each image.
+    New weights make an engine forget everything except the pixels. Each image gets eight completions of one token.
     """
     build_tiny_model(folder / "model", seed=0)
     tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
@@ -141,7 +142,7 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     pool = RolloutPool(config, ModelConfig(path=str(folder / "model")), str(folder / "model"))
     pool.wait_until_ready()
     sampling = Sampling(num_completions=8, temperature=1.0, max_tokens=1, seed=0)
-    timings: dict[str, list[Timing]] = {"first": [], "again": []}
+    timings: dict[str, list[EngineTiming]] = {"first": [], "again": []}
     for number in range(NUM_IMAGE_ROUNDS):
         problems = [noise_problem(folder, f"{number}.{index}") for index in range(NUM_IMAGES)]
         for turn, rounds in enumerate(timings.values()):
@@ -171,12 +172,12 @@ def close(bare: ActorHandle, pool: RolloutPool) -> None:
     ray.kill(bare)
 
 
-def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> Timing:
-    """Return how long the pool took; its processes are the driver's, the worker's and the engine's."""
+def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> EngineTiming:
+    """Return the pool's timing over the processes of the driver, the worker and the engine."""
     processes = [psutil.Process(), *(member for pid in pool.process_ids() for member in _family(pid))]
     cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
     groups = list(pool.generate(problems, sampling))
-    return Timing(
+    return EngineTiming(
         seconds=time.monotonic() - began,
         cpu_seconds=sum(map(_cpu_seconds, processes)) - cpu_began,
         num_tokens=sum(len(completion.token_ids) for group in groups for completion in group.completions),
@@ -191,7 +192,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:2])
 
 
-def report(shape: Shape, timings: dict[str, list[Timing]]) -> dict[str, float]:
+def report(shape: Shape, timings: dict[str, list[EngineTiming]]) -> dict[str, float]:
     """Print a shape's table and return its figures."""
     print(f"\n{shape.name}: {shape.num_problems} problems x {shape.num_completions}, at most {shape.max_tokens} tokens")
     print(f"{'way':<10}{'seconds':>9}{'tokens/s':>10}{'cpu us/token':>14}")

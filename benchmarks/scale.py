@@ -1,23 +1,24 @@
-"""What the driver spends on a completion, however many rollout workers there are, and how busy it keeps them.
+"""Measures the driver's cost per completion for different numbers of rollout workers, and the utilisation of the workers.
 
     python -m benchmarks.scale [WORKERS ...]
 
-The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`): no vLLM, no
-learner, no reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
-sizes are offered the same rate, OFFERED_PER_S completions a second: what their engines make together while no slot is empty. So a size that
-costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
-answers; each step ends in a load of weights, which are empty, on every worker, and asks each what it did.
+The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`), without
+vLLM, learner and reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each token takes a fixed time.
+All sizes offer the same rate, OFFERED_PER_S completions a second: the joint rate of their engines while no slot is empty. A size that costs
+the driver more thus does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
+answers. Each step ends with a load of empty weights on every worker, and takes the spans of each.
 
-- `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it heard of.
-- `collector_us_per_completion`: that of the collectors, which is what the driver is spared.
-- `driver_mb`: resident memory at the end, most of it the completions of two steps.
-- `utilisation`: time that slots had a completion in them over slots x time, from the end of the first step to that of the last.
-- `rate`: completions that came, a second. It is OFFERED_PER_S times the utilisation less what simulated engines are late on a busy machine.
+- `driver_us_per_completion`: processor time of this process, with all its threads, per completion that it received.
+- `collector_us_per_completion`: processor time of the collectors, which the driver is spared.
+- `driver_mb`: resident memory at the end, mostly the completions of two steps.
+- `utilisation`: time that slots had a completion, over slots x time, from the end of the first step to the end of the last.
+- `rate`: received completions per second. It is OFFERED_PER_S times the utilisation, less the lateness of simulated engines on a busy
+  machine.
 - `load_weights_ms`: wall-clock time of a load of empty weights on all workers.
 
-`ray` in the JSON has the same of 16 workers in a process each, and what a driver would spend that read their streams itself, with none of
-our code (`bare_us_per_message`: `ray.wait` over all streams, `next`, `ray.get`; nearly every message brings one completion). The last line
-is one JSON object.
+`ray` in the JSON has the same figures of 16 workers with a process each. Its `bare_us_per_message` is the cost of reading their streams by
+Ray's calls alone: `ray.wait` over all streams, `next`, `ray.get`. Nearly every message brings a single completion. The last line is a JSON
+object.
 """
 
 import json
@@ -53,12 +54,12 @@ OFFERED_PER_S = 800
 MEAN_TOKENS = 100
 NUM_COMPLETIONS = 8
 SLOTS = {1: 256, 16: 64, 256: 8, 1024: 4}
-"""Completions at a time of each engine, by the number of workers."""
+"""Number of simultaneous completions of each engine, by the number of workers."""
 ROUNDS_PER_STEP = 6
-"""Completions of a step over all slots: while the longest ends, the slots go through four rounds of the next step."""
+"""Completions of a step per slot. While the longest completion ends, the slots go through four rounds of the next step."""
 MIN_WINDOW_S = 15.0
 LEARN_S = 0.5
-"""The learner is a pause."""
+"""Length of the pause that stands for the learner."""
 NUM_HOSTS = 2
 REAL_WORKERS = 16
 RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
@@ -66,7 +67,7 @@ RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What was measured of one size."""
+    """The measurements of a size."""
 
     driver_us_per_completion: float
     collector_us_per_completion: float
@@ -77,13 +78,13 @@ class Figures:
 
 
 class NoReward(RewardPool):
-    """Takes what a reward pool takes, counts it and finds nothing wrong."""
+    """Stands for a reward pool: counts the answers and finds all of them right."""
 
     def __init__(self) -> None:
         self.num_heard = 0
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> Scores:
-        """Return how many there are in place of a reference to their scores."""
+        """Return the number of answers in place of a reference to their scores."""
         self.num_heard += len(answers)
         return cast(Scores, len(answers))
 
@@ -92,18 +93,18 @@ class NoReward(RewardPool):
         return True
 
     def collect(self, scores: Scores) -> tuple[Score, ...]:
-        """Return the same score for all."""
+        """Return the same score for all answers."""
         return (RIGHT,) * cast(int, scores)
 
 
 class NoLearner(LearnerGroup):
-    """A learner that learns nothing and publishes it."""
+    """Stands for a learner: publishes versions without learning."""
 
     def __init__(self) -> None:
         self._version = 0
 
     def publish(self) -> Weights:
-        """Return the next version, which has no tensor."""
+        """Return the next version, which has no tensors."""
         self._version += 1
         return Weights(version=self._version, buckets=(), checksums={})
 
@@ -127,8 +128,8 @@ class Meter:
         self._collectors: list[psutil.Process] = []
 
     def read(self) -> tuple[float, float, float, float]:
-        """Return seconds: of the clock, of the driver's processor time, of the collectors', and those in which slots were busy."""
-        if not self._collectors:  # at the end of a step they run for sure
+        """Return seconds: of the clock, of the driver's processor time, of the collectors' processor time, and of busy slots."""
+        if not self._collectors:  # found at the end of a step, when they surely run
             children = psutil.Process().children(recursive=True)
             self._collectors = [process for process in children if "Collector" in " ".join(process.cmdline())]
         collectors = sum(sum(process.cpu_times()[:2]) for process in self._collectors)
@@ -136,7 +137,7 @@ class Meter:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a row for each size, what Ray's own calls take, and the figures as JSON."""
+    """Print a row for each size, the cost of Ray's own calls, and the figures as JSON."""
     sizes = [int(argument) for argument in arguments] or list(SLOTS)
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init("local", num_cpus=REAL_WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -159,7 +160,7 @@ def settings(num_workers: int) -> RolloutConfig:
 
 
 def speed(num_workers: int) -> Speed:
-    """Return how fast engines are that make OFFERED_PER_S completions a second together."""
+    """Return the speed of engines that generate OFFERED_PER_S completions a second together."""
     num_slots = num_workers * SLOTS[num_workers]
     return Speed(num_slots=SLOTS[num_workers], mean_tokens=MEAN_TOKENS, token_s=num_slots / OFFERED_PER_S / MEAN_TOKENS)
 
@@ -176,7 +177,7 @@ def report(name: str, pool: HostedPool | PlacedPool, num_workers: int) -> dict[s
 
 
 def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
-    """Return what steps cost from the end of the first to the end of the last."""
+    """Return the cost of steps from the end of the first step to the end of the last."""
     num_problems = ROUNDS_PER_STEP * num_slots // NUM_COMPLETIONS
     num_steps = 1 + max(1, round(MIN_WINDOW_S * OFFERED_PER_S / (num_problems * NUM_COMPLETIONS)))
     stage = stage_of(num_steps + 1, num_problems)
@@ -206,7 +207,7 @@ def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
 
 
 def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
-    """Return a stage of steps of so many problems, one ahead."""
+    """Return a stage of steps with the given number of problems, with a `max_staleness` of 1."""
     section = GrpoConfig(
         num_steps=num_steps,
         problems_per_step=num_problems,
@@ -230,7 +231,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
 
 
 def bare_us_per_message() -> float:
-    """Return the processor time that reading streams of real workers takes, by Ray's calls alone."""
+    """Return the processor time of reading streams of real workers by Ray's calls alone."""
     num_completions = 200
     its_speed = Speed(num_slots=1, mean_tokens=MEAN_TOKENS, token_s=REAL_WORKERS / OFFERED_PER_S / MEAN_TOKENS)
     actors = [ray.remote(num_cpus=0)(SimulatedWorker).remote(its_speed) for _ in range(REAL_WORKERS)]

@@ -1,13 +1,17 @@
-"""Whether learning from stale answers learns as well: one GRPO stage from the same SFT model with `max_staleness` 0, 1 and 4.
+"""Measures the effect of stale answers: a GRPO stage from the same SFT model with `max_staleness` 0, 1 and 4.
 
     python -m benchmarks.staleness [SEED ...]
 
-For each seed (default 1, 2, 3) the first iteration of `configs/tiny.yaml` makes its SFT model once; from it, on the same problems with the
-same seeds, the GRPO stage runs with each staleness, and with 0 once more, which has to give the same weights bit for bit. Accuracy is
-greedy on the config's held-out problems, with its 95 % Wilson interval. Beside it stand, as means over the stage's steps, how many
-versions the answers were behind and what rollout and learner differed by: the k3 estimate of their KL, the 1 % and 99 % quantiles of policy
-over rollout (with 0 the same weights compute both), the effective share of the importance weights, and the entropy. The last line is one
-JSON object.
+For each seed (default 1, 2, 3) the first iteration of `configs/tiny.yaml` makes its SFT model once. From it the GRPO stage runs with each
+staleness, on the same problems with the same seeds. It runs with 0 twice, which must give the same weights bit for bit. Accuracy is greedy
+on the config's held-out problems, with its 95 % Wilson interval.
+
+The other columns are means over the stage's steps:
+- the staleness of the answers in versions,
+- the k3 estimate of the KL between rollout and learner,
+- the 1 % and 99 % quantiles of policy over rollout, which the same weights compute with staleness 0,
+- the effective share of the importance weights, and the entropy.
+The last line is a JSON object.
 """
 
 import hashlib
@@ -29,20 +33,20 @@ from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.stages.stages import Stages
 
 STALENESS = (0, 0, 1, 4)
-"""0 twice, for the comparison of weights."""
+"""Values of `max_staleness`, with 0 twice to compare the weights."""
 FIGURES = ("staleness", "kl_rollout", "ratio_p01", "ratio_p99", "effective_share", "entropy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one GRPO stage came to."""
+class StalenessOutcome:
+    """The outcome of a GRPO stage."""
 
     seed: int
     max_staleness: int
     sft_accuracy: float
     result: StageResult
     figures: dict[str, float]
-    """Means over the steps."""
+    """Mean of each figure over the steps."""
     weights: str
     """SHA-256 of the model's weights."""
 
@@ -55,8 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     report(outcomes)
 
 
-def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
-    """Return what comes of one seed's SFT model with each staleness; services are started once."""
+def outcomes_of(seed: int, runs: Path) -> list[StalenessOutcome]:
+    """Return the outcomes of a seed's SFT model with each staleness. Services are started once."""
     config = load_config(Path("configs/tiny.yaml"), [f"seed={seed}", f"name=sft{seed}", f"runs_dir={runs}"])
     turn = config.iterations[0]
     assert turn.distil and turn.sft, "configs/tiny.yaml begins with traces"
@@ -70,20 +74,20 @@ def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
         for attempt, max_staleness in enumerate(STALENESS):
             section = turn.grpo.model_copy(update={"max_staleness": max_staleness})
             named = config.model_copy(update={"name": f"seed{seed}-{attempt}", "iterations": [turn.model_copy(update={"grpo": section})]})
-            outcome = grpo_outcome(named, tasks, first, model, traces)
+            outcome = grpo_outcome(named, tasks, first, model=model, traces=traces)
             outcomes.append(replace(outcome, sft_accuracy=sft.accuracy))
             print(f"seed {seed}, max_staleness {max_staleness}: {sft.accuracy:.1%} -> {outcome.result.accuracy:.1%}", flush=True)
         return outcomes
 
 
-def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, model: str, traces: Path) -> Outcome:
-    """Return what the GRPO stage of a config comes to, run on the services of another run's stages."""
+def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, *, model: str, traces: Path) -> StalenessOutcome:
+    """Return the outcome of a config's GRPO stage, run on the services of another run's stages."""
     with RunFolder(config) as folder:
         stages = Stages(config, folder, tasks)
         stages.services = first.services
         trained = Path(stages.grpo(1, config.iterations[0].grpo, model, traces))
         rows = [row.values for row in read_metrics(folder.path)]
-        return Outcome(
+        return StalenessOutcome(
             seed=config.seed,
             max_staleness=config.iterations[0].grpo.max_staleness,
             sft_accuracy=0.0,
@@ -93,7 +97,7 @@ def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, model: str, tra
         )
 
 
-def report(outcomes: Sequence[Outcome]) -> None:
+def report(outcomes: Sequence[StalenessOutcome]) -> None:
     """Print the table and the JSON object."""
     print(f"\n{'max_staleness':>13} {'accuracy by seed':<28} {'all seeds (95 %)':<24}" + "".join(f"{name:>17}" for name in FIGURES))
     for max_staleness in dict.fromkeys(STALENESS):
@@ -114,7 +118,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
     print(json.dumps({"same_weights_twice": same, "stages": [asdict(outcome) for outcome in outcomes]}))
 
 
-def seeds_of(outcomes: Sequence[Outcome]) -> list[int]:
+def seeds_of(outcomes: Sequence[StalenessOutcome]) -> list[int]:
     """Return the seeds in their order."""
     return list(dict.fromkeys(outcome.seed for outcome in outcomes))
 

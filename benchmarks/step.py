@@ -1,10 +1,10 @@
-"""What a GRPO step costs, phase by phase, and how much memory each process takes.
+"""Measures the cost of a GRPO step by phase, and the memory of each process.
 
     python -m benchmarks.step [CONFIG] [key=value ...]
 
-Runs real steps of the config's first RL stage from its untrained model (completions run to their limit, so lengths do not
-depend on luck). Scoring overlaps with generation; its phase is what is still to wait for afterwards. `benchmarks.rollout` compares
-generation with a bare vLLM engine. The last line is one JSON object.
+Runs real steps of the config's first RL stage from its untrained model. Its completions run to their limit, so lengths do not depend on
+luck. Scoring overlaps with generation, and its phase is only the wait afterwards. `benchmarks.rollout` compares generation with a bare vLLM
+engine. The last line is a JSON object.
 """
 
 import json
@@ -68,7 +68,7 @@ def begin(services: Services, config: RunConfig, model: str, *, num_updates: int
 
 
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
-    """Take one GRPO step and return the seconds of each phase, and its groups. No group is flat: advantages are 1 and -1 in turns."""
+    """Take a GRPO step and return the seconds of each phase, and its groups. Every group has a signal: advantages alternate 1 and -1."""
     clock = [time.monotonic()]
     with GroupStream(stage_of(config, problems, Path()), services, StreamState(step=step)) as stream:
         stream.generate(step)
@@ -109,12 +109,12 @@ def stage_of(config: RunConfig, problems: Sequence[Problem], folder: Path) -> Gr
 
 
 def num_completion_tokens(groups: Sequence[ScoredGroup]) -> int:
-    """Return how many tokens all completions have together."""
+    """Return the token count of all completions together."""
     return sum(len(completion.token_ids) for scored in groups for completion in scored.group.completions)
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """Return the largest resident size so far of this process and of each process of the services."""
+    """Return the peak resident size so far of this process and of each process of the services."""
     peaks = {"driver": _peak_mb(psutil.Process())}
     for process in psutil.Process().children(recursive=True):
         if (kind := kind_of(process)) not in RAYS_OWN:

@@ -1,18 +1,18 @@
-"""What a hand-over of weights takes: from the end of an update to every engine serving the new version, against one memcpy.
+"""Measures a hand-over of weights against a memcpy, from the end of an update until every engine serves the new version.
 
     python -m benchmarks.weights [NUM_READERS ...]
 
-A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; what does not fit into
-its memory is left out, with a word. The learner publishes by the code of `learner/group.py` and has no optimizer, which would take
-5 GB and no part: no update comes before, as it would change the values and not the bytes. The engines load by
-`RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
-before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
+A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine. A number of engines that
+exceeds its memory is left out with a message. The learner publishes by the code of `learner/group.py`. It has no optimizer, which would
+take 5 GB, and makes no updates, which would change the values and not the bytes. The engines load by `RolloutPool.load_weights`. Each round
+is compared with a memcpy of the same number of bytes just before it, on one thread, in memory that was touched before. An engine on CPU has
+to pack its matrices again. The time of its threads for the packing alone is shown too.
 
-With one engine the same is done with adapters in all linear layers of the language model (LoRA of rank 16): each version after the first
-brings only these, and the engine adds them to the base that it finds in the object store; and with `learner.weight_transport=broadcast`.
+A single engine is also measured with LoRA adapters of rank 16 in all linear layers of the language model. Each version after the first then
+brings only adapters, which the engine adds to the base in the object store. It is measured with `learner.weight_transport=broadcast` too.
 
-Then the same between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
-The last line is one JSON object.
+The last measurement is between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link. The
+last line is a JSON object.
 """
 
 import json
@@ -48,13 +48,13 @@ from ovt_ray.core.weights.version import Adapter, Broadcast, Weights
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
-"""Rounds in which the object store's pages are touched for the first time."""
+"""Number of rounds in which the object store's pages are touched for the first time."""
 NUM_ROUNDS = 9
 NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
-"""Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
+"""Number of versions that fit in the object store: one is served, one is made, and the store is freed a little later."""
 FREED_S = 1.5
-"""Time between two rounds: Ray takes back what nobody holds once a second, and what is put into its store sooner goes to pages that the
+"""Seconds between two rounds. Ray frees unreferenced objects once a second. An object that is stored sooner goes to new pages, which the
 kernel has to clear."""
 ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
@@ -63,11 +63,11 @@ LORA = LoraConfig(rank=16, alpha=32)
 BETWEEN_HOSTS = "between-hosts"
 """First argument of the run on the first of two hosts."""
 PACKING = "packing"
-"""First argument of the run that packs matrices and does nothing else."""
+"""First argument of the run that only packs matrices."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a line a round, tables, and the figures as JSON."""
+    """Print a line per round, tables, and the figures as JSON."""
     if arguments[:1] == [BETWEEN_HOSTS]:
         between_hosts(Path(arguments[1]), int(arguments[2]))
         return
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def lack_of_memory(num_bytes: int, num_readers: int) -> str:
-    """Return why so many engines do not fit beside the learner and the object store; empty if they do."""
+    """Return the reason why the engines do not fit next to the learner and the object store; empty if they fit."""
     store = STORE_VERSIONS * num_bytes
     engines = num_readers * (ENGINE_BYTES_PER_BYTE * num_bytes + ENGINE_BYTES)
     needed, free = num_bytes + store + engines, psutil.virtual_memory().available
@@ -105,7 +105,7 @@ def lack_of_memory(num_bytes: int, num_readers: int) -> str:
 
 
 def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerConfig) -> dict[str, float]:
-    """Return the figures of one learner and so many engines on this machine."""
+    """Return the figures of a learner and `num_readers` engines on this machine."""
     say(f"{num_readers} readers, {config.weight_transport}{', LoRA' if config.lora else ''}: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
@@ -129,7 +129,7 @@ def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerC
 
 @contextmanager
 def started_ray(**options: object) -> Iterator[None]:
-    """Run a Ray cluster of its own, or join the one named by RAY_ADDRESS."""
+    """Run a new Ray cluster, or join the cluster of RAY_ADDRESS."""
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
     try:
         yield
@@ -168,7 +168,7 @@ class Learner:
 
 
 class Publisher(RankActor):
-    """A rank that holds the model and nothing else."""
+    """A rank that holds only the model."""
 
     def __init__(self, model_path: str, config: LearnerConfig) -> None:
         super().__init__(config, ModelConfig(path=model_path), seed=0)
@@ -192,12 +192,12 @@ class Publisher(RankActor):
 
 
 def is_checked_version(version: int) -> bool:
-    """Return whether the learner checks it."""
+    """Return whether the learner computes checksums of this version."""
     return version % CHECKSUM_EVERY == 1
 
 
 def services(model: Path, num_readers: int, threads: int, config: LearnerConfig) -> tuple[RolloutPool, Learner]:
-    """Return engines and a learner that are ready; the engines are placed first."""
+    """Return ready engines and a ready learner. The engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
@@ -208,7 +208,7 @@ def services(model: Path, num_readers: int, threads: int, config: LearnerConfig)
 
 
 def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_rounds: int) -> dict[str, float]:
-    """Return medians over the rounds after the warm-up, and of rounds that are checked byte by byte."""
+    """Return medians over the rounds after the warm-up, and the times of rounds with a check of every byte."""
     copy = memcpy_of(num_bytes)
     rows: list[dict[str, float]] = []
     checked: list[float] = []
@@ -236,7 +236,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
 
 
 def num_bytes_of(weights: Weights) -> int:
-    """Return the bytes that a version brings to an engine that serves the one before."""
+    """Return the bytes that a version brings to an engine with the previous version."""
     if weights.adapters:
         adapters = [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]
         return sum(factor.content.nbytes for adapter in adapters for factor in (adapter.up, adapter.down))
@@ -244,7 +244,7 @@ def num_bytes_of(weights: Weights) -> int:
 
 
 def memcpy_of(num_bytes: int) -> Callable[[], None]:
-    """Return a function that copies so many bytes on one thread, in blocks far larger than any cache, between touched memory."""
+    """Return a function that copies `num_bytes` on one thread, in blocks far larger than any cache, between touched memory."""
     torch.set_num_threads(1)
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.ones(2**28, dtype=torch.uint8)
@@ -260,14 +260,14 @@ def memcpy_of(num_bytes: int) -> Callable[[], None]:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Return how long an action takes."""
+    """Return the seconds of an action."""
     began = time.monotonic()
     action()
     return time.monotonic() - began
 
 
 def memory_by_process() -> dict[str, int]:
-    """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
+    """Return the bytes of Ray's processes and engines: the private memory of each kind, and the shared memory of all (`store`)."""
     kinds = {"publisher": "learner", "rollout worker": "workers", "engine": "engines"}
     sums = dict.fromkeys([*kinds.values(), "store"], 0)
     for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
@@ -282,7 +282,7 @@ def memory_by_process() -> dict[str, int]:
 
 
 def packing_s(model: Path) -> float:
-    """Return how long it takes to pack the model's matrices, as an engine of this process's threads does, and nothing else."""
+    """Return the seconds to pack the model's matrices, as an engine with this process's threads does."""
     from vllm._custom_ops import create_onednn_mm
 
     matrices = [tensor.clone() for tensor in load_file(model / "model.safetensors").values() if tensor.ndim == 2]
@@ -315,16 +315,16 @@ class PeakMemory:
         self._thread.join()
 
     def over(self, before: dict[str, int]) -> dict[str, int]:
-        """Return by how much each peak, and that of the sum (`total`), is above the memory before."""
+        """Return the increase of each peak, and of the sum's peak (`total`), over the memory before."""
         extra = {name: max(sample[name] for sample in self._peaks) - before[name] for name in before}
         return extra | {"total": max(sum(sample.values()) for sample in self._peaks) - sum(before.values())}
 
 
 def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
-    """Return the figures of a learner on one host and an engine on another."""
+    """Return the figures of a learner and an engine on different hosts."""
     say("two hosts: starting")
     one, two = hosts.HOSTS
-    # The engine asks for two CPUs and is placed first; so each host has room for one of the two.
+    # The engine requests two CPUs and is placed first, so it takes the second host, and the learner the first.
     with hosts.network(), hosts.ray_nodes({one: 1, two: 2}, STORE_VERSIONS * num_bytes, folder) as address:
         command = hosts.inside(one, [sys.executable, "-m", "benchmarks.weights", BETWEEN_HOSTS, str(folder / "model"), str(num_bytes)])
         with subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, stdout=subprocess.PIPE, text=True) as run:
@@ -338,7 +338,7 @@ def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
 
 
 def between_hosts(model: Path, num_bytes: int) -> None:
-    """Print the figures of the hand-over to an engine on the second host; this runs on the first."""
+    """Print the figures of the hand-over to an engine on the second host. This runs on the first host."""
     with started_ray():
         pool, learner = services(model, num_readers=1, threads=2, config=LearnerConfig())
         link = hosts.link_bytes_per_s()
