@@ -8,7 +8,7 @@ KINDS = {
     "ray::RankActor": "learner rank",
     "ray::RolloutWorker": "rollout worker",
     "ray::Collector": "collector",
-    "ray::Publisher": "publisher",  # a learner rank that only publishes, in `benchmarks.weights`
+    "ray::PublishingRank": "publishing rank",  # a learner rank that only publishes, in `benchmarks.weights`
     "ray::RewardActor": "reward actor",
     "reward.service.process": "reward process",
     "raylet/raylet": "raylet",

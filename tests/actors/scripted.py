@@ -8,7 +8,7 @@ from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from benchmarks.simulated import SimulatedWorker, Speed
 from ovt_ray.core.types import Problem, Sampling
-from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Weights
 
 TOKEN_S = 0.01
