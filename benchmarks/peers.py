@@ -94,7 +94,7 @@ def peer_python() -> str:
     if not done.exists() or done.read_text() != str(wanted):
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
         own = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
-        # As a site folder, not a path: what its own .pth files repair is needed here too.
+        # As a site folder, not a path, so that its .pth files run here and repair torchvision too.
         Path(own, "project.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
         install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "requirements-cpu.lock", *wanted]
         if (installed := subprocess.run(install, capture_output=True, text=True)).returncode:

@@ -92,7 +92,7 @@ def method_of(reward: object) -> Method:
 
 
 def _attributes_of(owner: type) -> dict[str, Any]:
-    """Return the attributes that a class defines or inherits, except those of `object`."""
+    """Return the attributes that a class defines or inherits, except the attributes of `object`."""
     return {name: value for base in reversed(owner.__mro__[:-1]) for name, value in vars(base).items()}
 
 

@@ -95,7 +95,7 @@ def torch_build(lock: str) -> str:
 
 
 def index_options(listing: str, torch_version: str) -> list[str]:
-    """pip's options to find `torch_version`, given what `pip index versions torch` prints."""
+    """pip's options to find `torch_version`, given the output of `pip index versions torch`."""
     available = next((line for line in listing.splitlines() if line.startswith("Available versions:")), "")
     return [] if torch_version in available.replace(",", " ").split() else ["--extra-index-url", TORCH_CPU_INDEX]
 

@@ -84,7 +84,7 @@ def _in_phrases(text: str, problem: Problem) -> list[Statement]:
 
 
 def _without_denied_phrases(text: str) -> str:
-    """Return the text without the sentences that deny or suppose `the answer is`, or attribute it to somebody else."""
+    """Return the text without the sentences that deny or suppose `the answer is`, or attribute it to another person."""
     place = max(0, len(text) - TAIL_CHARS)
     kept = [text[:place]]
     for phrase in list(_PHRASE.finditer(text, place))[-MAX_PHRASES:]:
