@@ -1,4 +1,4 @@
-"""The baseline of `benchmarks.rollout`: `vllm.LLM.generate` in its own process, with the engine and sampling of a rollout worker."""
+"""Baseline of `benchmarks.rollout`: `vllm.LLM.generate` in its own process, with the engine and sampling of a rollout worker."""
 
 import time
 from collections.abc import Sequence
@@ -11,40 +11,40 @@ from ovt_ray.core.types import Problem, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """What one round took."""
+class EngineTiming:
+    """The cost of a round."""
 
     seconds: float
     cpu_seconds: float
     """Processor time of all processes that took part."""
     num_tokens: int
-    """Of all completions."""
+    """Token count of all completions."""
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens over wall seconds."""
+        """Tokens per second of wall-clock time."""
         return self.num_tokens / self.seconds
 
     @property
     def cpu_us_per_token(self) -> float:
-        """Processor time, which other users of the machine change less than the wall's."""
+        """Processor time per token in microseconds. Other users of the machine change it less than the wall-clock time."""
         return 1e6 * self.cpu_seconds / self.num_tokens
 
 
 class BareEngine:
-    """An engine that nothing is wrapped around; it runs in this process."""
+    """An engine without any wrapper, in this process."""
 
     def __init__(self, model_path: str, rollout: RolloutConfig) -> None:
         from vllm import LLM
 
         arguments = dict(vars(engine_arguments(model_path, rollout)))
-        del arguments["enable_log_requests"]  # of asynchronous engines only
+        del arguments["enable_log_requests"]  # only for asynchronous engines
         del arguments["scheduler_cls"]  # the pool's own
         self.llm = LLM(**arguments)
         self.prompts = Prompts(model_path, ModelConfig(path=model_path))
 
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Timing:
-        """Return how long the engine took; prompts are tokenized and images decoded before the clock starts."""
+    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> EngineTiming:
+        """Return the engine's timing. Prompts are tokenized and images decoded before the clock starts."""
         prompts = [
             {"prompt_token_ids": self.prompts.engine_ids(problem), "multi_modal_data": {"image": self.prompts.images(problem)}}
             for problem in problems
@@ -52,7 +52,7 @@ class BareEngine:
         params = [sampling_params(sampling, problem.id, self.prompts) for problem in problems]
         began, cpu_began = time.monotonic(), time.process_time()
         outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        return Timing(
+        return EngineTiming(
             seconds=time.monotonic() - began,
             cpu_seconds=time.process_time() - cpu_began,
             num_tokens=sum(len(choice.token_ids) for output in outputs for choice in output.outputs),

@@ -1,10 +1,14 @@
-"""What a start with many problems costs the driver: seconds and memory to read and shuffle them, for the first time and after it.
+"""Measures the driver's start with many problems: seconds and memory to read and shuffle them, the first time and later.
 
     python -m benchmarks.data [NUM_PROBLEMS] [NUM_IMAGES]
 
-Writes a file of JSON lines about PNG files to a temporary folder, then starts one process after another on it. The last line is one JSON
-object: `first_s` of the process that checks every row and image; `start_s`, `start_cpu_s` (the interpreter's own included) and `peak_mb`
-(resident at most) of a later one, which maps what the first left, holds problems out, shuffles, and takes the batches of 100 steps.
+Writes a file of JSON lines about PNG files to a temporary folder, then starts two processes on it, one after the other. The first checks
+every row and image. The second maps the first one's Arrow file, holds problems out, shuffles, and takes the batches of 100 steps. The last
+line is a JSON object:
+
+- `first_s`: seconds of the first process.
+- `start_s` and `start_cpu_s`: wall-clock and processor seconds of the second, with the interpreter's start in the latter.
+- `peak_mb`: peak resident memory of the second.
 """
 
 import json
@@ -41,7 +45,7 @@ def started(folder: str) -> dict[str, float]:
 
 
 def start(folder: Path) -> None:
-    """Print what it takes to have the problems in order, and 100 batches of them."""
+    """Print the cost of loading and ordering the problems, and of 100 batches."""
     began = time.monotonic()
     from ovt_ray.core.config.data import DataConfig
     from ovt_ray.data.sources import load_problems
@@ -57,7 +61,7 @@ def start(folder: Path) -> None:
 
 
 def write_problems(folder: Path, num_problems: int, num_images: int) -> None:
-    """Write a file of problems about pictures of 200 x 150 pixels, with a question and a solution as long as those of TabMWP."""
+    """Write a file of problems about pictures of 200 x 150 pixels, with questions and solutions of TabMWP's length."""
     from PIL import Image
 
     for number in range(num_images):

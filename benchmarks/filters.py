@@ -1,10 +1,10 @@
-"""What distillation's filters are worth on the embedded world: the comparison of the paper (arXiv 2503.17352, section 3).
+"""Measures the effect of distillation's filters on the embedded world, like the paper (arXiv 2503.17352, section 3).
 
     python -m benchmarks.filters [SEED ...] [key=value ...]
 
-For each seed (1, 2 and 3 if none is given) the two teachers write chains once, and three SFT models learn from them: unfiltered, under
-a word limit, and with reflections removed too. Each takes any correct chain that passes, so that nothing but the filters tells them
-apart. What is done is kept in `runs/filters` and not done again.
+For each seed (default 1, 2 and 3) the two teachers write chains once. Three SFT models learn from them: unfiltered, under a word limit, and
+with reflections removed too. Each takes any correct chain that passes, so that they differ only in the filters. Finished parts are kept in
+`runs/filters` and not repeated.
 """
 
 import sys
@@ -33,7 +33,7 @@ from ovt_ray.sft import num_sft_steps, train_sft
 
 FOLDER = Path("runs/filters")
 MAX_WORDS = 25
-"""What 500 words are to the paper's chains: hardly a careful chain is longer, and most that reflect are."""
+"""Counterpart of the paper's 500 words: hardly any careful chain is longer, and most chains that reflect are."""
 BASE = "base model"
 NO_LIMIT = TraceFilters(reflection="keep", max_words=None, max_repetition=None)
 SETTINGS = {
@@ -67,14 +67,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def sections(config: RunConfig) -> tuple[DistilConfig, SftConfig]:
-    """Return what the first iteration says of traces and of SFT."""
+    """Return the first iteration's sections of distillation and of SFT."""
     first = config.iterations[0]
     assert first.distil and first.sft
     return first.distil, first.sft
 
 
 def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem]) -> Mapping[str, Chains]:
-    """Return the teachers' chains by the id of their problem: those on the disk, and those that had to be asked for."""
+    """Return the teachers' chains by the id of their problem. Chains that are not on the disk yet are requested."""
     path = FOLDER / "chains.jsonl"
     found = read_chains(path, problems)
     if left := [problem for problem in problems if problem.id not in found]:

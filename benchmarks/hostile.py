@@ -1,9 +1,9 @@
-"""What hostile answers do to the reward service: whether it runs, accepts, leaks or waits for any of them.
+"""Measures the effect of hostile answers on the reward service: whether it runs, accepts, leaks or waits for any of them.
 
     python -m benchmarks.hostile [NUM_ANSWERS] [SEED]
 
-Scores generated answers (20,000 unless told) one at a time, half of them as training reads them and half leniently, each
-reward in a scoring process of its own. Each answer of the generator is wrong, so none may be accepted. The last line is one JSON object.
+Scores generated answers (default 20,000) one at a time, half of them as training does and half leniently. Each reward runs in a scoring
+process of its own. Each generated answer is wrong, so none may be accepted. The last line is a JSON object.
 """
 
 import contextlib
@@ -25,37 +25,37 @@ from tests.reward.verifier.hostile import CANARY, NUM_PAIRS, hostile_answers
 NUM_ANSWERS = 20_000
 DEADLINE_S = 2.0
 TOLERANCE_S = 0.5
-"""How far past its deadline an answer may come back."""
+"""Upper bound on the seconds past its deadline at which an answer may come back."""
 REWARDS = ("reward.accuracy:score_accuracy", "reward.accuracy:score_lenient")
 MEMORY_GB = 4.0
 EASY = "<think>Easy.</think><answer>0</answer>"
-"""Scored outside the clock after a kill, so that starting the next process is not charged to the next answer."""
+"""Answer that is scored outside the clock after a kill, so that the next answer's time does not include a process start."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """What came of a run of hostile answers."""
+class HostileTally:
+    """The results of a run of hostile answers."""
 
     num_answers: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     accepted: list[str] = field(default_factory=list)
-    """Start of each answer that was taken for right, with its gold answer."""
+    """Start of each accepted answer, with its gold answer."""
     num_killed: int = 0
-    """Answers that their process did not survive."""
+    """Number of answers that killed their process."""
     num_past_deadline: int = 0
-    """Answers that came back more than TOLERANCE_S after their deadline."""
+    """Number of answers that came back more than TOLERANCE_S after their deadline."""
     max_overrun_s: float = 0.0
-    """Longest time that an answer came back after its deadline; 0 if none did."""
+    """Longest time past a deadline; 0 if no answer was late."""
     num_leaked_processes: int = 0
-    """Processes that a scoring process had started, or was, and that are alive after its end."""
+    """Number of scoring processes and their children that are alive after the end."""
     num_executed: int = 0
-    """Answers whose payload ran as a program."""
+    """Number of answers whose payload ran as a program."""
     seconds: float = 0.0
 
 
-def measure(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadline_s: float) -> Tally:
-    """Return what came of scoring the cases; the rewards take turns, each with every pair of family and problem."""
-    tally = Tally()
+def measure(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadline_s: float) -> HostileTally:
+    """Return the results of scoring the cases. The rewards take turns, each with every pair of family and problem."""
+    tally = HostileTally()
     CANARY.unlink(missing_ok=True)
     sessions: set[int] = set()
     start = time.monotonic()
@@ -64,15 +64,15 @@ def measure(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadli
         for index, (problem, text) in enumerate(cases):
             process = processes[index // NUM_PAIRS % len(processes)]
             sessions.add(process.pid)
-            _score(tally, process, problem, text, deadline_s)
+            _score(tally, process, problem, text, deadline_s=deadline_s)
             sessions.add(process.pid)
     tally.seconds = time.monotonic() - start
     tally.num_leaked_processes = _num_alive(sessions)
     return tally
 
 
-def _score(tally: Tally, process: ScoringProcess, problem: Problem, text: str, deadline_s: float) -> None:
-    """Score one text and count what it did."""
+def _score(tally: HostileTally, process: ScoringProcess, problem: Problem, text: str, *, deadline_s: float) -> None:
+    """Score a text and count its effects."""
     before = process.pid
     start = time.monotonic()
     ((score,),) = process.score(problem, [Answer.of_text(0, text)], deadline_s)
@@ -96,15 +96,15 @@ def _described(problem: Problem, text: str, score: Score) -> str:
 
 
 def _num_alive(sessions: set[int]) -> int:
-    """Return how many processes of these sessions are alive; each scoring process leads one, and its children belong to it."""
+    """Return the number of living processes of these sessions. Each scoring process leads a session, which its children join."""
     num_alive = 0
     for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended while we looked, or is another user's
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the process just ended, or is another user's
             num_alive += os.getsid(pid) in sessions
     return num_alive
 
 
-def report(tally: Tally) -> None:
+def report(tally: HostileTally) -> None:
     """Print the table and the JSON line."""
     print(f"\n{'outcome':<14}{'answers':>9}")
     for outcome, count in tally.outcomes.most_common():

@@ -1,4 +1,4 @@
-"""Two hosts made of one machine: network namespaces joined by a pair of virtual interfaces, a Ray node in each."""
+"""Makes two hosts on one machine: network namespaces with a Ray node in each, joined by a pair of virtual interfaces."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ START_DEADLINE_S = 180.0
 
 
 def why_not() -> str:
-    """Return why hosts cannot be made here; empty if they can."""
+    """Return the reason why hosts cannot be made here; empty if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     return "" if shutil.which("ip") else "the command ip (iproute2) is not installed"
@@ -33,11 +33,11 @@ def inside(host: str, command: list[str]) -> list[str]:
 
 @contextmanager
 def network() -> Iterator[None]:
-    """Join the two hosts; they are gone after the context."""
+    """Make and join the two hosts, and remove them after the context."""
     one, two = HOSTS
     with ExitStack() as made:
         for host in HOSTS:
-            subprocess.run(["ip", "netns", "delete", host], stderr=subprocess.DEVNULL, check=False)  # of a run that was killed
+            subprocess.run(["ip", "netns", "delete", host], stderr=subprocess.DEVNULL, check=False)  # left by a killed run
             _ip("netns", "add", host)
             made.callback(_ip, "netns", "delete", host)
         _ip("link", "add", "ovt-a", "netns", one, "type", "veth", "peer", "name", "ovt-b", "netns", two)
@@ -54,7 +54,7 @@ def _ip(*arguments: str) -> None:
 
 @contextmanager
 def ray_nodes(num_cpus: dict[str, int], store_bytes: int, folder: Path) -> Iterator[str]:
-    """Start a Ray node on each host, the head on the first one; give the cluster's address."""
+    """Start a Ray node on each host, with the head on the first host, and yield the cluster's address."""
     head, _ = HOSTS
     address = f"{HOSTS[head]}:{RAY_PORT}"
     ray = str(Path(sys.executable).with_name("ray"))
@@ -89,7 +89,7 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def link_bytes_per_s() -> float:
-    """Return how fast one connection carries a gigabyte from the first host, on which this runs, to the second."""
+    """Return the speed of a connection that carries a gigabyte from the first host, on which this runs, to the second."""
     _, two = HOSTS
     sink = subprocess.Popen(inside(two, [sys.executable, "-m", "benchmarks.hosts"]))
     try:
@@ -106,7 +106,7 @@ def link_bytes_per_s() -> float:
             began = time.monotonic()
             for _ in range(LINK_BYTES // BLOCK):
                 connection.sendall(block)
-            connection.recv(1)  # all has arrived
+            connection.recv(1)  # wait until every byte has arrived
             return LINK_BYTES / (time.monotonic() - began)
     finally:
         sink.kill()
@@ -114,7 +114,7 @@ def link_bytes_per_s() -> float:
 
 
 def _sink() -> None:
-    """Take a gigabyte from one connection, then answer."""
+    """Receive a gigabyte from a connection, then answer."""
     with socket.create_server(("", LINK_PORT)) as server:
         connection, _ = server.accept()
         with connection:

@@ -1,17 +1,17 @@
-"""What packing, and sharing prompts, save the learner: seconds and memory of the same gradient, computed in several ways.
+"""Measures the learner's gain from packing and from shared prompts: seconds and memory of the same gradient, computed in several ways.
 
     python -m benchmarks.learner
 
-Two batches, on one core, in float32. *Skewed*: completions of very different lengths behind prompts with images. *Groups*: 8 completions
-of 300 tokens to one prompt of 1,000, most of them image. Forward and backward of each batch are run through
-- plain: transformers' own model, one sequence a pass, all logits at once, as a loop in plain torch does;
-- padded: rows in the order of the batch, as many as the budget of tokens allows with their padding;
-- sorted: the same sorted by length, the learner's layout `padded`;
-- packed and shared: its layouts `packed` and `shared_prompts`.
-They take turns, and all gradients are compared. Seconds are the processor's, so that other processes count little. Memory is the most
-that a process of its own holds beyond the model while it runs. The model is a Qwen2.5-VL of 4 layers of width 256 whose output layer has
-the share of the parameters that it has at 7B. Tokens are those of all prompts and completions, each completion with its prompt. The last
-line is one JSON object.
+Two batches run on one core, in float32. The batch `skewed` has completions of very different lengths behind prompts with images. The batch
+`groups` has 8 completions of 300 tokens to a prompt of 1,000 tokens, mostly image. Each batch goes forward and backward in these ways:
+- plain: transformers' own model, one sequence per pass, all logits at once, like a loop in plain torch.
+- padded: rows in the order of the batch, up to the budget of tokens with their padding.
+- sorted: the same sorted by length, which is the learner's layout `padded`.
+- packed and shared: the learner's layouts `packed` and `shared_prompts`.
+The ways take turns, and all gradients are compared. Seconds are processor time, so that other processes matter little. Memory is the peak
+of a separate process beyond the model. The model is a Qwen2.5-VL of 4 layers of width 256. Its output layer has the same share of the
+parameters as in the 7B model. The token count covers all prompts and completions, each completion with its prompt. The last line is a JSON
+object.
 """
 
 import io
@@ -42,20 +42,20 @@ from ovt_ray.world import build_tiny_model
 
 ROUNDS = 3
 BUDGET = 4096
-"""Tokens of a pass."""
+"""Upper bound on the tokens of a pass."""
 WIDTH = 256
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Samples behind their rendered prompts, and what each completion token counts in the loss."""
+    """Samples behind their rendered prompts, and the weight of their tokens in the loss."""
 
     name: str
     blocks: Sequence[PromptBlock]
     """Block of each sample."""
     weights: Mapping[int, float]
-    """By sample."""
+    """Weight of each completion token, by sample."""
 
     @property
     def num_tokens(self) -> int:
@@ -64,11 +64,11 @@ class Batch:
 
 
 Way = Callable[[Batch], None]
-"""Adds a batch's gradient to the model's."""
+"""Function that adds a batch's gradient to the model's."""
 
 
 class Ways:
-    """The ways to compute a batch's gradient, on one model."""
+    """The ways to compute a batch's gradient, on the same model."""
 
     def __init__(self, folder: Path) -> None:
         self.packing = load_model(str(folder), "float32", "shared_prompts", None)
@@ -80,7 +80,7 @@ class Ways:
         self.cache = PromptCache(self.prompts, TokenPositions(self.packing))
 
     def all(self) -> dict[str, tuple[Way, nn.Module]]:
-        """Return each way by its name, and the model whose gradient it adds to."""
+        """Return each way by its name, with the model whose gradient it adds to."""
         return {
             "plain": (self.one_by_one, self.plain),
             "padded": (lambda batch: self.passes(_in_order(batch.blocks), batch, "padded"), self.plain),
@@ -90,11 +90,11 @@ class Ways:
         }
 
     def laid_out(self, batch: Batch, layout: Layout) -> None:
-        """Run the passes of one of the learner's layouts."""
+        """Run the passes of a layout of the learner."""
         self.passes(micro_batches(batch.blocks, layout, BUDGET), batch, layout)
 
     def passes(self, passes: Sequence[Sequence[PromptBlock]], batch: Batch, layout: Layout) -> None:
-        """Run some passes as the learner does."""
+        """Run passes as the learner does."""
         scorer = TokenScorer(self.plain if layout == "padded" else self.packing, frozenset(self.prompts.placeholder_ids), 1.0)
         forbidden = frozenset(self.prompts.placeholder_ids)
         for blocks in passes:
@@ -104,7 +104,7 @@ class Ways:
             (logprobs * weights[micro_batch.sequence_index]).sum().backward()
 
     def one_by_one(self, batch: Batch) -> None:
-        """Run transformers' own forward pass on one sequence after the other."""
+        """Run transformers' own forward pass on each sequence in turn."""
         forbidden = torch.tensor(self.prompts.placeholder_ids)
         for block in batch.blocks:
             completion = torch.tensor(block.samples[0].completion_ids)
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def write_model(folder: Path) -> None:
-    """Write a Qwen2.5-VL of the embedded model's kind, wider."""
+    """Write a wider Qwen2.5-VL of the embedded model's kind."""
     build_tiny_model(folder, seed=0)
     config = Qwen2_5_VLConfig.from_pretrained(folder)
     text = config.text_config.to_dict() | {
@@ -156,7 +156,7 @@ def write_model(folder: Path) -> None:
 
 
 def skewed_batch(ways: Ways) -> Batch:
-    """Return 12 problems with pictures of many sizes, 4 completions each, of 8 to 768 tokens: most are short, a few are long."""
+    """Return 12 problems with pictures of many sizes and 4 completions each. Of 8 to 768 tokens, most are short and a few long."""
     generator = np.random.default_rng(0)
     samples = []
     for number in range(12):
@@ -167,7 +167,7 @@ def skewed_batch(ways: Ways) -> Batch:
 
 
 def group_batch(ways: Ways) -> Batch:
-    """Return 8 completions of 300 tokens to one prompt of about 1,000."""
+    """Return 8 completions of 300 tokens to a prompt of about 1,000 tokens."""
     generator = np.random.default_rng(0)
     problem = _problem("group", 31 * 28, 31 * 28)
     return _batch("groups", [_sample(problem, 300, generator) for _ in range(8)], ways, generator)
@@ -192,7 +192,7 @@ def _batch(name: str, samples: Sequence[TrainSample], ways: Ways, generator: np.
 
 
 def _in_order(blocks: Sequence[PromptBlock]) -> list[list[PromptBlock]]:
-    """Return rows in the order of the batch, cut where their padding would pass the budget."""
+    """Return rows in the order of the batch, cut where they would exceed the budget with their padding."""
     passes: list[list[PromptBlock]] = []
     for block in blocks:
         row = [*passes[-1], block] if passes else [block]
@@ -204,7 +204,7 @@ def _in_order(blocks: Sequence[PromptBlock]) -> list[list[PromptBlock]]:
 
 
 def measure(ways: Ways, batch: Batch) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the median seconds, and the memory, of each way; stops if their gradients differ."""
+    """Return the median seconds and the memory of each way. Raises RuntimeError if their gradients differ."""
     known = ways.all()
     gigabytes = {name: _peak_gib(way, batch) for name, (way, _) in known.items()}
     seconds: dict[str, list[float]] = {name: [] for name in known}
@@ -226,7 +226,7 @@ def measure(ways: Ways, batch: Batch) -> tuple[dict[str, float], dict[str, float
 
 
 def _peak_gib(way: Way, batch: Batch) -> float:
-    """Return the most memory that a child of this process takes beyond what it begins with."""
+    """Return the peak memory of a child of this process, beyond its memory at the start."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -247,7 +247,7 @@ def _resident_bytes() -> int:
 
 
 def report(batch: Batch, seconds: Mapping[str, float], gigabytes: Mapping[str, float]) -> None:
-    """Print the table of one batch."""
+    """Print the table of a batch."""
     print(f"\n{batch.name}: {len(batch.blocks)} samples, {batch.num_tokens:,} tokens\n{'way':<10}{'seconds':>9}{'tokens/s':>10}{'GiB':>8}")
     for name, value in seconds.items():
         print(f"{name:<10}{value:>9.2f}{batch.num_tokens / value:>10,.0f}{gigabytes[name]:>8.2f}")

@@ -43,11 +43,11 @@ NUM_STEPS = 12
 WARM_UP = 3
 ONE_CORE_EACH = ["rollout.cpus_per_worker=1", "learner.cpus_per_rank=1"]
 REWARDS = {"": "score_parity", "half_flat_": "score_parity_of_half"}
-"""What answers are scored by, and what stands before the names of its figures."""
+"""Reward of each round, by the prefix of its figures' names."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print both step times, the ratios, and what each process took, for each reward."""
+    """Print both step times, the ratios and each process's processor time, for each reward."""
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(arguments[0] if arguments else scratch)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
-    """Return the figures of steps in turns and of overlapping ones, which are printed as well."""
+    """Print and return the figures of alternating and of overlapping steps."""
     rows: dict[int, list[dict[str, float]]] = {0: [], 1: []}
     overlapping_cpu: dict[str, float] = defaultdict(float)
     with Services(config, str(model)) as services:
@@ -98,7 +98,7 @@ def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str,
 
 
 def cpu_seconds() -> dict[str, float]:
-    """Return the processor time of each process of the job so far, by what it does."""
+    """Return the processor time of the job so far, by kind of process."""
     seconds = defaultdict(float, {"driver": sum(psutil.Process().cpu_times()[:2])})
     for process in psutil.Process().children(recursive=True):
         seconds[kind_of(process)] += sum(process.cpu_times()[:2])
@@ -106,7 +106,7 @@ def cpu_seconds() -> dict[str, float]:
 
 
 def report(turns: list[dict[str, float]], overlapping: list[dict[str, float]], cpu: dict[str, float]) -> dict[str, float]:
-    """Print a table of medians and what each process takes of an overlapping step, and return the figures."""
+    """Print a table of medians and each process's time in an overlapping step, and return the figures."""
 
     def middle(rows: list[dict[str, float]], *names: str) -> float:
         return median(sum(row[name] for name in names) for row in rows)

@@ -1,15 +1,15 @@
-"""Seconds of a GRPO step of ovt_ray's services and of TRL's GRPOTrainer, the two taking turns step by step.
+"""Measures the seconds of a GRPO step of ovt_ray's services and of TRL's GRPOTrainer. The two take turns step by step.
 
     python -m benchmarks.peers [CONFIG] [key=value ...]
 
-Both do the work of the config's first RL stage from the same untrained model, in float32 on the same cores: the same fresh problems with
-their images, as many completions of the same limit (which an untrained model nearly always reaches: the table shows the tokens), one
-optimizer step, no KL, a trivial reward. Seconds are medians of the steps after the first, and so is the speed-up of a pair of steps.
-On a machine that others use, the processor time beside them says more.
+Both do the work of the config's first RL stage from the same untrained model, in float32 on the same cores. They use the same fresh
+problems with images, the same number of completions with the same limit, one optimizer step, no KL and a trivial reward. An untrained model
+nearly always reaches the limit, and the table shows the tokens. Seconds are medians of the steps after the first, and so is the speed-up of
+a pair of steps. On a machine that others use, the processor time is more reliable.
 
-TRL lives in `build/peers`, which is made at the first call: a virtual environment with the extra `peers` of pyproject.toml on top of the
-project's own packages, torch and transformers among them. `docs/log.md` says which of TRL's settings were tried. The last line is
-one JSON object.
+TRL lives in `build/peers`, a virtual environment that the first call makes. It has the extra `peers` of pyproject.toml on top of the
+project's own packages, which include torch and transformers. `docs/log.md` lists the settings of TRL that were tried. The last line is a
+JSON object.
 """
 
 import contextlib
@@ -37,22 +37,22 @@ from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
 
 NUM_STEPS = 6
-"""Pairs of steps that count; one more before them warms up."""
+"""Number of pairs of steps that count, after a warm-up pair."""
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = ROOT / "build" / "peers"
 ROWS_PER_BATCH = 64
-"""Completions in one forward and backward pass of TRL; 32 and 128 do as well, 256 is slower."""
+"""Completions per forward and backward pass of TRL. 32 and 128 are equally fast, and 256 is slower."""
 TRL_PHASES = ("generate", "prepare", "logprobs", "forward", "backward", "rest")
 OVERRIDES = ["reward.parts=[{name: 'benchmarks.trivial_reward:score'}]"]
 
 
 class TrlSteps:
-    """TRL's trainer in a process of its own, which takes one step at a time."""
+    """TRL's trainer in a process of its own, which takes a step at a time."""
 
     def __init__(self, job: Mapping[str, Any], log: Path) -> None:
-        """Start it and wait until it could take its first step; raises RuntimeError with the end of its log if it cannot."""
+        """Start the trainer and wait until it is ready for a step. Raises RuntimeError with the end of its log if it fails."""
         threads = str(job["threads"])
-        # Passive: threads that spin while they wait cost many times what they save where others use the cores.
+        # Passive: where others use the cores, spinning threads cost many times more than they save.
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
         self._log = log
         with log.open("w") as errors:
@@ -79,22 +79,22 @@ class TrlSteps:
 
     def _ask(self, line: str) -> dict[str, float]:
         assert self._process.stdin and self._process.stdout
-        with contextlib.suppress(BrokenPipeError):  # it ended, and gives no answer
+        with contextlib.suppress(BrokenPipeError):  # the process ended, so no answer follows
             print(line, file=self._process.stdin, flush=True)
         for answer in self._process.stdout:
-            if answer.startswith("{"):  # libraries print there too while they are imported
+            if answer.startswith("{"):  # libraries also print to standard output during their import
                 return json.loads(answer)
         raise RuntimeError(f"TRL failed:\n{self._log.read_text()[-2000:]}")
 
 
 def peer_python() -> str:
-    """Return the interpreter of TRL's environment, made if need be."""
+    """Return the interpreter of TRL's environment. Makes the environment if it is missing or outdated."""
     python, done = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".installed"
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["peers"]
     if not done.exists() or done.read_text() != str(wanted):
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
         own = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
-        # As a site folder, not a path: what its own .pth files repair is needed here too.
+        # As a site folder, not a path, so that its .pth files run here and repair torchvision too.
         Path(own, "project.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
         install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "requirements-cpu.lock", *wanted]
         if (installed := subprocess.run(install, capture_output=True, text=True)).returncode:
@@ -104,7 +104,7 @@ def peer_python() -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take the steps in turns, print the tables, and the figures as JSON."""
+    """Alternate the steps of both sides, and print the tables and the figures as JSON."""
     path, overrides = (arguments[0], arguments[1:]) if arguments else ("configs/tiny.yaml", [])
     config = load_config(Path(path), [*OVERRIDES, *overrides])
     section = config.iterations[0].grpo
@@ -141,7 +141,7 @@ def take_turns(config: RunConfig, model: str, problems: Sequence[Problem], log: 
 
 
 def trl_job(config: RunConfig, model: str, problems: Sequence[Problem]) -> dict[str, Any]:
-    """Return what TRL is to do: the same as the config's first RL stage, with the settings that suit TRL best."""
+    """Return TRL's job: the work of the config's first RL stage, with the settings that suit TRL best."""
     section, prompts = config.iterations[0].grpo, Prompts(model, config.model)
     num_rows = section.problems_per_step * section.num_completions
     optimizer = section.optimizer
@@ -181,7 +181,7 @@ def trl_job(config: RunConfig, model: str, problems: Sequence[Problem]) -> dict[
 
 
 def cpu_seconds(pid: int, without: int | None = None) -> float:
-    """Return the processor time so far of a process and of those it started, but for one of them."""
+    """Return the processor time so far of a process and its children, without the child `without`."""
     process = psutil.Process(pid)
     seconds = 0.0
     for member in [process, *process.children(recursive=True)]:
@@ -191,7 +191,7 @@ def cpu_seconds(pid: int, without: int | None = None) -> float:
 
 
 def trl_phases(figures: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds of TRL's phases, which add up to the step. Its trainer generates within its first training step."""
+    """Return the seconds of TRL's phases, whose sum is the step. TRL's trainer generates within its first training step."""
     rollout, training = figures["rollout"], figures["training"]
     logprobs, forward = figures.get("logprobs", 0.0), figures["forward"]
     return {

@@ -1,12 +1,12 @@
-"""What verifying an answer costs, against math-verify and MathRuler called directly, and what the service adds to it.
+"""Measures the cost of verifying an answer, against math-verify and MathRuler called directly, and the overhead of the service.
 
     python -m benchmarks.reward
 
-The answers are those of the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one
-core, in turns, block by block. The share that each judges right is printed as well. The judged set holds as many near misses in LaTeX as
-numbers, and benchmarks do not. So answers per second are those of a mixture with the shares of kinds in four benchmarks (`SHARES`), and are
-also printed by kind. math-verify keeps its own time limits, as its users run it. The service then scores the same 1,000 completions as the
-bare function. The last line is one JSON object.
+The answers are the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one core. They
+take turns, block by block. The table also shows the share that each judges right. The judged set has far more near misses in LaTeX than
+benchmarks have. Answers per second are therefore of a mixture with the shares of kinds in four benchmarks (`SHARES`), and are also printed
+by kind. Like its users, the benchmark keeps the time limits of math-verify. The service then scores the same 1,000 completions as the bare
+function. The last line is a JSON object.
 """
 
 import json
@@ -28,30 +28,30 @@ from reward.service.scoring import ScoringPool
 from tests.reward.verifier.test_judged import FILES, Case, read_cases
 
 BLOCK = 100
-"""Answers that one verifier scores before the next one has its turn."""
+"""Number of answers that a verifier scores before the next verifier's turn."""
 BATCH = 1000
 DEADLINE_S = 5.0
 MEMORY_GB = 4.0
 
 SHARES = {"number": 0.39, "choice": 0.31, "yesno": 0.26, "latex": 0.03, "text": 0.007, "list": 0.003}
-"""Kinds of answers in MathVista (testmini), MathVision, TabMWP (test) and HallusionBench, each benchmark counting a quarter."""
+"""Shares of the kinds of answers in MathVista (testmini), MathVision, TabMWP (test) and HallusionBench, each with a weight of a quarter."""
 
 Verifier = Callable[[Case], bool]
-"""Says whether an answer is right."""
+"""Function that returns whether an answer is right."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Timing:
-    """What one verifier took for each answer, and how often it agreed with the judges."""
+class VerifierTiming:
+    """The time of a verifier for each answer, and its agreement with the judges."""
 
     milliseconds: list[float] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
-    """Of the problems, in the same order."""
+    """Kinds of the problems, in the same order."""
     num_right: int = 0
     num_false_accepts: int = 0
 
     def add(self, verifier: Verifier, case: Case) -> None:
-        """Time one answer."""
+        """Time an answer."""
         start = time.perf_counter()
         accepted = verifier(case)
         self.milliseconds.append(1000 * (time.perf_counter() - start))
@@ -66,12 +66,12 @@ class Timing:
 
     @property
     def per_s(self) -> float:
-        """Answers per second on one core, of the benchmarks' mixture."""
+        """Answers per second on one core, for the benchmarks' mixture."""
         return 1000 / sum(share * self.mean_ms(kind) for kind, share in SHARES.items())
 
     @property
     def p99_ms(self) -> float:
-        """Latency that one answer in a hundred exceeds."""
+        """99 % quantile of the latency."""
         return quantiles(self.milliseconds, n=100)[98]
 
 
@@ -99,12 +99,12 @@ def main() -> None:
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
-def measure_verifiers(cases: Sequence[Case]) -> dict[str, Timing]:
+def measure_verifiers(cases: Sequence[Case]) -> dict[str, VerifierTiming]:
     """Return each verifier's timing over all cases."""
     verifiers: dict[str, Verifier] = {"ovt_ray": by_ovt_ray, "math-verify": by_math_verify(), "MathRuler": by_mathruler()}
-    timings = {name: Timing() for name in verifiers}
+    timings = {name: VerifierTiming() for name in verifiers}
     for verifier in verifiers.values():
-        verifier(warm_up(cases))  # imports and the caches of parsers are not an answer's
+        verifier(warm_up(cases))  # so that no answer's time includes imports and the caches of parsers
     for begin in range(0, len(cases), BLOCK):
         for name, verifier in verifiers.items():
             for case in cases[begin : begin + BLOCK]:
@@ -136,7 +136,7 @@ def by_math_verify() -> Verifier:
 
 
 def by_mathruler() -> Verifier:
-    """Return MathRuler's grader, on what stands in the box where there is one."""
+    """Return MathRuler's grader, applied to the content of the box if there is a box."""
     from mathruler.grader import extract_boxed_content, grade_answer
 
     def accepts(case: Case) -> bool:
@@ -148,12 +148,12 @@ def by_mathruler() -> Verifier:
 
 
 def text_of(case: Case) -> str:
-    """Return what the other verifiers are given: the extracted answer, or the whole response."""
+    """Return the input of the other verifiers: the extracted answer, or the whole response."""
     return case.answer if case.answer is not None else case.response or ""
 
 
 def measure_service(cases: Sequence[Case]) -> dict[str, float]:
-    """Return the seconds that 1,000 completions take by the bare function, in one scoring process, and through Ray."""
+    """Return the seconds of 1,000 completions by the bare function, in a scoring process, and through Ray."""
     seconds = {}
     start = time.perf_counter()
     for case in cases:
@@ -175,7 +175,7 @@ def measure_service(cases: Sequence[Case]) -> dict[str, float]:
 
 
 def time_twice(submit: Callable[[], list], collect: Callable) -> float:
-    """Return the seconds of the second round: in the first, the processes import what they need."""
+    """Return the seconds of the second round. The first round includes the processes' imports."""
     for _ in range(2):
         start = time.perf_counter()
         for pending in submit():
@@ -183,8 +183,8 @@ def time_twice(submit: Callable[[], list], collect: Callable) -> float:
     return time.perf_counter() - start
 
 
-def report_verifiers(timings: dict[str, Timing]) -> None:
-    """Print one line per verifier."""
+def report_verifiers(timings: dict[str, VerifierTiming]) -> None:
+    """Print a line per verifier."""
     print(f"\n{'verifier':<14}{'answers/s':>10}{'median ms':>11}{'p99 ms':>9}{'right':>9}{'false accepts':>15}")
     for name, timing in timings.items():
         num = len(timing.milliseconds)
@@ -196,7 +196,7 @@ def report_verifiers(timings: dict[str, Timing]) -> None:
 
 
 def report_service(seconds: dict[str, float]) -> None:
-    """Print one line per way of scoring the same completions."""
+    """Print a line per way of scoring the same completions."""
     print(f"\n{BATCH:,} completions, one by one")
     for name, value in seconds.items():
         print(f"{name:<18}{value:>8.3f} s")

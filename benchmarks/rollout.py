@@ -35,7 +35,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from actors.placed import EngineLauncher, engine_environment
 from actors.pool import RolloutPool
-from benchmarks.bare_vllm import BareEngine, Timing
+from benchmarks.bare_vllm import BareEngine, EngineTiming
 from learner.weights import on_the_wire
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.types import AnswerKind, Problem, Sampling
@@ -46,7 +46,7 @@ from ovt_ray.world import build_tiny_model, world_problems
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model and how much it is asked."""
+    """A model, and the amount of its work."""
 
     name: str
     width: int
@@ -55,7 +55,7 @@ class Shape:
     num_completions: int
     max_tokens: int
     num_rounds: int
-    """One more before them warms up."""
+    """Number of rounds that count, after a warm-up round."""
 
 
 SHAPES = (
@@ -65,9 +65,9 @@ SHAPES = (
 WAYS = ("bare", "pool", "separate")
 NUM_IMAGES = 16
 IMAGE_SIDE = 1024
-"""Pixels; the model is shown no more than `ModelConfig.max_pixels`."""
+"""Side in pixels. The model sees images scaled down to `ModelConfig.max_pixels`."""
 NUM_IMAGE_ROUNDS = 5
-"""The first warms up."""
+"""Number of rounds with the warm-up round."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -101,14 +101,14 @@ def write_model(folder: Path, shape: Shape) -> None:
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
 
 
-def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[Timing]]:
-    """Return the timings of each way, round by round, without the first."""
+def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_threads: int) -> dict[str, list[EngineTiming]]:
+    """Return the timings of each way, round by round, without the first round."""
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
     environment = engine_environment(num_threads)
     bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
     pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
-    timings: dict[str, list[Timing]] = {way: [] for way in WAYS}
+    timings: dict[str, list[EngineTiming]] = {way: [] for way in WAYS}
     left = list(problems)
     for number in range(shape.num_rounds + 1):
         several = Sampling(num_completions=shape.num_completions, temperature=1.0, max_tokens=shape.max_tokens, seed=number)
@@ -132,9 +132,9 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
 
 
 def show_images(folder: Path, num_threads: int) -> dict[str, float]:
-    """Print and return what an image takes that is new, and one that was seen before the weights changed.
+    """Print and return the time for a new image, and for an image that was seen before the weights changed.
 
-    New weights make an engine forget all but the pixels. Eight completions of one token are generated for each image.
+    New weights make an engine forget everything except the pixels. Each image gets eight completions of one token.
     """
     build_tiny_model(folder / "model", seed=0)
     tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
@@ -144,7 +144,7 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
     sampling = Sampling(num_completions=8, temperature=1.0, max_tokens=1, seed=0)
-    timings: dict[str, list[Timing]] = {"first": [], "again": []}
+    timings: dict[str, list[EngineTiming]] = {"first": [], "again": []}
     for number in range(NUM_IMAGE_ROUNDS):
         problems = [noise_problem(folder, f"{number}.{index}") for index in range(NUM_IMAGES)]
         for turn, rounds in enumerate(timings.values()):
@@ -174,12 +174,12 @@ def close(bare: ActorHandle, pool: RolloutPool) -> None:
     ray.kill(bare)
 
 
-def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> Timing:
+def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> EngineTiming:
     """Return how long the pool took; its processes are the driver's, the worker's and the engine's."""
     processes = [psutil.Process(), *(member for pid in pool.crew.process_ids() for member in _family(pid))]
     cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
     groups = list(pool.generate(problems, sampling))
-    return Timing(
+    return EngineTiming(
         seconds=time.monotonic() - began,
         cpu_seconds=sum(map(_cpu_seconds, processes)) - cpu_began,
         num_tokens=sum(len(completion.token_ids) for group in groups for completion in group.completions),
@@ -194,7 +194,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return sum(process.cpu_times()[:2])
 
 
-def report(shape: Shape, timings: dict[str, list[Timing]]) -> dict[str, float]:
+def report(shape: Shape, timings: dict[str, list[EngineTiming]]) -> dict[str, float]:
     """Print a shape's table and return its figures."""
     print(f"\n{shape.name}: {shape.num_problems} problems x {shape.num_completions}, at most {shape.max_tokens} tokens")
     print(f"{'way':<10}{'seconds':>9}{'tokens/s':>10}{'cpu us/token':>14}")

@@ -43,7 +43,7 @@ from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 from ovt_ray.core.types import AnswerKind, Outcome, Problem, Sampling, Score
 from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
-from ovt_ray.data.stream import ItemStream, Part
+from ovt_ray.data.stream import ItemStream, MixturePart
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.samples import staleness
 from ovt_ray.rl.scored_rollouts import ScoredRollouts, Scores
@@ -57,12 +57,12 @@ OFFERED_PER_S = 800
 MEAN_TOKENS = 100
 NUM_COMPLETIONS = 8
 SLOTS = {1: 256, 16: 64, 256: 8, 1024: 4}
-"""Completions at a time of each engine, by the number of workers."""
+"""Number of simultaneous completions of each engine, by the number of workers."""
 ROUNDS_PER_STEP = 6
-"""Completions of a step over all slots: while the longest ends, the slots go through four rounds of the next step."""
+"""Completions of a step per slot. While the longest completion ends, the slots go through four rounds of the next step."""
 MIN_WINDOW_S = 15.0
 LEARN_S = 0.5
-"""The learner is a pause."""
+"""Length of the pause that stands for the learner."""
 NUM_HOSTS = 2
 REAL_WORKERS = 16
 RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
@@ -70,7 +70,7 @@ RIGHT = Score(value=1.0, outcome=Outcome.CORRECT, extracted="1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What was measured of one size."""
+    """The measurements of a size."""
 
     driver_us_per_completion: float
     collector_us_per_completion: float
@@ -81,7 +81,7 @@ class Figures:
 
 
 class NoReward(RewardPool):
-    """Takes what a reward pool takes, counts it and finds nothing wrong."""
+    """Stands for a reward pool: counts the answers and finds all of them right."""
 
     def __init__(self) -> None:
         self.num_received = 0
@@ -99,12 +99,12 @@ class NoReward(RewardPool):
         return True
 
     def collect(self, scores: Scores) -> tuple[Score, ...]:
-        """Return the same score for all."""
+        """Return the same score for all answers."""
         return (RIGHT,) * cast(int, scores)
 
 
 class NoWeights:
-    """A transport of versions that have no tensor."""
+    """A transport of versions without tensors."""
 
     def begin_stage(self) -> None:
         """Do nothing."""
@@ -115,7 +115,7 @@ class NoWeights:
 
 
 class NoLearner(LearnerGroup):
-    """A learner that learns nothing and publishes it."""
+    """Stands for a learner: publishes versions without learning."""
 
     def __init__(self) -> None:
         self._publisher = Publisher(NoWeights())
@@ -137,8 +137,8 @@ class Meter:
         self._collectors: list[psutil.Process] = []
 
     def read(self) -> tuple[float, float, float, float]:
-        """Return seconds: of the clock, of the driver's processor time, of the collectors', and those in which slots were busy."""
-        if not self._collectors:  # at the end of a step they run for sure
+        """Return seconds: of the clock, of the driver's processor time, of the collectors' processor time, and of busy slots."""
+        if not self._collectors:  # found at the end of a step, when they surely run
             children = psutil.Process().children(recursive=True)
             self._collectors = [process for process in children if "Collector" in " ".join(process.cmdline())]
         collectors = sum(sum(process.cpu_times()[:2]) for process in self._collectors)
@@ -146,7 +146,7 @@ class Meter:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a row for each size, what Ray's own calls take, and the figures as JSON."""
+    """Print a row for each size, the cost of Ray's own calls, and the figures as JSON."""
     sizes = [int(argument) for argument in arguments] or list(SLOTS)
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init("local", num_cpus=REAL_WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -168,7 +168,7 @@ def settings(num_workers: int) -> RolloutConfig:
 
 
 def speed(num_workers: int) -> Speed:
-    """Return how fast engines are that make OFFERED_PER_S completions a second together."""
+    """Return the speed of engines that generate OFFERED_PER_S completions a second together."""
     num_slots = num_workers * SLOTS[num_workers]
     return Speed(num_slots=SLOTS[num_workers], mean_tokens=MEAN_TOKENS, token_s=num_slots / OFFERED_PER_S / MEAN_TOKENS)
 
@@ -218,7 +218,7 @@ def measure(pool: RolloutPool, meter: Meter, num_slots: int) -> Figures:
 
 
 def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
-    """Return a stage of steps of so many problems, one ahead."""
+    """Return a stage of steps with the given number of problems, with a `max_staleness` of 1."""
     section = GrpoConfig(
         num_steps=num_steps,
         problems_per_step=num_problems,
@@ -232,7 +232,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
     ]
     return GrpoStage(
         section=section,
-        problems=ItemStream([Part(name="", items=problems)], 0),
+        problems=ItemStream([MixturePart(name="", items=problems)], 0),
         traces=(),
         max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS,
         seed=0,
@@ -242,7 +242,7 @@ def stage_of(num_steps: int, num_problems: int) -> GrpoStage:
 
 
 def bare_us_per_message() -> float:
-    """Return the processor time that reading streams of real workers takes, by Ray's calls alone."""
+    """Return the processor time of reading streams of real workers by Ray's calls alone."""
     num_completions = 200
     its_speed = Speed(num_slots=1, mean_tokens=MEAN_TOKENS, token_s=REAL_WORKERS / OFFERED_PER_S / MEAN_TOKENS)
     actors = [ray.remote(num_cpus=0)(SimulatedWorker).remote(its_speed) for _ in range(REAL_WORKERS)]

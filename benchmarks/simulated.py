@@ -1,4 +1,4 @@
-"""Rollout workers without an engine: each completion takes a drawn, long-tailed time. Many of them run in one process.
+"""Rollout workers without an engine. Each completion takes a random, long-tailed time, and many workers run in a process.
 
 `SimulatedWorker` is a `RolloutWorker` without the engine, so that calls, streams and messages are the real ones.
 """
@@ -23,11 +23,11 @@ from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
 from ovt_ray.core.weights.version import Weights
 
 SIGMA = 1.0
-"""Of the logarithm of an answer's length."""
+"""Standard deviation of the logarithm of an answer's length."""
 LONGEST_OVER_MEAN = 4
-"""Longer answers, 3.6 % of all, are cut."""
+"""Upper bound on an answer's length over the mean length. Longer answers, 3.6 % of all, are cut."""
 MEDIAN_OVER_MEAN = 0.66166
-"""Follows from the two."""
+"""Median of the uncut length over the mean length, which follows from the two."""
 PROMPT_IDS = tuple(range(1000, 1024))
 LONGEST = 4096
 TOKEN_IDS = tuple(range(1000, 1000 + LONGEST))
@@ -37,18 +37,18 @@ TEXT = "word " * LONGEST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast simulated engines are."""
+    """The speed of simulated engines."""
 
     num_slots: int
-    """Completions that one engine generates at a time; more wait for their turn."""
+    """Number of completions that an engine generates at the same time. Further completions wait."""
     mean_tokens: float
-    """Of a completion."""
+    """Mean token count of a completion."""
     token_s: float
-    """Time that each token of a completion takes."""
+    """Seconds per token of a completion."""
 
 
 class SimulatedWorker(RolloutWorker):
-    """A worker whose engine has so many slots, in each of which a completion takes its time."""
+    """A worker whose simulated engine has a number of slots, each for a completion at a time."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
@@ -56,7 +56,7 @@ class SimulatedWorker(RolloutWorker):
         self._version = 0
         self._ended_s = 0.0
         self._begun: dict[object, float] = {}
-        """When what is in a slot was begun."""
+        """Start of the completion in each busy slot."""
         self._num_calls = 0
         self._is_loading = False
         self._spans = SpanLog()
@@ -66,7 +66,7 @@ class SimulatedWorker(RolloutWorker):
         return os.getpid()
 
     async def load_weights(self, weights: Weights) -> int:
-        """Return the version, which completions begun from now on are said to be of."""
+        """Return the version, which is the version of all completions that begin from now on."""
         self._version = weights.version
         return weights.version
 
@@ -78,7 +78,7 @@ class SimulatedWorker(RolloutWorker):
         """Do nothing: there is no engine."""
 
     async def busy_s(self) -> float:
-        """Return the time that all slots together have spent on completions."""
+        """Return the sum over all slots of the time spent on completions."""
         now = time.monotonic()
         return self._ended_s + sum(now - began for began in self._begun.values())
 
@@ -104,13 +104,13 @@ class SimulatedWorker(RolloutWorker):
         ended.put_nowait(Ended(problem_id=problem.id, prompt_ids=PROMPT_IDS, index=index, completion=completion))
 
     def _length(self, problem: Problem, sampling: Sampling, index: int) -> int:
-        """Return the tokens of a completion, which follow from the seed."""
+        """Return the token count of a completion, which depends only on the seed, the problem and the index."""
         draw = random.Random(completion_seed(sampling.seed, problem.id) + index)
         return round(MEDIAN_OVER_MEAN * self._speed.mean_tokens * draw.lognormvariate(0, SIGMA))
 
 
 class Host:
-    """A process of simulated workers, which are made as they are called."""
+    """A process of simulated workers, which are made at their first call."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
@@ -122,22 +122,22 @@ class Host:
         return self._workers[number]
 
     async def call(self, number: int, verb: str, *arguments: Any) -> Any:
-        """Return what one of the workers answers to a call."""
+        """Return a worker's answer to a call."""
         return await getattr(self._worker(number), verb)(*arguments)
 
     async def generate(self, number: int, problems: Sequence[Problem], sampling: Sampling) -> AsyncIterator[list[Ended]]:
-        """Yield what one of the workers does."""
+        """Yield the completions of a worker."""
         async for part in self._worker(number).generate(problems, sampling):
             yield part
 
     async def busy_s(self) -> float:
-        """Return the time that the slots of all workers together were busy."""
+        """Return the sum over all workers' slots of their busy time."""
         return sum([await worker.busy_s() for worker in self._workers.values()])
 
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """A remote method of one of a host's workers."""
+    """A remote method of a host's worker."""
 
     method: Any
     leading: tuple[Any, ...]
@@ -148,7 +148,7 @@ class _Method:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hosted:
-    """What stands for the actor of a simulated worker."""
+    """Stands for the actor of a simulated worker."""
 
     host: ActorHandle
     number: int
@@ -180,12 +180,12 @@ class Hosted:
 
 @dataclass(frozen=True, slots=True)
 class HostedWorker:
-    """A simulated worker, which shares its process and so cannot be ended alone."""
+    """A simulated worker, which shares its process and thus cannot be ended alone."""
 
     actor: Hosted
 
     def end(self) -> None:
-        """Leave it: it is not called again."""
+        """Do nothing: the worker is not called again."""
 
 
 class HostedLauncher:

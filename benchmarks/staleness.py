@@ -1,4 +1,4 @@
-"""Whether learning from stale answers learns as well: one GRPO stage from the same SFT model with `max_staleness` 0, 1 and 4.
+"""Measures the effect of stale answers: a GRPO stage from the same SFT model with `max_staleness` 0, 1 and 4.
 
     python -m benchmarks.staleness [SEED ...]
 
@@ -38,20 +38,20 @@ from ovt_ray.stages.session import Session
 from ovt_ray.stages.sft import run_sft
 
 STALENESS = (0, 0, 1, 4)
-"""0 twice, for the comparison of weights."""
+"""Values of `max_staleness`, with 0 twice to compare the weights."""
 FIGURES = ("staleness", "kl_rollout", "ratio_p01", "ratio_p99", "effective_share", "entropy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one GRPO stage came to."""
+class StalenessOutcome:
+    """The outcome of a GRPO stage."""
 
     seed: int
     max_staleness: int
     sft_accuracy: float
     result: StageResult
     figures: dict[str, float]
-    """Means over the steps."""
+    """Mean of each figure over the steps."""
     weights: str
     """SHA-256 of the model's weights."""
 
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
     report(outcomes)
 
 
-def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
-    """Return what comes of one seed's SFT model with each staleness; services are started once."""
+def outcomes_of(seed: int, runs: Path) -> list[StalenessOutcome]:
+    """Return the outcomes of a seed's SFT model with each staleness. Services are started once."""
     config = load_config(Path("configs/tiny.yaml"), [f"seed={seed}", f"name=sft{seed}", f"runs_dir={runs}"])
     turn = config.iterations[0]
     assert turn.distil and turn.sft, "configs/tiny.yaml begins with traces"
@@ -86,14 +86,14 @@ def outcomes_of(seed: int, runs: Path) -> list[Outcome]:
         return outcomes
 
 
-def grpo_outcome(config: RunConfig, tasks: Tasks, first: Session, *, model: str, traces: Path) -> Outcome:
+def grpo_outcome(config: RunConfig, tasks: Tasks, first: Session, *, model: str, traces: Path) -> StalenessOutcome:
     """Return what the GRPO stage of a config comes to, run on the services of another run's session."""
     with RunFolder(config) as folder:
         session = Session(config, folder, tasks, first_model(config, folder))
         session.services = first.services
         trained = Path(run_grpo(session, 1, config.iterations[0].grpo, model=model, traces=traces))
         rows = [row.values for row in read_metrics(folder.path)]
-        return Outcome(
+        return StalenessOutcome(
             seed=config.seed,
             max_staleness=config.iterations[0].grpo.max_staleness,
             sft_accuracy=0.0,
@@ -103,7 +103,7 @@ def grpo_outcome(config: RunConfig, tasks: Tasks, first: Session, *, model: str,
         )
 
 
-def report(outcomes: Sequence[Outcome]) -> None:
+def report(outcomes: Sequence[StalenessOutcome]) -> None:
     """Print the table and the JSON object."""
     print(f"\n{'max_staleness':>13} {'accuracy by seed':<28} {'all seeds (95 %)':<24}" + "".join(f"{name:>17}" for name in FIGURES))
     for max_staleness in dict.fromkeys(STALENESS):
@@ -124,7 +124,7 @@ def report(outcomes: Sequence[Outcome]) -> None:
     print(json.dumps({"same_weights_twice": same, "stages": [asdict(outcome) for outcome in outcomes]}))
 
 
-def seeds_of(outcomes: Sequence[Outcome]) -> list[int]:
+def seeds_of(outcomes: Sequence[StalenessOutcome]) -> list[int]:
     """Return the seeds in their order."""
     return list(dict.fromkeys(outcome.seed for outcome in outcomes))
 

@@ -108,12 +108,12 @@ def stage_of(config: RunConfig, problems: Sequence[Problem], folder: Path) -> Gr
 
 
 def num_completion_tokens(groups: Sequence[ScoredGroup]) -> int:
-    """Return how many tokens all completions have together."""
+    """Return the token count of all completions together."""
     return sum(len(completion.token_ids) for scored in groups for completion in scored.group.completions)
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """Return the largest resident size so far of this process and of each process of the services."""
+    """Return the peak resident size so far of this process and of each process of the services."""
     peaks = {"driver": _peak_mb(psutil.Process())}
     for process in psutil.Process().children(recursive=True):
         if (kind := kind_of(process)) not in RAYS_OWN:

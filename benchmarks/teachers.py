@@ -1,9 +1,9 @@
-"""How good the embedded world's tiny teachers are, on pictures that neither was trained on.
+"""Measures the embedded world's tiny teachers on pictures that neither was trained on.
 
     python -m benchmarks.teachers [key=value ...]
 
-The captioner's captions beside what the pictures hold, and the statistics of the reasoner's chains over them. The last line is one JSON
-object.
+Compares the captioner's captions with the pictures' contents, and prints statistics of the reasoner's chains over them. The last line is a
+JSON object.
 """
 
 import json
@@ -55,7 +55,7 @@ def measure(config: RunConfig, reward: RewardPool, folder: Path) -> dict[str, fl
 
 
 def chain_figures(chains: Sequence[Chains]) -> dict[str, float]:
-    """Return the statistics of chains: what they are, how often they are right, and what the shortest correct one of each problem is."""
+    """Return the statistics of chains: their kinds, their accuracy, and the kind of the shortest correct chain of each problem."""
     rows = [(one.problem, text, score.outcome) for one in chains for text, score in zip(one.responses, one.scores, strict=True)]
     several = [row for row in rows if row[0].source in SEVERAL_STEPS]
     guesses = [row for row in several if row[1].startswith(SHORT_CUT)]
@@ -76,7 +76,7 @@ def chain_figures(chains: Sequence[Chains]) -> dict[str, float]:
 
 
 def shortest_correct(chains: Chains) -> str | None:
-    """Return the correct response of the fewest words, None if there is none."""
+    """Return the correct response with the fewest words; None if no response is correct."""
     correct = [text for text, score in zip(chains.responses, chains.scores, strict=True) if score.outcome is Outcome.CORRECT]
     return min(correct, key=lambda text: len(text.split()), default=None)
 

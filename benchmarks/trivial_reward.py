@@ -1,4 +1,4 @@
-"""A reward that costs nothing, for benchmarks of everything else."""
+"""Rewards that cost nothing, for benchmarks of everything else."""
 
 import zlib
 

@@ -1,6 +1,6 @@
 """TRL's side of `benchmarks.peers`, in an environment of its own: a JSON line of figures for each step.
 
-Standard input gives the job as one JSON line, and then a line for each step that may be taken, so that the two sides take turns.
+Standard input gives the job as a JSON line, and then a line as permission for each step, so that the two sides take turns.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from trl import GRPOConfig, GRPOTrainer
 
 
 class TimedTrainer(GRPOTrainer):
-    """TRL's trainer, which adds up the seconds of its phases, some within others, and counts its tokens.
+    """TRL's trainer with a sum of seconds for each phase, some within others, and a count of its tokens.
 
-    TRL has such figures too, but hands them to a tracking service alone.
+    TRL has such figures too, but reports them only to a tracking service.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -56,7 +56,7 @@ class TimedTrainer(GRPOTrainer):
 
 
 class Turns(TrainerCallback):
-    """Reports each step and waits for leave to take the next one."""
+    """Reports each step and waits for permission to take the next step."""
 
     def __init__(self, figures: Counter[str]) -> None:
         self._figures = figures
@@ -83,7 +83,7 @@ def trivial_reward(completions: list[Any], **columns: Any) -> list[float]:
 
 
 def main() -> None:
-    """Train as the job says."""
+    """Train with the job's settings."""
     job = json.loads(sys.stdin.readline())
     torch.set_num_threads(job["threads"])
     model = AutoModelForImageTextToText.from_pretrained(job["model"], dtype=torch.float32)
@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimedTrainer(model, trivial_reward, args=GRPOConfig(output_dir=folder, **job["settings"]), train_dataset=dataset)
         trainer.add_callback(Turns(trainer.figures))
-        with contextlib.redirect_stdout(sys.stderr):  # figures have standard output to themselves
+        with contextlib.redirect_stdout(sys.stderr):  # only figures go to standard output
             trainer.train()
 
 

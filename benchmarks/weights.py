@@ -1,4 +1,4 @@
-"""What a hand-over of weights takes: from the end of an update to every engine serving the new version, against one memcpy.
+"""Measures a hand-over of weights against a memcpy, from the end of an update until every engine serves the new version.
 
     python -m benchmarks.weights [NUM_READERS ...]
 
@@ -54,13 +54,13 @@ from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
-"""Rounds in which the object store's pages are touched for the first time."""
+"""Number of rounds in which the object store's pages are touched for the first time."""
 NUM_ROUNDS = 9
 NUM_ROUNDS_BETWEEN_HOSTS = 5
 STORE_VERSIONS = 4
-"""Versions that the object store has room for: one is served, one is made, and the store is freed a little later."""
+"""Number of versions that fit in the object store: one is served, one is made, and the store is freed a little later."""
 FREED_S = 1.5
-"""Time between two rounds: Ray takes back what nobody holds once a second, and what is put into its store sooner goes to pages that the
+"""Seconds between two rounds. Ray frees unreferenced objects once a second. An object that is stored sooner goes to new pages, which the
 kernel has to clear."""
 ENGINE_BYTES_PER_BYTE = 1.5
 ENGINE_BYTES = 2**30
@@ -69,11 +69,11 @@ LORA = LoraConfig(rank=16, alpha=32)
 BETWEEN_HOSTS = "between-hosts"
 """First argument of the run on the first of two hosts."""
 PACKING = "packing"
-"""First argument of the run that packs matrices and does nothing else."""
+"""First argument of the run that only packs matrices."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a line a round, tables, and the figures as JSON."""
+    """Print a line per round, tables, and the figures as JSON."""
     if arguments[:1] == [BETWEEN_HOSTS]:
         between_hosts(Path(arguments[1]), int(arguments[2]))
         return
@@ -111,7 +111,7 @@ def lack_of_memory(num_bytes: int, num_readers: int) -> str:
 
 
 def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerConfig) -> dict[str, float]:
-    """Return the figures of one learner and so many engines on this machine."""
+    """Return the figures of a learner and `num_readers` engines on this machine."""
     say(f"{num_readers} readers, {config.weight_transport}{', LoRA' if config.lora else ''}: starting")
     num_cores = os.cpu_count() or 1
     threads = max(1, num_cores // num_readers)
@@ -135,7 +135,7 @@ def measure_node(model: Path, num_bytes: int, num_readers: int, config: LearnerC
 
 @contextmanager
 def started_ray(**options: object) -> Iterator[None]:
-    """Run a Ray cluster of its own, or join the one named by RAY_ADDRESS."""
+    """Run a new Ray cluster, or join the cluster of RAY_ADDRESS."""
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", **options)
     try:
         yield
@@ -144,14 +144,14 @@ def started_ray(**options: object) -> Iterator[None]:
 
 
 def publisher_of(model: Path, config: LearnerConfig) -> Publisher:
-    """Return a learner of one rank that only publishes."""
+    """Return a learner with a single rank that only publishes."""
     actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(PublishingRank).remote(str(model), config)
     ray.get(actor.__ray_ready__.remote())
     return Publisher(transport_of(config, Ranks([actor], None, config.deadline_s)))
 
 
 class PublishingRank(RankActor):
-    """A rank that holds the model and nothing else."""
+    """A rank that holds only the model."""
 
     def __init__(self, model_path: str, config: LearnerConfig) -> None:
         super().__init__(config, ModelConfig(path=model_path), seed=0)
@@ -168,12 +168,12 @@ class PublishingRank(RankActor):
 
 
 def is_checked_version(version: int) -> bool:
-    """Return whether the learner checks it."""
+    """Return whether the learner computes checksums of this version."""
     return version % CHECKSUM_EVERY == 1
 
 
 def services(model: Path, num_readers: int, threads: int, config: LearnerConfig) -> tuple[RolloutPool, Publisher]:
-    """Return engines and a learner that are ready; the engines are placed first."""
+    """Return ready engines and a ready learner. The engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
@@ -184,7 +184,7 @@ def services(model: Path, num_readers: int, threads: int, config: LearnerConfig)
 
 
 def hand_over_rounds(pool: RolloutPool, learner: Publisher, num_bytes: int, num_rounds: int) -> dict[str, float]:
-    """Return medians over the rounds after the warm-up, and of rounds that are checked byte by byte."""
+    """Return medians over the rounds after the warm-up, and the times of rounds with a check of every byte."""
     copy = memcpy_of(num_bytes)
     rows: list[dict[str, float]] = []
     checked: list[float] = []
@@ -212,7 +212,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Publisher, num_bytes: int, num_
 
 
 def num_bytes_of(published: PublishedVersion, num_bytes: int) -> int:
-    """Return the bytes that a version brings to an engine that serves the one before; a broadcast brings all."""
+    """Return the bytes that a version brings to an engine with the previous version. A broadcast brings all bytes."""
     if not isinstance(published, StoredVersion):
         return num_bytes
     weights = published.weights
@@ -239,14 +239,14 @@ def memcpy_of(num_bytes: int) -> Callable[[], None]:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Return how long an action takes."""
+    """Return the seconds of an action."""
     began = time.monotonic()
     action()
     return time.monotonic() - began
 
 
 def memory_by_process() -> dict[str, int]:
-    """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
+    """Return the bytes of Ray's processes and engines: the private memory of each kind, and the shared memory of all (`store`)."""
     kinds = {"publishing rank": "learner", "rollout worker": "workers", "engine": "engines"}
     sums = dict.fromkeys([*kinds.values(), "store"], 0)
     for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
@@ -261,7 +261,7 @@ def memory_by_process() -> dict[str, int]:
 
 
 def packing_s(model: Path) -> float:
-    """Return how long it takes to pack the model's matrices, as an engine of this process's threads does, and nothing else."""
+    """Return the seconds to pack the model's matrices, as an engine with this process's threads does."""
     from vllm._custom_ops import create_onednn_mm
 
     matrices = [tensor.clone() for tensor in load_file(model / "model.safetensors").values() if tensor.ndim == 2]
@@ -294,16 +294,16 @@ class PeakMemory:
         self._thread.join()
 
     def over(self, before: dict[str, int]) -> dict[str, int]:
-        """Return by how much each peak, and that of the sum (`total`), is above the memory before."""
+        """Return the increase of each peak, and of the sum's peak (`total`), over the memory before."""
         extra = {name: max(sample[name] for sample in self._peaks) - before[name] for name in before}
         return extra | {"total": max(sum(sample.values()) for sample in self._peaks) - sum(before.values())}
 
 
 def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
-    """Return the figures of a learner on one host and an engine on another."""
+    """Return the figures of a learner and an engine on different hosts."""
     say("two hosts: starting")
     one, two = hosts.HOSTS
-    # The engine asks for two CPUs and is placed first; so each host has room for one of the two.
+    # The engine requests two CPUs and is placed first, so it takes the second host, and the learner the first.
     with hosts.network(), hosts.ray_nodes({one: 1, two: 2}, STORE_VERSIONS * num_bytes, folder) as address:
         command = hosts.inside(one, [sys.executable, "-m", "benchmarks.weights", BETWEEN_HOSTS, str(folder / "model"), str(num_bytes)])
         with subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, stdout=subprocess.PIPE, text=True) as run:
@@ -317,7 +317,7 @@ def measure_hosts(folder: Path, num_bytes: int) -> dict[str, float]:
 
 
 def between_hosts(model: Path, num_bytes: int) -> None:
-    """Print the figures of the hand-over to an engine on the second host; this runs on the first."""
+    """Print the figures of the hand-over to an engine on the second host. This runs on the first host."""
     with started_ray():
         pool, learner = services(model, num_readers=1, threads=2, config=LearnerConfig())
         link = hosts.link_bytes_per_s()

@@ -13,9 +13,9 @@ VISION_DEPTH = 2
 
 
 def build_wide_model(folder: Path) -> int:
-    """Write the model with the embedded world's vocabulary and processor to `folder`; return the bytes of its weights.
+    """Write the model with the embedded world's vocabulary and processor to `folder`, and return the bytes of its weights.
 
-    Weights are small noise: what they say does not matter to moving them.
+    The weights are small noise, because their values do not matter to moving them.
     """
     build_tiny_model(folder, seed=0)
     tiny = AutoConfig.from_pretrained(folder)

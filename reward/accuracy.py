@@ -1,6 +1,6 @@
 """The default reward: 1 for the right final answer in the right format, else 0 (OpenVLThinker, arXiv 2503.17352).
 
-Also scores answers of other formats: `score_lenient` reads the answer out of any text, `score_answer` is given it.
+Two more functions score answers of other formats: `score_lenient` reads the answer from any text, and `score_answer` receives the answer.
 """
 
 from ovt_ray.core.errors import DataError
@@ -13,12 +13,12 @@ _MAX_SHOWN_CHARS = 80
 
 
 def score_accuracy(problem: Problem, text: str) -> Score:
-    """Return 1 where the text's final answer means the gold one, else 0; unscorable if the gold answer is unusable."""
+    """Return 1 if the text's final answer is equivalent to the gold answer, else 0. Unscorable if the gold answer is unusable."""
     return _score(problem, extract_answer(text))
 
 
 def score_lenient(problem: Problem, text: str) -> Score:
-    """Return the score of a text in any format, by the answer that `reward.verifier.lenient` reads from it."""
+    """Return the score of a text in any format. `reward.verifier.lenient` reads the answer from it."""
     try:
         check_gold(problem)
     except DataError as error:
@@ -27,7 +27,7 @@ def score_lenient(problem: Problem, text: str) -> Score:
 
 
 def score_answer(problem: Problem, answer: str) -> Score:
-    """Return the score of an answer that was extracted already; it may be a phrase or a sentence that states the answer."""
+    """Return the score of an already extracted answer, which may be a phrase or a sentence that states the answer."""
     if not answer.strip():
         return _score(problem, Extraction(answer=None, reason="the extracted answer is empty"))
     score = _score(problem, Extraction(answer=answer))

@@ -1,4 +1,4 @@
-"""Finds a reward by its name, makes it with its options, and checks that it can be called as one."""
+"""Finds a reward by its name, makes it with its options, and checks that it can be called as a reward."""
 
 import difflib
 import importlib
@@ -17,7 +17,7 @@ from reward.protocol import Method, Part, method_of
 ENDPOINTS = ("http://", "https://")
 NAMED_ACTOR = "actor:"
 FILE_MODULE = "reward_file:"
-"""Begins the name under which the module of a file is known."""
+"""Prefix of the module name of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +27,13 @@ class Reward:
     name: str
     method: Method
     call: Callable[..., Any]
-    """Called as (problem, *method.arguments(answers))."""
+    """Function that is called as (problem, *method.arguments(answers))."""
 
 
 def load_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
-    """Return the reward of a name, an object of it if it is a class.
+    """Return the reward of a name. A class is instantiated with the options.
 
-    Imports its module. Raises RewardError that says which part of the name, or which option, is wrong.
+    Imports the reward's module. Raises RewardError that names the wrong part of the name or the wrong option.
     """
     options = options or {}
     if name.startswith(ENDPOINTS):
@@ -61,7 +61,7 @@ def with_deadline(part: Part, deadline_s: float) -> Part:
 
 
 def find_reward(name: str) -> Any:
-    """Return what `package.module:Name` or `path/file.py:Name` names: a function, an object, a class, or a Ray actor class."""
+    """Return the function, object, class or Ray actor class with the name `package.module:Name` or `path/file.py:Name`."""
     place, _, attribute = name.rpartition(":")
     if not place or not attribute.isidentifier():
         raise RewardError(f"reward {name!r} is not of the form package.module:Name or path/file.py:Name")
@@ -73,31 +73,31 @@ def find_reward(name: str) -> Any:
 
 
 def is_actor_class(found: object) -> bool:
-    """Return whether it was made by `@ray.remote` of a class. Ray is not imported: what is none of its own cannot be one."""
+    """Return whether `@ray.remote` made the object from a class. Does not import Ray: without its import no such object exists."""
     ray_actor = sys.modules.get("ray.actor")
     return ray_actor is not None and isinstance(found, ray_actor.ActorClass)
 
 
 def actor_class(name: str, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any], Method]:
-    """Return the Ray actor class of a name, its checked options, and how its actors are called. Raises RewardError."""
+    """Return the Ray actor class of a name, its checked options, and the method that calls its actors. Raises RewardError."""
     found = find_reward(name)
     plain = found.__ray_metadata__.modified_class
     return found, checked_options(name, plain, options), reward_method(name, plain)
 
 
 def reward_method(name: str, found: object) -> Method:
-    """Return how a reward, or an object of a class, is called. Raises RewardError if it cannot be called as one."""
+    """Return the method that calls a reward, or an object of a class. Raises RewardError if it cannot be called as a reward."""
     try:
         return method_of(found)
     except TypeError as error:
-        what = found.__name__ if inspect.isclass(found) else type(found).__name__
-        raise RewardError(f"reward {name!r} ({what}) {error}") from error
+        kind = found.__name__ if inspect.isclass(found) else type(found).__name__
+        raise RewardError(f"reward {name!r} ({kind}) {error}") from error
 
 
 def checked_options(name: str, owner: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options as the types that the constructor declares.
+    """Return the options, converted to the types that the constructor declares.
 
-    Raises RewardError naming an option that is unknown (with the nearest known one), missing, or of another type.
+    Raises RewardError that names an option that is unknown (with the nearest known option), missing, or of another type.
     """
     parameters = _signature(owner).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -114,18 +114,18 @@ def checked_options(name: str, owner: type, options: Mapping[str, Any]) -> dict[
 
 
 def _signature(owner: type) -> inspect.Signature:
-    """Return a constructor's signature, its annotations as types."""
+    """Return a constructor's signature with its annotations as types."""
     try:
         return inspect.signature(owner, eval_str=True)
-    except NameError:  # types imported for a type checker only: those options go unchecked
+    except NameError:  # types imported for a type checker only: options of such types go unchecked
         bare = inspect.signature(owner)
         unknown = [parameter.replace(annotation=parameter.empty) for parameter in bare.parameters.values()]
         return bare.replace(parameters=unknown)
 
 
 def _as_declared(name: str, key: str, value: object, declared: Any) -> Any:
-    """Return a value as the declared type."""
-    from pydantic import TypeAdapter, ValidationError  # a reward without options need not wait for its import
+    """Return a value, converted to the declared type."""
+    from pydantic import TypeAdapter, ValidationError  # late, so that a reward without options does not wait for the import
 
     try:
         return TypeAdapter(declared).validate_python(value)
@@ -136,7 +136,7 @@ def _as_declared(name: str, key: str, value: object, declared: Any) -> Any:
 
 
 def _import(name: str, place: str) -> ModuleType:
-    """Return the module at a dotted name or a path; whatever its import raises becomes a RewardError."""
+    """Return the module at a dotted name or a path. Any error of the import becomes a RewardError."""
     try:
         return _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except FileNotFoundError as error:
@@ -151,7 +151,7 @@ def _import(name: str, place: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Return the module of a file, registered under a name that no package has, as its dataclasses need."""
+    """Return the module of a file. It is registered, as its dataclasses need, under a name that no package has."""
     path = path.resolve()
     known_as = f"{FILE_MODULE}{path}"
     if known_as in sys.modules:
@@ -169,7 +169,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _advice(module: ModuleType, attribute: str) -> str:
-    """Return the nearest callable name of the module, or all of them."""
+    """Return the nearest callable name of the module, or all callable names."""
     names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
     nearest = difflib.get_close_matches(attribute, names, n=1, cutoff=0.5)
     return f"did you mean {nearest[0]!r}?" if nearest else f"it has: {', '.join(names) or 'no function'}"

@@ -21,34 +21,34 @@ from reward.service.replicas import START_DEADLINE_S as REPLICA_START_DEADLINE_S
 from reward.service.worker import START_DEADLINE_S
 
 CPUS_PER_ACTOR = 0.1
-"""Logical CPUs asked of Ray. Scoring is light and fits beside the engines, also on a machine whose CPUs are all given out."""
+"""Logical CPUs that a reward actor requests of Ray. Scoring is light and fits next to engines, even where they take all CPUs."""
 PLACEMENT_DEADLINE_S = 60.0
-"""Longest wait for Ray to place an actor."""
+"""Upper bound on the wait for Ray to place an actor."""
 RESTART_S = 5.0
-"""Allowance for a new scoring process after one was killed."""
+"""Allowance for the start of a new scoring process after a kill."""
 MAX_RETRIES = 3
-"""How often the scoring of a group is begun again because its actor died."""
+"""Number of times that the scoring of a group starts again because its actor died."""
 ERROR_WINDOW = 200
-"""Completions over which `reward.max_error_share` is taken: the last so many."""
+"""Number of latest completions over which the share of `reward.max_error_share` is taken."""
 MIN_COMPLETIONS = 20
-"""The share of fewer completions says nothing yet."""
+"""Number of completions from which on that share is checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pending:
-    """What was submitted."""
+    """A submission."""
 
     problem: Problem
     answers: tuple[Answer, ...]
     place: int
-    """Of the reward actor that has it."""
+    """Index of the reward actor that has the submission."""
 
 
 class RewardPool:
-    """Reward actors, restarted by Ray when they die; what is submitted goes to the one with the least to do.
+    """Reward actors, which Ray restarts when they die. Each submission goes to the least busy actor.
 
-    Scoring overlaps with generation: `submit` each completion as it ends, and `collect` what is ready, or when it is needed. Not more
-    than `reward.queue` submissions are in work: `submit` waits.
+    Scoring overlaps with generation: `submit` each completion when it ends, and `collect` its scores when they are ready or needed. At
+    most `reward.queue` submissions are in progress. `submit` waits when the queue is full.
     """
 
     def __init__(self, config: RewardConfig) -> None:
@@ -58,9 +58,9 @@ class RewardPool:
         """
         self._config = config
         self._pending: dict[ray.ObjectRef, _Pending] = {}
-        """What is not collected yet."""
+        """Submissions that are not collected yet."""
         self._in_work: dict[ray.ObjectRef, _Pending] = {}
-        """What was not scored yet when it was last looked at."""
+        """Submissions that were not scored at the last look."""
         self._lately: deque[bool] = deque(maxlen=ERROR_WINDOW)
         self._replicas: dict[int, Replicas] = {}
         self._actors: list[Any] = []
@@ -87,7 +87,7 @@ class RewardPool:
             _get(actor.ready.remote(), limit_s, late)
 
     def _share_of(self, place: int) -> dict[int, Replicas]:
-        """Return the replicas that one reward actor calls and no other does: what one waits for is never held up by another."""
+        """Return the replicas that only this reward actor calls, so that reward actors never hold each other up."""
         return {
             position: Replicas(
                 name=replicas.name,
@@ -100,7 +100,10 @@ class RewardPool:
         }
 
     def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
-        """Yield problems and texts that no rollout worker wrote with one score per text, in order, each as soon as it is scored."""
+        """Yield problems with their texts and a score per text, in order, each as soon as it is scored.
+
+        The texts are not of rollout workers, so their lengths are counted in words.
+        """
         waiting: deque[tuple[Problem, Sequence[str], ray.ObjectRef[tuple[Score, ...]]]] = deque()
         for problem, texts in answered:
             waiting.append((problem, texts, self.submit_texts(problem, texts)))
@@ -110,11 +113,11 @@ class RewardPool:
             yield self._collected(*waiting.popleft())
 
     def submit_texts(self, problem: Problem, texts: Sequence[str]) -> "ray.ObjectRef[tuple[Score, ...]]":
-        """Return what `submit` does, for texts that no rollout worker wrote."""
+        """Return a reference as `submit` does, for texts that are not of rollout workers."""
         return self.submit(problem, [Answer.of_text(index, text) for index, text in enumerate(texts)])
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> "ray.ObjectRef[tuple[Score, ...]]":
-        """Return a reference to one score per answer, for `are_ready` and `collect`; waits while the queue is full."""
+        """Return a reference to a score per answer, for `are_ready` and `collect`. Waits while the queue is full."""
         self._make_room()
         loads = Counter(pending.place for pending in self._in_work.values())
         place = min(range(len(self._actors)), key=lambda place: loads[place])
@@ -124,7 +127,7 @@ class RewardPool:
         return scores
 
     def discard(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> None:
-        """Forget what was submitted and will not be collected; what it still takes of the queue and the deadlines is counted."""
+        """Forget a submission that will not be collected. Until it is scored it counts for the queue and the deadlines."""
         del self._pending[scores]
 
     def are_ready(self, scoring: "Sequence[ray.ObjectRef[tuple[Score, ...]]]") -> bool:
@@ -132,10 +135,10 @@ class RewardPool:
         return len(ray.wait(list(scoring), num_returns=len(scoring), timeout=0, fetch_local=False)[0]) == len(scoring)
 
     def collect(self, scores: "ray.ObjectRef[tuple[Score, ...]]") -> tuple[Score, ...]:
-        """Return the scores of what was submitted, waiting for them; one per completion whatever dies.
+        """Wait for the scores of a submission and return them: a score per completion, even if processes or actors die.
 
-        Raises RewardError if a part can no longer be loaded, if rewards failed on too many of the last completions, or if even
-        hanging on every completion in flight would not have taken so long.
+        Raises RewardError if a part can no longer be loaded, or if rewards failed on too many of the latest completions. Raises it too
+        past the time that scoring would take if it hung on every completion in flight.
         """
         limit_s = self._limit_s()
         pending = self._pending.pop(scores)
@@ -151,11 +154,11 @@ class RewardPool:
         return found
 
     def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
-        """Return a reference, actor by actor, to what each reward actor did since it was last asked."""
+        """Return for each reward actor a reference to its spans since they were last taken."""
         return [actor.take_spans.remote() for actor in self._actors]
 
     def close(self) -> None:
-        """End the actors that the pool started and, with them, their processes."""
+        """End the actors that the pool started, and their processes with them."""
         for actor in self._actors:
             ray.kill(actor)
         for replicas in self._replicas.values():
@@ -168,10 +171,10 @@ class RewardPool:
         return problem, texts, self.collect(scores)
 
     def _make_room(self) -> None:
-        """Forget the load of what is scored, and wait while the queue is full."""
+        """Forget submissions that are scored, and wait while the queue is full."""
         is_full = len(self._in_work) >= self._config.queue
         if not is_full and len(self._actors) == 1:
-            return  # nothing to choose between
+            return  # one actor: its load does not matter
         limit_s = self._limit_s()
         if len(self._in_work) < self._config.queue:
             return
@@ -187,7 +190,7 @@ class RewardPool:
             del self._in_work[ref]
 
     def _limit_s(self) -> float:
-        """Return how long scoring takes if every completion that is in work hangs in every part, and replicas are made again."""
+        """Return the seconds of scoring if every completion in progress hangs in every part and all replicas are made again."""
         self._forget_scored()
         num_answers = sum(len(pending.answers) for pending in self._in_work.values())
         longest = len(self._config.parts) * self._config.deadline_s + RESTART_S
@@ -208,7 +211,7 @@ class RewardPool:
 
 
 def _get(scores: "ray.ObjectRef[Any]", timeout_s: float, late: str) -> Any:
-    """Return what the reference holds. Raises the far side's own RewardError, and one that says `late` past the deadline."""
+    """Return the value of a reference. Raises the actor's own RewardError, and a RewardError with the message `late` past the deadline."""
     try:
         return ray.get(scores, timeout=timeout_s)
     except GetTimeoutError as error:

@@ -1,8 +1,8 @@
-"""What a reward is to the service that runs it; docs/rewards.md shows each kind with an example.
+"""The interface between a reward and the service that runs it. docs/rewards.md shows each kind with an example.
 
-A function `(problem, text)`, or an object with `__call__(problem, text)` for one completion or `score_batch(problem, texts)`
-for several of the same problem, any of them plain or `async`. It returns a `Score`, or a bare number, per text. Where it has a
-parameter `num_tokens` it is also given the length of the completion (of each, for a batch).
+A reward is a function `(problem, text)`, or an object with `__call__(problem, text)` for one completion or
+`score_batch(problem, texts)` for several completions of the same problem. Each may be plain or `async`. It returns a `Score` or a bare
+number per text. A reward with a parameter `num_tokens` also receives the length of the completion, or a list of lengths for a batch.
 """
 
 import inspect
@@ -15,52 +15,54 @@ from typing import Any
 from ovt_ray.core.types import Failure, Outcome, Score
 
 TOKENS = "num_tokens"
-"""Name of the parameter by which a reward asks for lengths."""
+"""Name of the parameter that receives the lengths."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One of the rewards that are added up."""
+    """A reward of the weighted sum."""
 
     name: str
-    """As in the config: `package.module:Name`, `path/file.py:Name`, an address, ..."""
+    """Name of the reward, as in the config: `package.module:Name`, `path/file.py:Name`, an address, ..."""
     weight: float = 1.0
+    """Factor of the reward's value in the sum."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
+    """Arguments of the reward's constructor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One completion as rewards see it."""
+    """A completion in the form that rewards receive."""
 
     index: int
-    """Position among the completions of its problem; errors name it."""
+    """Position among the completions of its problem, which errors name."""
     text: str
     num_tokens: int
-    """Tokens that the model sampled; for a text that no model of ours wrote, its words."""
+    """Token count that the model sampled. For a text without a token count it is the number of words."""
 
     @classmethod
     def of_text(cls, index: int, text: str) -> "Answer":
-        """Return the answer of a text whose tokens nobody counted."""
+        """Return the answer of a text without a token count."""
         return cls(index=index, text=text, num_tokens=len(text.split()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How a reward is called."""
+    """The method that calls a reward."""
 
     name: str
     """`score_batch` or `__call__`."""
     is_async: bool
     takes_tokens: bool
+    """Whether the method has a parameter `num_tokens`."""
 
     @property
     def is_batch(self) -> bool:
-        """Whether it takes several texts at once."""
+        """Whether the method takes several texts at once."""
         return self.name == "score_batch"
 
     def arguments(self, answers: tuple[Answer, ...]) -> tuple[Any, ...]:
-        """Return what follows the problem: the texts and, if asked for, the numbers of tokens; of one text unless it is a batch."""
+        """Return the arguments after the problem: the texts and, if requested, the token counts. Without a batch they are of one text."""
         columns: list[Any] = [[answer.text for answer in answers]]
         if self.takes_tokens:
             columns.append([answer.num_tokens for answer in answers])
@@ -68,7 +70,7 @@ class Method:
 
 
 def method_of(reward: object) -> Method:
-    """Return how to call a function, an object, or objects of a class. Raises TypeError if it cannot be called as a reward."""
+    """Return the method that calls a function, an object, or the objects of a class. Raises TypeError if none can be called as a reward."""
     owner = reward if inspect.isclass(reward) else type(reward)
     name = "score_batch" if not inspect.isfunction(reward) and hasattr(owner, "score_batch") else "__call__"
     found: Callable[..., Any] | None = reward if inspect.isfunction(reward) else _attributes_of(owner).get(name)
@@ -78,7 +80,7 @@ def method_of(reward: object) -> Method:
     expected = ("problem", "texts" if name == "score_batch" else "text")
     try:
         signature = inspect.signature(found)
-    except ValueError:  # some builtins have none
+    except ValueError:  # some builtins have no signature
         return Method(name=name, is_async=False, takes_tokens=False)
     takes_tokens = TOKENS in signature.parameters
     arguments = (*skipped, *expected, TOKENS) if takes_tokens else (*skipped, *expected)
@@ -90,7 +92,7 @@ def method_of(reward: object) -> Method:
 
 
 def _attributes_of(owner: type) -> dict[str, Any]:
-    """Return the attributes that a class defines or inherits, `object` left out."""
+    """Return the attributes that a class defines or inherits, except the attributes of `object`."""
     return {name: value for base in reversed(owner.__mro__[:-1]) for name, value in vars(base).items()}
 
 
@@ -100,13 +102,13 @@ def unscorable(reason: str, failure: Failure | None) -> Score:
 
 
 class NoScoreError(Exception):
-    """What a reward returned is no score; the message says what it is."""
+    """A reward returned a value that is no score. The message describes the value."""
 
 
 def as_score(returned: object) -> Score:
-    """Return what a reward gave as a score of plain values: a bare number is correct from 1 on, else wrong.
+    """Return a reward's return value as a score of plain values. A bare number is correct from 1 on, else wrong.
 
-    Raises NoScoreError if it is no score.
+    Raises NoScoreError if the value is no score.
     """
     try:
         return _as_score(returned)
@@ -132,7 +134,7 @@ def _as_score(returned: object) -> Score:
 
 
 def as_scores(returned: object, num_texts: int) -> list[Score]:
-    """Return what `score_batch` gave as scores. Raises NoScoreError unless it is one score per text."""
+    """Return the return value of `score_batch` as scores. Raises NoScoreError unless it has a score per text."""
     if not isinstance(returned, list | tuple):
         raise NoScoreError(f"returned {type(returned).__name__}, not a list of scores")
     if len(returned) != num_texts:

@@ -1,7 +1,7 @@
-"""Parts to add to accuracy: format, length, overlong and repetition penalties, and the paper's half reward. Pure.
+"""Rewards to add to accuracy: format, length, overlong and repetition penalties, and the paper's half reward. Pure functions.
 
-A penalty is at most 0, so its weight in `reward.parts` is positive. A length is the number of sampled tokens, the end of turn
-included; of a text that no rollout worker wrote, its number of words.
+A penalty is at most 0, so its weight in `reward.parts` is positive. A length is the number of sampled tokens, including the end of turn.
+For a text that no rollout worker wrote it is the number of words.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from reward.verifier.extract import ANSWER, END_THINK, extract_answer
 
 
 def score_format(problem: Problem, text: str) -> Score:
-    """Return 1 where the text keeps the format from which answers are read in training, else 0 with what breaks it.
+    """Return 1 if the text keeps the format from which training reads answers, else 0 with the rule that it breaks.
 
     DeepSeek-R1 (arXiv 2501.12948, section 2.2.2) adds such a reward to accuracy.
     """
@@ -23,10 +23,10 @@ def score_format(problem: Problem, text: str) -> Score:
 
 
 def score_explained(problem: Problem, text: str) -> Score:
-    """Return accuracy's score, halved where nothing stands between `</think>` and `<answer>`.
+    """Return accuracy's score, halved if no text stands between `</think>` and `<answer>`.
 
-    So does the published script of OpenVLThinker (arXiv 2503.17352): an answer is to be explained after the thinking. It takes
-    the place of `reward.accuracy:score_accuracy`.
+    The published script of OpenVLThinker (arXiv 2503.17352) does the same: it wants an explanation after the thinking. Use this reward
+    in place of `reward.accuracy:score_accuracy`.
     """
     score = score_accuracy(problem, text)
     explanation, answered, _ = text.partition(END_THINK)[2].partition(ANSWER)
@@ -37,10 +37,10 @@ def score_explained(problem: Problem, text: str) -> Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthPenalty:
-    """0 up to `free_tokens`, falling in a straight line to -1 at `max_tokens`, and -1 beyond.
+    """0 up to `free_tokens`, then a linear fall to -1 at `max_tokens`, and -1 beyond.
 
-    -min(1, max(0, length - free) / (max - free)). L1 (arXiv 2503.04697, eq. 1) charges alpha |target - length|; here short
-    answers cost nothing, and a bound keeps one long answer from ruling its group.
+    The value is -min(1, max(0, length - free) / (max - free)). L1 (arXiv 2503.04697, eq. 1) charges alpha |target - length|. Here
+    short answers cost nothing, and the bound keeps a single long answer from dominating its group.
     """
 
     max_tokens: int
@@ -57,7 +57,7 @@ class LengthPenalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongPenalty:
-    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13): only the last `buffer_tokens` before the limit cost something.
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), which charges only the last `buffer_tokens` before the limit.
 
     0 up to max - buffer; (max - buffer - length) / buffer from there to max; -1 beyond.
     """
@@ -78,21 +78,21 @@ class OverlongPenalty:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepetitionPenalty:
-    """Minus the share of n-grams of words that occurred before in the text: 0 without any repetition, near -1 in a loop.
+    """Minus the share of word n-grams that repeat an earlier n-gram of the text: 0 without repetition, near -1 in a loop.
 
-    -(1 - distinct / all). Yeo et al. (arXiv 2502.03373, appendix) penalise repeated n-grams token by token; this is their share
-    over the whole answer, as a score per completion needs.
+    The value is -(1 - distinct / all). Yeo et al. (arXiv 2502.03373, appendix) penalise repeated n-grams token by token. A score per
+    completion needs their share over the whole answer instead.
     """
 
     num_words: int = 4
-    """n"""
+    """n, the number of words in an n-gram."""
 
     def __post_init__(self) -> None:
         if self.num_words < 1:
             raise ValueError(f"needs num_words >= 1, got {self.num_words}")
 
     def __call__(self, problem: Problem, text: str) -> float:
-        """Return the penalty of a text; 0 for one of less than n words."""
+        """Return the penalty of a text; 0 if the text has fewer than n words."""
         words = text.lower().split()
         grams = list(zip(*(words[start:] for start in range(self.num_words)), strict=False))
         return len(set(grams)) / len(grams) - 1 if grams else 0.0

@@ -1,7 +1,7 @@
-"""Make `.venv` with the tested versions. Standard library only; run by setup.sh with a Python that fits.
+"""Make `.venv` with the tested versions. Uses the standard library only; setup.sh runs it with a suitable Python.
 
-Everything the machine lacks is said first, one line each with its fix, before anything is written. `.venv/.installed` marks
-a finished set-up; the Makefile runs this again only when the files that decide about it are newer.
+It first reports everything that the machine lacks, a line each with the fix, before it writes anything. `.venv/.installed` marks a finished
+set-up. The Makefile runs this again only when the files that the set-up depends on are newer.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ GIB = 2**30
 NEEDED_BYTES = 6 * GIB
 HEARTBEAT_S = 4.0
 PIP_ASIDES = ("WARNING", "Attempting uninstall", "Found existing", "Uninstalling", "Successfully uninstalled")
-# The one address outside the package registry: CPU builds of torch, asked only where pip does not find the build without it.
+# The only address outside the package registry: CPU builds of torch. It is used only where pip does not find the build otherwise.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -34,7 +34,7 @@ def disk_problem(free_bytes: int, needed_bytes: int, folder: Path) -> str | None
 
 
 def missing(what: str, *, found: bool, need: str, package: str) -> str | None:
-    """The line about a part of the system that is not there, with the package that brings it."""
+    """The line about a missing part of the system, with the package that brings it."""
     return None if found else f"no {what}, needed by {need}; install it (Debian, Ubuntu: sudo apt-get install {package})"
 
 
@@ -61,7 +61,7 @@ def gpu_works() -> bool:
 
 
 def machine_problems(stack: str) -> Iterator[str]:
-    """What this machine lacks, one line each; nothing when the set-up can start."""
+    """Everything that this machine lacks, a line each; nothing when the set-up can start."""
     compiler = os.environ.get("CXX", "c++")
     needed_bytes = 0 if VENV.exists() else NEEDED_BYTES
     include = Path(sysconfig.get_path("include"))
@@ -89,13 +89,13 @@ def machine_problems(stack: str) -> Iterator[str]:
 
 
 def torch_build(lock: str) -> str:
-    """The CPU build of torch that the lock stands for, for example "2.13.0+cpu"."""
+    """The CPU build of the lock's torch version, for example "2.13.0+cpu"."""
     version = next(line.removeprefix("torch==") for line in lock.splitlines() if line.startswith("torch=="))
     return f"{version}+cpu"
 
 
 def index_options(listing: str, torch_version: str) -> list[str]:
-    """pip's options to find `torch_version`, given what `pip index versions torch` prints."""
+    """pip's options to find `torch_version`, given the output of `pip index versions torch`."""
     available = next((line for line in listing.splitlines() if line.startswith("Available versions:")), "")
     return [] if torch_version in available.replace(",", " ").split() else ["--extra-index-url", TORCH_CPU_INDEX]
 
@@ -113,13 +113,13 @@ def pip_options(stack: str) -> list[str]:
 
 
 def latest_line(log: str) -> str:
-    """The last line that says what is being done: warnings about an index and the removal of a package do not."""
+    """The last line about the current activity, without warnings about an index and the removal of packages."""
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.strip().startswith(PIP_ASIDES)]
     return lines[-1][:100] if lines else ""
 
 
 def run_step(title: str, command: list[str]) -> None:
-    """Run `command` with its output in .venv/install.log and a line every few seconds; leaves with the end of the log when it fails."""
+    """Run `command` with its output in .venv/install.log and a line every few seconds. Exits with the end of the log if it fails."""
     print(f"set-up: {title}", flush=True)
     log = VENV / "install.log"
     environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"}
@@ -138,7 +138,7 @@ def run_step(title: str, command: list[str]) -> None:
 
 
 def make_venv() -> None:
-    """A `.venv` whose pip answers; one that was left half made is made anew."""
+    """Make a `.venv` whose pip answers. A half-made `.venv` is made again."""
     pip = [venv_python(), "-m", "pip", "--version"]
     if Path(venv_python()).exists() and subprocess.run(pip, capture_output=True, check=False).returncode == 0:
         return
@@ -177,4 +177,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("\nset-up: stopped; the same command goes on from here")
+        sys.exit("\nset-up: stopped; the same command continues from here")

@@ -1,6 +1,6 @@
 """Train the embedded world's captioner and reasoner from the base model and put them into the package: `python scripts/make_teachers.py`.
 
-Run again after an interruption, it goes on from the last checkpoint below `runs/teachers`.
+After an interruption it continues from the last checkpoint below `runs/teachers`.
 """
 
 import shutil
@@ -46,13 +46,13 @@ def main() -> None:
 
 
 def reasoning_rows(config: RunConfig, num: int) -> list[tuple[Problem, str]]:
-    """Return what the reasoner is asked, as a run asks it, and what it is to say."""
+    """Return the reasoner's requests, in a run's form, with the responses to learn."""
     rows = reasoning_corpus(num, SEED)
     return [(captioned(problem, words, config.reasoner.instruction), chain) for problem, words, chain in rows]
 
 
 def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[int], list[tuple[Problem, str]]]) -> Path:
-    """Return the folder of the base model fine-tuned on a corpus that is gone through once."""
+    """Return the folder of the base model after fine-tuning on a single pass over a corpus."""
     model, checkpoints = FOLDER / name, FOLDER / f"{name}-checkpoints"
     if model.exists():
         return model
@@ -81,7 +81,7 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
 
 
 def ship(model: Path, into: Path) -> None:
-    """Put a model folder into the package, its weights in bfloat16."""
+    """Put a model folder into the package, with its weights in bfloat16."""
     shutil.rmtree(into, ignore_errors=True)
     shutil.copytree(model, into)
     weights = into / "model.safetensors"

@@ -1,10 +1,12 @@
 """Make `import torchvision` work in a virtual environment whose torchvision was built for another torch.
 
-The registry has no CPU build of torchvision for Linux. The CUDA build finds no CUDA libraries beside a CPU torch, so its compiled
-operators stay unregistered and its own `_meta_registrations` fails with "operator torchvision::nms does not exist". Image transforms,
-all we use, need none of them. Declaring the two schemas first is enough, in every process; hence a `.pth` file in the environment and
-not a patch in the product. The CUDA builds of torchaudio and torchcodec fail in the same way; transformers imports the former wherever
-it is installed, and we use neither, so one that does not import is uninstalled.
+The registry has no CPU build of torchvision for Linux. The CUDA build finds no CUDA libraries next to a CPU torch, so its compiled
+operators stay unregistered. Its own `_meta_registrations` then fails with "operator torchvision::nms does not exist". This project uses
+only image transforms, which need no such operator. Declaring the two schemas first is enough, in every process. The script therefore
+writes a `.pth` file into the environment and patches no product code.
+
+The CUDA builds of torchaudio and torchcodec fail in the same way. transformers imports torchaudio wherever it is installed. This project
+uses neither, so the script uninstalls a package that does not import.
 
     python scripts/repair_torchvision.py PYTHON      # PYTHON: the interpreter of the environment to repair
 """
@@ -27,7 +29,7 @@ SCHEMAS = {
 
 
 class SchemaFinder:
-    """Finds no module; only the moment at which torchvision is about to need the schemas."""
+    """Finds no module. It only notices when torchvision is about to need the schemas."""
 
     @staticmethod
     def find_spec(fullname, path=None, target=None):
@@ -49,18 +51,18 @@ def run_python(python: str, code: str) -> subprocess.CompletedProcess[str]:
 
 
 def needs_repair(import_error: str) -> bool:
-    """True when torchvision failed for the one reason that the hook removes."""
+    """True when torchvision failed for the reason that the hook removes."""
     return FAILURE in import_error
 
 
 def install_hook(site_packages: Path) -> None:
-    """Leave the hook where every Python of the environment loads it at its start (0.1 ms; torch is not imported)."""
+    """Write the hook into a folder where every Python of the environment loads it at its start (0.1 ms, without importing torch)."""
     (site_packages / f"{HOOK_NAME}.py").write_text(HOOK)
     (site_packages / f"{HOOK_NAME}.pth").write_text(f"import {HOOK_NAME}\n")
 
 
 def repair_torchvision(python: str) -> tuple[bool, str]:
-    """Whether torchvision imports in the end, and what was done about it."""
+    """Whether torchvision imports in the end, and the line that describes the repair."""
     first = run_python(python, "import torchvision")
     if first.returncode == 0:
         return True, "torchvision imports; nothing to repair"
@@ -75,7 +77,7 @@ def repair_torchvision(python: str) -> tuple[bool, str]:
 
 
 def remove_broken_extras(python: str) -> list[str]:
-    """The names of the packages that were installed, did not import, and are uninstalled now."""
+    """The names of the packages that did not import and are uninstalled now."""
     broken = [name for name in EXTRAS if is_broken(run_python(python, f"import {name}"), name)]
     if broken:
         subprocess.run([python, "-m", "pip", "uninstall", "-y", "-q", *broken], capture_output=True, check=True)
@@ -83,12 +85,12 @@ def remove_broken_extras(python: str) -> list[str]:
 
 
 def is_broken(attempt: subprocess.CompletedProcess[str], name: str) -> bool:
-    """True when the package is there but fails; an absent one is no failure."""
+    """True when the package exists but fails. An absent package is no failure."""
     return attempt.returncode != 0 and f"No module named '{name}'" not in attempt.stderr
 
 
 def repair(python: str) -> tuple[int, str]:
-    """Exit status and the one line that says what was done."""
+    """Exit status and the line that describes the repair."""
     imports, line = repair_torchvision(python)
     removed = remove_broken_extras(python)
     return 0 if imports else 1, line + (f"; removed {' and '.join(removed)}, which cannot be imported beside this torch" if removed else "")

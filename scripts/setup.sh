@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the project needs: finds a fitting Python and hands over to install.py.
-# PYTHON=... takes that interpreter; STACK=cpu or STACK=gpu overrides the look for a GPU.
+# Makes .venv with everything that the project needs: finds a suitable Python and runs install.py with it.
+# PYTHON=... takes that interpreter. STACK=cpu or STACK=gpu overrides the search for a GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

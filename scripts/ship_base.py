@@ -1,4 +1,4 @@
-"""Put a trained base model into the package, its weights in bfloat16: `python scripts/ship_base.py runs/base/iter0/base/model`."""
+"""Put a trained base model into the package with its weights in bfloat16: `python scripts/ship_base.py runs/base/iter0/base/model`."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ from ovt_ray.core.prompts import EMBEDDED_MODEL
 
 
 def main(model: Path) -> None:
-    """Copy the folder of `model` over the shipped one."""
+    """Replace the shipped model folder by `model`."""
     shutil.rmtree(EMBEDDED_MODEL, ignore_errors=True)
     shutil.copytree(model, EMBEDDED_MODEL)
     weights = EMBEDDED_MODEL / "model.safetensors"

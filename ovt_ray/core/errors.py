@@ -1,4 +1,4 @@
-"""Every error that a user can cause or has to act on."""
+"""All errors that a user can cause or has to act on."""
 
 
 class OvtError(Exception):
@@ -6,7 +6,7 @@ class OvtError(Exception):
 
 
 class ConfigError(OvtError):
-    """A configuration key is unknown, out of range, or contradicts another one."""
+    """A configuration key is unknown, out of range, or contradicts another key."""
 
 
 class DataError(OvtError):
@@ -14,7 +14,7 @@ class DataError(OvtError):
 
 
 class RewardError(OvtError):
-    """A reward cannot be loaded, or failed too often to go on."""
+    """A reward cannot be loaded, or failed too often to continue."""
 
 
 class RolloutError(OvtError):
@@ -26,7 +26,7 @@ class BroadcastError(OvtError):
 
 
 class LearnerError(OvtError):
-    """A learner rank failed, or was handed samples that it cannot train on."""
+    """A learner rank failed, or received samples that it cannot train on."""
 
 
 class ParityError(OvtError):
@@ -38,4 +38,4 @@ class StartError(OvtError):
 
 
 class StageError(OvtError):
-    """A stage of the run cannot go on, for example because no trace was accepted."""
+    """A stage of the run cannot continue, for example because no trace was accepted."""

@@ -1,6 +1,6 @@
-"""Writing files so that a crash leaves the old content or the new, and reading what a crash left.
+"""Writes files such that a crash leaves either the old or the new content, and reads files after a crash.
 
-A JSON-lines file may end in half a line when its writer died; every reader here ignores such an end, and a writer removes it first.
+A JSON-lines file may end in half a line if its writer died. Every reader here ignores such an end, and a writer removes it first.
 """
 
 import json
@@ -14,14 +14,14 @@ from ovt_ray.core.errors import DataError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file by new content in one step: a crash or a full disk leaves the old file as it was. Text becomes UTF-8."""
+    """Replace a file by new content in one step. A crash or a full disk leaves the old file unchanged. Text becomes UTF-8."""
     with replacing(path) as file:
         file.write(content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write to that takes the place of `path` in one step when the block ends, and never if it raises."""
+    """Yield a file to write to. It replaces `path` in one step when the block ends, and never if the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,22 +36,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json_atomically(path: Path, value: object) -> None:
-    """Replace a file by indented JSON in one step. NaN and infinities are refused with ValueError: they are no JSON."""
+    """Replace a file by indented JSON in one step. Raises ValueError for NaN and infinities, which are no JSON."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_json_lines_atomically(path: Path, rows: Iterable[object]) -> None:
-    """Replace a file by one line of JSON per row, in one step."""
+    """Replace a file in one step by a line of JSON per row."""
     write_atomically(path, "".join(_json_line(row) for row in rows))
 
 
 def append_json_line(path: Path, row: object) -> None:
-    """Add one line of JSON that is on the disk when this returns. The file must not end in half a line."""
+    """Append a line of JSON and put it on the disk. The file must not end in half a line."""
     append_json_lines(path, [row])
 
 
 def append_json_lines(path: Path, rows: Iterable[object]) -> None:
-    """Add one line of JSON per row, all on the disk when this returns. The file must not end in half a line."""
+    """Append a line of JSON per row and put all lines on the disk. The file must not end in half a line."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(_json_line(row) for row in rows)
         file.flush()
@@ -59,9 +59,9 @@ def append_json_lines(path: Path, rows: Iterable[object]) -> None:
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Return the rows of a file that `append_json_line` wrote, without a half-written end; none for a missing file.
+    """Return the rows of a file that `append_json_line` wrote, without a half-written end. A missing file has no rows.
 
-    Raises DataError naming the line if any other line is not JSON.
+    Raises DataError that names the line if any other line is not JSON.
     """
     if not path.exists():
         return []
@@ -76,7 +76,7 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def drop_torn_end(path: Path) -> None:
-    """Cut off what follows the last line end of a file, if it exists."""
+    """Remove everything after the last line end of a file, if the file exists."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -89,7 +89,7 @@ def _json_line(row: object) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put a rename within the folder on the disk."""
+    """Put a rename in the folder on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

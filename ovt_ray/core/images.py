@@ -1,4 +1,4 @@
-"""What an image must keep to be used, and what is noted of one that does."""
+"""The rules that an image must keep, and the facts recorded about an image that keeps them."""
 
 import hashlib
 import io
@@ -14,13 +14,13 @@ from ovt_ray.core.types import ImageSource
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_PIXELS = 64 * 2**20
-"""An image whose header promises more is refused before it is decoded: a few bytes can ask for all the memory there is."""
+"""Upper bound on the pixels that a header may promise. It is checked before decoding, as a few bytes can request all memory."""
 MAX_IMAGE_BYTES = 512 * 2**20
-"""A longer file is refused before it is read; an image of `MAX_IMAGE_PIXELS` without any compression is shorter."""
+"""Upper bound on the bytes of a file, checked before reading. An uncompressed image of `MAX_IMAGE_PIXELS` is shorter."""
 MAX_ASPECT_RATIO = 200
-"""Qwen2.5-VL's image processor refuses longer or wider images."""
+"""Upper bound on the ratio of an image's sides. Qwen2.5-VL's image processor refuses longer or wider images."""
 MAX_REMEMBERED = 40_000
-"""Facts that are remembered, two an image, so that one which many problems are about is read and decoded once."""
+"""Upper bound on the facts in memory, two per image. They let an image that many problems share be read and decoded once."""
 
 
 class BadImage(DataError):
@@ -33,28 +33,29 @@ class BadImage(DataError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """An image that was decoded whole."""
+    """Facts of an image that was decoded as a whole."""
 
     sha256: str
-    """Of its bytes as they are stored."""
+    """Hash of the stored bytes."""
     width: int
-    """Pixels."""
+    """Width in pixels."""
     height: int
+    """Height in pixels."""
     suffix: str
-    """Of a file with it: `png`, `jpeg`, ..."""
+    """Suffix of the image's file: `png`, `jpeg`, ..."""
 
 
 _remembered: dict[str | tuple[str, int, int], ImageFacts] = {}
-"""By the SHA-256 of the bytes, and by path, size and time of the file."""
+"""Facts by the SHA-256 of the bytes, and by path, size and time of the file."""
 
 
 def is_address(source: ImageSource) -> TypeGuard[str]:
-    """Whether an image is at a web address: such a one is fetched when problems are first read, and a path from then on."""
+    """Return whether an image is at a web address. It is fetched when problems are first read, and is a path from then on."""
     return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
 
 
 def image_facts(source: ImageSource) -> ImageFacts:
-    """Return the facts of an image after decoding it whole. Raises DataError with its path, what is wrong and what to do."""
+    """Return the facts of an image after decoding all of it. Raises DataError with its path, the fault and the fix."""
     if isinstance(source, bytes):
         return _facts(f"an image of {len(source)} bytes", source)
     state = _state(source)
@@ -79,7 +80,7 @@ def _remember(key: str | tuple[str, int, int], facts: ImageFacts) -> None:
 
 
 def image_fault(source: ImageSource) -> str | None:
-    """Return why an image cannot be used, with its path, or None after decoding it whole."""
+    """Return the reason why an image cannot be used, with its path, or None after decoding all of it."""
     try:
         image_facts(source)
     except DataError as error:
@@ -88,7 +89,7 @@ def image_fault(source: ImageSource) -> str | None:
 
 
 def store_image(content: bytes, facts: ImageFacts, folder: Path) -> str:
-    """Return the path of a file with these bytes, `<sha256>.<suffix>` in the folder, written if it is not there."""
+    """Return the path of a file with these bytes, `<sha256>.<suffix>` in the folder. Writes the file if it is missing."""
     path = folder / f"{facts.sha256}.{facts.suffix}"
     if not path.exists() or path.stat().st_size != len(content):
         write_image(path, content)
@@ -109,7 +110,7 @@ def image_bytes(source: ImageSource) -> bytes:
 
 
 def _state(path: str) -> tuple[str, int, int]:
-    """Return what tells the file from another one, or from itself after a change."""
+    """Return path, size and time, which distinguish the file from others and from itself after a change."""
     try:
         state = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:

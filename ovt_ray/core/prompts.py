@@ -1,6 +1,6 @@
-"""The one place that turns a `Problem` into token ids and image inputs, for the rollout engine and the learner alike.
+"""Turns a `Problem` into token ids and image inputs, for both the rollout engine and the learner.
 
-Most silent failures of vision-language RL are two code paths that render differently, so there is only this one.
+Most silent failures of vision-language RL are two code paths that render differently, so only this module renders.
 A prompt is never truncated: a problem that is too long is refused where its length is known.
 """
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""What processors return of the text; everything else is of the images."""
+"""Names of the text inputs that processors return. All other inputs belong to the images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptInputs:
-    """One rendered prompt as the learner feeds it."""
+    """A rendered prompt in the form that the learner takes."""
 
     prompt_ids: tuple[int, ...]
-    """(T,) image placeholders expanded to one per image feature."""
+    """(T,) token ids, with each image placeholder expanded to one token per image feature."""
     images: "dict[str, Tensor]"
-    """What the processor makes of the images, such as `pixel_values`, by the names of the model's arguments; empty without images."""
+    """Image inputs that the processor made, such as `pixel_values`, by the names of the model's arguments. Empty without images."""
 
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "world" / "base"
-"""The tiny base model that comes with the project; `make base` builds it."""
+"""Folder of the tiny base model of this project; `make base` builds it."""
 
 
 EMBEDDED_CAPTIONER = EMBEDDED_MODEL.with_name("captioner")
 EMBEDDED_REASONER = EMBEDDED_MODEL.with_name("reasoner")
-"""The tiny teachers; `make teachers` builds them."""
+"""Folders of the tiny teachers; `make teachers` builds them."""
 
 
 def model_path(config: ModelConfig) -> str:
@@ -48,12 +48,12 @@ def model_path(config: ModelConfig) -> str:
 
 
 class Prompts:
-    """Renders problems for one model: its chat template, its tokenizer, its image processor."""
+    """Renders problems for a model by its chat template, tokenizer and image processor."""
 
     def __init__(self, model_path: str, config: ModelConfig) -> None:
-        """Load them from a Hugging Face folder or hub name; raises ConfigError if that fails.
+        """Load the tokenizer and the processor from a Hugging Face folder or hub name. Raises ConfigError if that fails.
 
-        A text-only model has a tokenizer and no processor; its prompts are text, and it has no placeholders.
+        A text-only model has a tokenizer and no processor. Its prompts are text without placeholders.
         """
         from transformers import AutoProcessor, PreTrainedTokenizerBase
 
@@ -70,10 +70,10 @@ class Prompts:
 
     @cached_property
     def placeholder_ids(self) -> tuple[int, ...]:
-        """Ids that a completion must not hold: engines cannot sample them and the learner gives them probability 0.
+        """Ids that a completion must not hold: engines cannot sample them, and the learner gives them probability 0.
 
-        They are what stands for features of images, videos and sounds, and what marks where an image begins and ends: each control
-        token that a prompt has with an image and does not have without.
+        They are the placeholders for features of images, videos and sounds, and the marks where an image begins and ends. Such a mark
+        is a control token that a prompt has with an image and does not have without an image.
         """
         if self.is_text_only:
             return ()
@@ -87,7 +87,7 @@ class Prompts:
     def eos_id(self) -> int:
         """Id of the end-of-turn token, which closes every response.
 
-        It is what the chat template writes after an answer; the tokenizer's own end token is another one in some families.
+        The chat template writes it after an answer. In some model families it differs from the tokenizer's own end token.
         """
         turns = [self._turn(role, "?") for role in ("user", "assistant")]
         text = self.processor.apply_chat_template(turns, tokenize=False)
@@ -96,12 +96,12 @@ class Prompts:
 
     @property
     def added_tokens(self) -> list[str]:
-        """The texts that the tokenizer reads as tokens of their own: control tokens, and such as `<think>`."""
+        """Texts that the tokenizer reads as tokens of their own: control tokens, and others such as `<think>`."""
         return [token.content for token in self.tokenizer.added_tokens_decoder.values()]
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
-        """Ids of the special tokens, by their text; `all_special_tokens` lacks those that a family's tokenizer gives no role."""
+        """Ids of the special tokens, by their text. `all_special_tokens` lacks the tokens to which a family's tokenizer gives no role."""
         return {token.content: id for id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
 
     def text(self, problem: Problem) -> str:
@@ -109,7 +109,7 @@ class Prompts:
         return self.processor.apply_chat_template(self.messages(problem), tokenize=False, add_generation_prompt=True)
 
     def messages(self, problem: Problem) -> list[dict[str, Any]]:
-        """Return the prompt as the chat template takes it: images, question, choices, instruction."""
+        """Return the prompt in the form of the chat template: images, question, choices, instruction."""
         body = f"{shown_text(problem)}\n{self.config.instruction}" if self.config.instruction else shown_text(problem)
         if token := next((token for token in self.control_tokens if token in body), None):
             raise DataError(f"problem {problem.id}: its text holds {token!r}, which the model reads as a control token; remove it")
@@ -119,7 +119,7 @@ class Prompts:
         return messages
 
     def _turn(self, role: str, text: str, num_images: int = 0) -> dict[str, Any]:
-        """Return one turn; templates of text-only models take its text alone, not a list of parts."""
+        """Return a turn of the chat. Templates of text-only models take its text alone, not a list of parts."""
         if self.is_text_only:
             assert not num_images, "a text-only model was given a problem with images"
             return {"role": role, "content": text}
@@ -130,13 +130,13 @@ class Prompts:
         return [load_image(source, self.config.max_pixels, problem.id) for source in problem.images]
 
     def engine_ids(self, problem: Problem) -> list[int]:
-        """Return the prompt's ids with one placeholder per image, as a rollout engine takes them."""
+        """Return the prompt's ids with one placeholder per image, in the form that a rollout engine takes."""
         return self.tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
 
     def inputs(self, problem: Problem) -> PromptInputs:
-        """Return the prompt as the learner takes it."""
+        """Return the prompt in the form that the learner takes."""
         images = self.images(problem) or None
-        # The template has written what opens a text; a tokenizer that adds it would do so twice.
+        # The template has already written the token that opens a text; the tokenizer must not add a second.
         rendered = self.processor(text=[self.text(problem)], images=images, add_special_tokens=False, return_tensors="pt")
         return PromptInputs(
             prompt_ids=tuple(rendered["input_ids"][0].tolist()),
@@ -144,19 +144,19 @@ class Prompts:
         )
 
     def response_ids(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a response and its end-of-turn token; text that looks like a special token stays text."""
+        """Return the ids of a response and its end-of-turn token. Text that looks like a special token stays text."""
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return (*ids, self.eos_id)
 
 
 def shown_text(problem: Problem) -> str:
-    """Return the question and below it the options of a choice, by letter; `problem_rows` lets no row have more options than letters."""
+    """Return the question with the options of a choice below it, by letter. `problem_rows` refuses a row with more than 26 options."""
     options = (f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, problem.choices, strict=False))
     return "\n".join([problem.question, *options])
 
 
 def blank_problem() -> Problem:
-    """Return one small black image and no text."""
+    """Return a problem with a small black image and no text."""
     from PIL import Image
 
     file = io.BytesIO()
@@ -165,9 +165,9 @@ def blank_problem() -> Problem:
 
 
 def load_image(source: ImageSource, max_pixels: int, problem_id: str) -> "Image":
-    """Return one image as RGB of at most `max_pixels` pixels, its aspect ratio kept.
+    """Return an image as RGB with at most `max_pixels` pixels and its aspect ratio kept.
 
-    Raises DataError naming the problem and the file if it cannot be read or decoded.
+    Raises DataError that names the problem and the file if the image cannot be read or decoded.
     """
     from PIL import Image, UnidentifiedImageError
 

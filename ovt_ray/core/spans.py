@@ -1,4 +1,4 @@
-"""What an actor did when: spans of its own wall clock, kept until the driver takes them. Every process can afford this module."""
+"""The activities of an actor as spans of its own wall clock, kept until the driver takes them. Imports nothing heavy."""
 
 import functools
 import time
@@ -9,42 +9,43 @@ from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 MAX_SPANS = 10_000
-"""What an actor keeps that nobody takes: the last so many."""
+"""Upper bound on the spans that an actor keeps. The oldest spans are dropped first."""
 EPOCH_S = time.time() - time.monotonic()
-"""The epoch on the clock that is never set back, so that no span has a negative length."""
+"""Offset from the monotonic clock to the epoch. The monotonic clock is never set back, so no span has a negative length."""
 
 Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer")
+Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that was done without a break."""
+    """An activity without a break."""
 
     name: str
     start: float
-    """Seconds since the epoch, by the clock of the host on which it was done."""
+    """Start in seconds since the epoch, by the clock of the actor's host."""
     end: float
+    """End in seconds since the epoch, by the same clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorSpans:
-    """What one actor did since it was last asked."""
+    """The spans of an actor since its spans were last taken."""
 
     kind: str
-    """Such as `rollout worker`."""
+    """Kind of the actor, such as `rollout worker`."""
     number: int
-    """Counts the actors of a kind from 0."""
+    """Index of the actor among the actors of its kind, from 0."""
     spans: tuple[Span, ...]
 
 
 def now() -> float:
-    """Return the seconds since the epoch, as this process knew them when it started and has counted since."""
+    """Return the seconds since the epoch, by the clock at the start of this process and the monotonic time since."""
     return EPOCH_S + time.monotonic()
 
 
 class SpanLog:
-    """The spans of one actor, recorded by one thread or one event loop."""
+    """The spans of an actor, recorded by a single thread or a single event loop."""
 
     def __init__(self) -> None:
         self._ended: deque[Span] = deque(maxlen=MAX_SPANS)
@@ -52,14 +53,14 @@ class SpanLog:
         self._since = 0.0
 
     def switch(self, state: str | None) -> None:
-        """Say what the actor does from here on, None for nothing; a state that it is in already goes on."""
+        """Record the actor's state from now on, None for idle. Setting the present state again does not cut its span."""
         if state != self._state:
             self._cut(now())
             self._state = state
 
     @contextmanager
     def during(self, name: str) -> Iterator[None]:
-        """Record the block, beside the actor's state; blocks may be in one another."""
+        """Record the block as a span in addition to the actor's state. Blocks may nest."""
         start = now()
         try:
             yield
@@ -67,7 +68,7 @@ class SpanLog:
             self._ended.append(Span(name, start, now()))
 
     def take(self) -> tuple[Span, ...]:
-        """Return what was not taken before, in the order of the ends. A state that lasts is cut in two here."""
+        """Return the spans since the last call, ordered by their ends. A lasting state is cut in two here."""
         self._cut(now())
         taken = tuple(self._ended)
         self._ended.clear()
@@ -80,7 +81,7 @@ class SpanLog:
 
 
 class Recording(Protocol):
-    """Whatever has a span log."""
+    """An object with a span log."""
 
     spans: SpanLog
 
@@ -89,12 +90,12 @@ Recorder = TypeVar("Recorder", bound=Recording)
 
 
 def recorded(
-    method: Callable[Concatenate[Recorder, Arguments], Answer],
-) -> Callable[Concatenate[Recorder, Arguments], Answer]:
-    """Return the method, each call of which leaves a span of the method's name."""
+    method: Callable[Concatenate[Recorder, Arguments], Returned],
+) -> Callable[Concatenate[Recorder, Arguments], Returned]:
+    """Return the method with a recording: each call adds a span of the method's name."""
 
     @functools.wraps(method)
-    def call(self: Recorder, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+    def call(self: Recorder, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
         with self.spans.during(method.__name__):
             return method(self, *args, **kwargs)
 

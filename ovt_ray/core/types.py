@@ -1,8 +1,8 @@
-"""What flows between the services: one frozen dataclass per stage of a sample's life.
+"""The values that flow between the services: a frozen dataclass per stage of a sample's life.
 
 `Problem` -> `Completion` -> `RolloutGroup` -> `Score` -> `TrainSample` -> `UpdateStats`.
 Dimension letters used in comments: P problems, G completions per problem, B sequences, T tokens, V vocabulary.
-This module imports nothing heavy, so that every process can afford it.
+This module imports nothing heavy, so every process can import it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ ImageSource = str | bytes
 
 
 class AnswerKind(StrEnum):
-    """How a gold answer is compared with an extracted one."""
+    """Rule that compares the gold answer with an extracted answer."""
 
     NUMBER = "number"
     TEXT = "text"
@@ -26,53 +26,53 @@ class AnswerKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The verdict on one completion. Only `UNSCORABLE` is no statement about the model."""
+    """Verdict on a completion. Every verdict except `UNSCORABLE` is a statement about the model."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSEABLE = "unparseable"
     """No final answer could be read from the text."""
     UNSCORABLE = "unscorable"
-    """The verifier failed or was killed: the completion is left out and counted."""
+    """The verifier failed or was killed. The completion is left out of the training and counted."""
 
 
 class Failure(StrEnum):
-    """What happened to a reward that gave no score."""
+    """Cause of a missing score."""
 
     DEADLINE = "deadline"
-    """It took too long; its process was killed."""
+    """The reward took too long, and its process was killed."""
     MEMORY = "memory"
-    """Its process needed more memory than it may have."""
+    """The reward's process needed more memory than the limit."""
     CRASH = "crash"
-    """Its process or actor ended, or was killed from outside."""
+    """The reward's process or actor ended, or was killed from outside."""
     ERROR = "error"
-    """It raised, or returned what is no score."""
+    """The reward raised, or returned a value that is no score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One question about images with a gold final answer."""
+    """A question about images, with a gold final answer."""
 
     id: str
-    """Unique in its data set; seeds and shuffles depend on it."""
+    """Name of the problem, unique in its data set. Seeds and shuffles depend on it."""
     question: str
     """Text as the user wrote it, without image placeholders, choices or format instructions."""
     images: tuple[ImageSource, ...]
-    """In the order in which the prompt shows them, before the question. Empty for a text-only problem."""
+    """Images in the order of the prompt, which shows them before the question. Empty for a text-only problem."""
     answer: str
-    """The gold answer. For `CHOICE` it is the text of one of `choices`."""
+    """Gold answer. For `CHOICE` it is the text of an option in `choices`."""
     kind: AnswerKind
     choices: tuple[str, ...] = ()
-    """The options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
+    """Options of a `CHOICE` problem, shown as (A), (B), ...; empty otherwise."""
     precision: int | None = None
-    """Digits after the point that the benchmark compares, after rounding; None where values must be equal."""
+    """Number of decimals that the benchmark compares after rounding; None where values must be equal."""
     unit: str = ""
-    """Unit of the gold answer where it is not written in it; an answer in another unit is converted or wrong."""
+    """Unit of a gold answer that does not include its unit. An answer in another unit is converted, or wrong."""
     source: str = ""
     """Name of the data set or generator."""
     solution: str = ""
-    """Worked solution that came with the data, ending before the final answer, or a whole response in the format of the recipe; empty if
-    there is none."""
+    """Worked solution of the data set. It ends before the final answer, or it is a whole response in the format of the recipe. Empty if
+    the data have none."""
 
     def __post_init__(self) -> None:
         if self.kind is AnswerKind.CHOICE and self.answer not in self.choices:
@@ -81,45 +81,47 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn."""
+    """Sampling settings of completions."""
 
     num_completions: int
-    """G, completions per problem."""
+    """G, the number of completions per problem."""
     temperature: float
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     max_tokens: int
+    """Upper bound on the tokens of a completion."""
     top_p: float = 1.0
-    """Draw from the most probable tokens that together have this probability; `rollout_logprobs` are of that distribution."""
+    """Total probability of the most probable tokens to draw from. `rollout_logprobs` are of the distribution over these tokens."""
     top_k: int = 0
-    """Draw from so many most probable tokens; 0 is all. `rollout_logprobs` are of that distribution, and of that without `bad_words`."""
+    """Number of most probable tokens to draw from; 0 is all. `rollout_logprobs` are of the distribution over these tokens."""
     bad_words: tuple[str, ...] = ()
-    """Words that are not drawn: the tokens in a row that the tokenizer makes of each, at the beginning of a text or after a space."""
+    """Words that are not drawn: for each, the token sequences that the tokenizer makes of it at the beginning of a text and after a
+    space. `rollout_logprobs` are of the distribution without them."""
     seed: int
-    """Seeds every completion together with the problem's id and the completion's index."""
+    """Seed of every completion, together with the problem's id and the completion's index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSpan:
-    """Consecutive tokens that one version of the weights sampled."""
+    """Consecutive tokens that the same version of the weights sampled."""
 
     version: int
-    """0 for the weights that the engine started with."""
+    """Number of the version; 0 for the weights that the engine started with."""
     num_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One answer of the policy. Per-token fields have equal lengths (T)."""
+    """An answer of the policy. Per-token fields have equal lengths (T)."""
 
     token_ids: tuple[int, ...]
-    """(T,) as sampled, with the end-of-turn token if the model produced it."""
+    """(T,) sampled tokens, with the end-of-turn token if the model produced it."""
     rollout_logprobs: tuple[float, ...]
-    """(T,) natural log-probability of each token under the sampling distribution, by the rollout engine."""
+    """(T,) natural log-probability of each token under the sampling distribution, computed by the rollout engine."""
     text: str
-    """Decoded without special tokens."""
+    """Decoded tokens without special tokens."""
     finish_reason: Literal["stop", "length"]
     versions: tuple[VersionSpan, ...]
-    """Which weights sampled which tokens, in order: more than one span where weights were loaded in the middle."""
+    """Weight versions that sampled the tokens, in order. There are several spans if new weights arrived during the generation."""
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.rollout_logprobs):
@@ -135,35 +137,36 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutGroup:
-    """The G completions of one problem."""
+    """The G completions of a problem."""
 
     problem: Problem
     prompt_ids: tuple[int, ...]
-    """Prompt as the engine saw it, image placeholders expanded."""
+    """Prompt tokens that the engine received, with image placeholders expanded."""
     completions: tuple[Completion, ...]
     """(G,)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the verifier says of one completion."""
+    """The reward and the verdict of a completion."""
 
     value: float
-    """The reward. 0 where `outcome` is `UNSCORABLE`, and not to be used there."""
+    """Reward. It is 0 and has no meaning where `outcome` is `UNSCORABLE`."""
     outcome: Outcome
     extracted: str | None
-    """The final answer as read from the text, None if there is none."""
+    """Final answer that was read from the text; None if the text has none."""
     reason: str = ""
-    """Why, for a person; always given for `UNPARSEABLE` and `UNSCORABLE`."""
+    """Explanation for a person; always given for `UNPARSEABLE` and `UNSCORABLE`."""
     parts: Mapping[str, float] = field(default_factory=dict)
-    """Value of each part of a combined reward by its name, before weighting; empty if there are none."""
+    """Value of each part of a combined reward by its name, before weighting. Empty if the reward has no parts."""
     failure: Failure | None = None
-    """What made an answer `UNSCORABLE`; None for other outcomes, and where the reward itself says so, for example of a bad gold answer."""
+    """Cause of an `UNSCORABLE` outcome. None for other outcomes, and where the reward itself returned `UNSCORABLE`, for example because
+    of a bad gold answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredGroup:
-    """A group with one score per completion."""
+    """A group with a score per completion."""
 
     group: RolloutGroup
     scores: tuple[Score, ...]
@@ -184,20 +187,22 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSample:
-    """One sequence to learn from: the loss is on every completion token, never on the prompt."""
+    """A sequence to learn from. The loss covers every completion token and no prompt token."""
 
     problem: Problem
-    """The learner renders the prompt and loads the images from it."""
+    """Problem from which the learner renders the prompt and loads the images."""
     prompt_ids: tuple[int, ...] | None = None
-    """Prompt as the rollout engine saw it; the learner refuses the sample if it renders another. None for SFT."""
+    """Prompt tokens that the rollout engine received. The learner refuses the sample if it renders a different prompt. None for SFT."""
     completion_ids: tuple[int, ...]
-    """(T,)"""
+    """(T,) tokens of the completion."""
     rollout_logprobs: tuple[float, ...] | None = None
-    """(T,), None for SFT. In a GRPO stage, a sample without them is a trace that is mixed in with the cross entropy as its loss."""
+    """(T,) log-probabilities by the rollout engine; None for SFT. In a GRPO stage, None marks a mixed-in trace, whose loss is the cross
+    entropy."""
     proximal_logprobs: tuple[float, ...] | None = None
-    """(T,) by the policy as it stood at the start of the step. None in a step's first update, where that is the policy, and for SFT."""
+    """(T,) log-probabilities by the policy at the start of the step. None for SFT, and in a step's first update, where the policy still
+    is that policy."""
     advantage: float = 1.0
-    """Same for all tokens; 1 for SFT."""
+    """Advantage of every token of the completion; 1 for SFT."""
 
     def __post_init__(self) -> None:
         if not self.completion_ids:
@@ -209,33 +214,39 @@ class TrainSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """One optimizer step, over all ranks. Means, shares and quantiles are over the loss tokens of the whole batch, without those of traces
-    that are mixed into a GRPO stage."""
+    """Statistics of an optimizer step, over all ranks.
+
+    Means, shares and quantiles are over the loss tokens of the whole batch, without the tokens of traces mixed into a GRPO stage.
+    """
 
     loss: float
-    """Its mean over what `grpo.normalisation` says, plus `grpo.sft_coef` times `sft_loss`."""
+    """Mean loss over the unit of `grpo.normalisation`, plus `grpo.sft_coef` times `sft_loss`."""
     sft_loss: float
-    """Mean cross entropy of the tokens of traces mixed into a GRPO stage, nats; 0 without, and for SFT, where it is `loss`."""
+    """Mean cross entropy of the tokens of traces mixed into a GRPO stage, in nats. 0 without such traces, and for SFT, whose cross
+    entropy is `loss`."""
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     learning_rate: float
     num_samples: int
     num_loss_tokens: int
     entropy: float
-    """Mean entropy of the policy's next-token distribution, nats."""
+    """Mean entropy of the policy's next-token distribution, in nats."""
     ratio_p01: float
-    """Quantiles of policy / rollout, whatever ratio is clipped: 1 % of the tokens have at most this; 1 for SFT."""
+    """1 % quantile of the token ratio policy / rollout, which does not depend on `grpo.ratio`; 1 for SFT."""
     ratio_p50: float
+    """Median of the same ratio."""
     ratio_p99: float
+    """99 % quantile of the same ratio."""
     clip_low: float
-    """Share of tokens held by the lower end of the clip range; 0 for SFT."""
+    """Share of tokens at the lower clip bound; 0 for SFT."""
     clip_high: float
-    """Share held by the upper end, or by the dual clip; 0 for SFT."""
+    """Share of tokens at the upper clip bound or at the dual clip's bound; 0 for SFT."""
     kl_rollout: float
     """Mean k3 estimate of KL(rollout || policy), never negative; 0 for SFT."""
     kl_rollout_k1: float
-    """Its k1 estimate, the mean of log(rollout / policy); 0 for SFT."""
+    """Mean k1 estimate of KL(rollout || policy), which is log(rollout / policy); 0 for SFT."""
     effective_share: float
-    """Effective sample size of the weights of `grpo.rollout_correction`, (sum w)^2 / sum w^2, over the tokens; 1 where all are alike."""
+    """Effective sample size of the weights of `grpo.rollout_correction`, (sum w)^2 / sum w^2, over the number of tokens. 1 where all
+    weights are equal."""
     kl_ref: float
     """Mean k3 estimate of KL(policy || reference); 0 without a reference model."""

@@ -1,1 +1,1 @@
-"""Problems: formats, the rules that a row has to keep, the store, streams and mixtures."""
+"""Problems: formats, the rules of a row, the store, streams and mixtures."""

@@ -1,4 +1,4 @@
-"""Problems whose text the policy would read as its own control tokens, found before anything starts; teachers are asked without them."""
+"""Finds problems whose text the policy would read as its own control tokens, before anything starts. Teachers never receive them."""
 
 import re
 from collections.abc import Collection
@@ -16,12 +16,12 @@ from ovt_ray.data.tasks import Tasks
 def without_control_tokens(tasks: Tasks, config: RunConfig) -> Tasks:
     """Return the tasks without problems whose text holds a control token of the policy.
 
-    Raises DataError naming them, unless bad rows are dropped.
+    Raises DataError that names these problems, unless bad rows are dropped.
     """
     if tasks.loaded is None:
         return tasks
     tokens = list(Prompts(model_path(config.model), config.model).control_tokens)
-    if not tokens:  # a pattern of none would be found everywhere
+    if not tokens:  # a pattern without tokens would match everywhere
         return tasks
     train, held_out = tasks.loaded.train, tasks.loaded.held_out
     bad = [row for part in (train, held_out) for row in _bad_rows(part, tokens)]

@@ -1,4 +1,4 @@
-"""From rows of data to checked problems, and back: every rule that a row must keep stands here, whatever file it came from."""
+"""Turns rows of data into checked problems, and back. Every rule that a row must keep stands here, whatever its file."""
 
 import base64
 import builtins
@@ -26,22 +26,22 @@ MAX_ANSWER_CHARS = 1000
 
 
 class LeftOut(DataError):
-    """A row, or a count of rows, that its format leaves out by rule, whatever `data.bad_rows` says of bad ones."""
+    """A row, or a count of rows, that its format leaves out by rule, at any setting of `data.bad_rows`."""
 
 
 class BenchmarkError(DataError):
-    """Problems to learn from were asked of a data set that has none: it is to measure on."""
+    """A data set for evaluation was asked for training problems."""
 
 
 def _text_of_number(value: object) -> object:
-    """Return a JSON number as text, so that `"answer": 6` is as good as `"answer": "6"`; other values as they are."""
+    """Return a JSON number as text, so that `"answer": 6` is the same as `"answer": "6"`. Other values are unchanged."""
     if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     return value
 
 
 def _image_source(value: object) -> ImageSource:
-    """Return a path, a web address, or the bytes of an image that is given as bytes, as base64, or as the struct of `datasets`."""
+    """Return a path, a web address, or the bytes of an image. It is given as bytes, as base64, or as the struct of `datasets`."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         value = value["bytes"] if value["bytes"] is not None else value["path"]
     if isinstance(value, bytes) and value:
@@ -64,50 +64,50 @@ class Encoded(BaseModel):
 
 
 class ImageStruct(BaseModel):
-    """An image as the `datasets` library writes it to Parquet: its bytes, or where there are none, its path."""
+    """An image in the form that the `datasets` library writes to Parquet: its bytes, or without bytes its path."""
 
     bytes: builtins.bytes | None
     path: str | None
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Answer = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
+AnswerText = Annotated[Text, Field(max_length=MAX_ANSWER_CHARS), BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
 Image = Annotated[ImageSource, PlainValidator(_image_source, json_schema_input_type=str | Encoded | ImageStruct)]
 
 
 class ProblemRow(BaseModel):
-    """One problem: a question about images with a gold final answer."""
+    """A problem: a question about images with a gold final answer."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     id: Annotated[Text, BeforeValidator(_text_of_number, json_schema_input_type=str | int | float)]
-    """Unique among the rows of its file."""
+    """Name of the problem, unique among the rows of its file."""
     question: Text
-    """As it is asked, without image placeholders, choices or instructions on the format."""
+    """Text of the question, without image placeholders, choices or instructions on the format."""
     images: list[Image] = []
-    """In the order in which they are shown, before the question: a path, relative to the folder of the row's file, a `data:` URI,
-    `{"base64": ...}`, an `http(s)://` address on one of `data.image_hosts`, or in Parquet bytes or a struct of bytes and path.
-    PNG, JPEG, WebP, GIF or BMP. None for a question about text."""
-    answer: Answer
-    """The gold answer; of a choice the text of one of the choices."""
+    """Images in the order of the prompt, which shows them before the question; empty for a question about text. PNG, JPEG, WebP, GIF and
+    BMP are read. An image is a path relative to the folder of the row's file, a `data:` URI, `{"base64": ...}`, or an `http(s)://` address
+    on one of `data.image_hosts`. In Parquet it may also be bytes, or a struct of bytes and path."""
+    answer: AnswerText
+    """Gold answer. For a choice it is the text of one of the choices."""
     kind: Annotated[AnswerKind | None, Field(strict=False)] = None
-    """How an answer is compared with the gold one; left out, it follows from choices and answer."""
-    choices: list[Answer] = []
-    """What can be chosen, at most 26, shown as (A), (B), ...; only of kind `choice`."""
+    """Rule that compares an answer with the gold answer. If left out, it follows from choices and answer."""
+    choices: list[AnswerText] = []
+    """Options, at most 26, shown as (A), (B), ...; only for kind `choice`."""
     precision: Annotated[int | None, Field(ge=0)] = None
-    """Digits after the point that are compared, after rounding; left out, values must be equal."""
+    """Number of decimals to compare after rounding. If left out, values must be equal."""
     unit: str = ""
-    """Of the gold answer where it is not written in it."""
+    """Unit of a gold answer that does not include its unit."""
     source: str = ""
-    """Data set or kind of question: mixtures (`problems.sources`) go by it."""
+    """Data set or kind of question. Mixtures (`problems.sources`) select by it."""
     solution: str = ""
-    """Worked solution, ending before the final answer: what `distil.source=dataset` learns from."""
+    """Worked solution that ends before the final answer. `distil.source=dataset` learns from it."""
 
 
 def to_problem(values: object, folder: Path) -> Problem:
-    """Return the problem of one row of plain values; relative image paths start at `folder`, images at web addresses are not looked at.
+    """Return the problem of a row of plain values. Relative image paths start at `folder`. Images at web addresses are not checked.
 
-    Raises DataError naming each field that breaks a rule, its value and the rule.
+    Raises DataError that names each field that breaks a rule, its value and the rule.
     """
     try:
         row = ProblemRow.model_validate(values)
@@ -136,7 +136,7 @@ def to_problem(values: object, folder: Path) -> Problem:
 
 
 def stored_problem(values: object, folder: Path) -> Problem:
-    """Return the problem of a row that `problem_row` wrote: as `to_problem`, and its images are here."""
+    """Return the problem of a row that `problem_row` wrote, as `to_problem` does. Raises DataError if an image is at a web address."""
     problem = to_problem(values, folder)
     if remote := next(filter(is_address, problem.images), None):
         raise DataError(f"images: {remote!r} must be on this machine: only the images of a data set are fetched; give its path")
@@ -153,7 +153,7 @@ def _resolved(folder: Path, source: ImageSource) -> ImageSource:
 
 
 def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
-    """Return a problem as plain values for JSON, read again by `stored_problem(row, folder)`."""
+    """Return a problem as plain values for JSON. `stored_problem(row, folder)` reads them."""
     return {
         "id": problem.id,
         "question": problem.question,
@@ -169,7 +169,7 @@ def problem_row(problem: Problem, folder: Path) -> dict[str, object]:
 
 
 def explain(problem: ErrorDetails, row: type[BaseModel]) -> str:
-    """Return field, value and rule of one mistake in a row."""
+    """Return field, value and rule of a mistake in a row."""
     field = ".".join(str(part) for part in problem["loc"]) or "row"
     if problem["type"] == "missing":
         return f"{field}: missing"

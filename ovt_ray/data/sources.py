@@ -1,4 +1,4 @@
-"""The problems of a data set that are learnt from, and those held out."""
+"""Divides the problems of a data set into training problems and held-out problems."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,22 +14,23 @@ from ovt_ray.data.store import problem_set
 from ovt_ray.data.table import BadRow, ProblemSet
 
 MAX_LISTED = 20
-"""Bad rows named in one error."""
+"""Upper bound on the bad rows that an error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedProblems:
-    """Problems to learn from and problems never to learn from."""
+    """Training problems and held-out problems."""
 
     train: ProblemSet
-    """In the order of their rows."""
+    """Problems to learn from, in the order of their rows."""
     held_out: ProblemSet
+    """Problems that are never learnt from."""
     dropped: tuple[str, ...]
-    """One message per row that was left out, for a person."""
+    """Message per row that was left out, for a person."""
 
 
 def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
-    """Return the problems of a run as `read_problems` does. Raises DataError if there are none to learn from, or none held out."""
+    """Return the problems of a run as `read_problems` does. Raises DataError if there are no training or no held-out problems."""
     loaded = read_problems(config, folder)
     if not loaded.train or not loaded.held_out:
         raise DataError(
@@ -40,11 +41,11 @@ def load_problems(config: DataConfig, folder: Path) -> LoadedProblems:
 
 
 def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
-    """Return the checked problems of a data set and those held out of it, kept in `folder` for the next start.
+    """Return the checked training and held-out problems of a data set, and keep them in `folder` for the next start.
 
-    Held-out problems are those of the data set's own split or of `eval_path`; else they are chosen by a hash of their images, so that
-    the choice does not depend on the order of rows. No image of a held-out problem is learnt from. Raises DataError listing the bad rows,
-    unless they are dropped; as long as they are not, an image that could not be fetched is tried again.
+    Held-out problems come from the data set's own split or from `eval_path`. Otherwise a hash of their images chooses them, so that the
+    choice does not depend on the order of rows. No training problem has an image of a held-out problem. Raises DataError with a list of
+    the bad rows, unless they are dropped. Unless they are, an image that could not be fetched is also tried again.
     """
     assert config.path is not None
     read = partial(problem_set, folder=folder, image_hosts=config.image_hosts, tries_again=config.bad_rows == "refuse")
@@ -66,7 +67,7 @@ def read_problems(config: DataConfig, folder: Path) -> LoadedProblems:
 
 
 def settle(bad: Sequence[BadRow], policy: Literal["drop", "refuse"]) -> tuple[str, ...]:
-    """Return the messages of rows to leave out; where bad rows are refused, raise DataError with the first of them."""
+    """Return the messages of rows to leave out. Where bad rows are refused, raise DataError with the first of them."""
     to_correct = [row.message for row in bad if not row.is_left_out]
     if to_correct and policy == "refuse":
         more = [f"... and {len(to_correct) - MAX_LISTED} more"] if len(to_correct) > MAX_LISTED else []
@@ -77,8 +78,10 @@ def settle(bad: Sequence[BadRow], policy: Literal["drop", "refuse"]) -> tuple[st
 
 
 def _hold_out(problems: ProblemSet, num_candidates: int, num_held_out: int) -> tuple[ProblemSet, ProblemSet]:
-    """Return (train, held out), in the order of the rows; a problem about a held-out image is in neither. The first `num_candidates` can be
-    held out."""
+    """Return (train, held out), in the order of the rows. Only the first `num_candidates` problems can be held out.
+
+    A problem that shares an image with a held-out problem is in neither.
+    """
     ids = problems.column("id")
     hashes = [found or [hashlib.sha256(id.encode()).digest()] for id, found in zip(ids, problems.column("image_hashes"), strict=True)]
     chosen = set(sorted(range(num_candidates), key=lambda place: (hashes[place], ids[place]))[:num_held_out])
@@ -88,15 +91,15 @@ def _hold_out(problems: ProblemSet, num_candidates: int, num_held_out: int) -> t
 
 
 def _apart_from(learnt: ProblemSet, separate: ProblemSet) -> ProblemSet:
-    """Return the problems about no image of a separate set, all of which counts: more of it may be measured another time.
+    """Return the problems about no image of a separate set. All of that set counts, because a later run may measure more of it.
 
-    A question about text is the same one in both where its words are: two data sets may give their first rows the same id.
+    Questions about text are compared by their words, because two data sets may give their first rows the same id.
     """
     held_hashes = {digest for hashes in _subjects(separate) for digest in hashes}
     return learnt.select(place for place, hashes in enumerate(_subjects(learnt)) if held_hashes.isdisjoint(hashes))
 
 
 def _subjects(problems: ProblemSet) -> Iterator[list[bytes]]:
-    """Yield what each problem is about: the hashes of its images, of a problem without one that of its question and choices."""
+    """Yield hashes of each problem's subject: of its images, or without images of its question and choices."""
     for hashes, question, choices in zip(*map(problems.column, ("image_hashes", "question", "choices")), strict=True):
         yield hashes or [hashlib.sha256("\0".join([question, *choices]).encode()).digest()]

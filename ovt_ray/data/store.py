@@ -1,11 +1,11 @@
-"""Problems are read and checked once: rows become an Arrow file that later starts map.
+"""Reads and checks problems once: rows become an Arrow file, which later starts map.
 
-    runs/.problems/<key>/problems.arrow   the problems of one split of one data set, bad.json the rows that make none
+    runs/.problems/<key>/problems.arrow   the problems of a split of a data set; bad.json has the rows that make no problem
     runs/.problems/images/                images that came as bytes or were fetched, by their content
-    runs/.problems/fetched/               links to those that were fetched, by their address
+    runs/.problems/fetched/               links to fetched images, by their address
 
-The key says what was read: format, path, sizes and times of the files, hosts that images may be fetched from, and the code that reads them.
-An image that has changed since makes the rows be read anew. The folder may be deleted while nothing runs.
+The key is a hash of format, path, sizes and times of the files, hosts of images, and the code that reads them. If an image has changed
+since, all rows are read again. The folder may be deleted while nothing runs.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from ovt_ray.data.rows import LeftOut
 from ovt_ray.data.table import COLUMNS, SCHEMA, BadRow, ProblemSet, open_table
 
 ROWS_PER_BATCH = 2048
-"""Of the Arrow file."""
+"""Number of rows in a batch of the Arrow file."""
 MAX_THREADS = 16
-"""More would wait for the one that parses rows."""
+"""Upper bound on the threads. More threads would wait for the thread that parses rows."""
 MAX_FETCHES = 8
-"""Threads where images may be fetched: they wait for a server, which is not to be overrun, more than they compute."""
+"""Number of threads where images may be fetched. They mostly wait for a server, which they must not overload."""
 ROWS_AHEAD = 8
-"""Rows in work for each thread."""
+"""Number of rows in progress per thread."""
 SECONDS_BETWEEN_LINES = 2.0
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ Made = tuple[dict[str, Any], None] | tuple[None, BadRow]
 
 
 def problem_set(
-    format_name: str, path: Path, split: Split, folder: Path, image_hosts: Sequence[str] = (), *, tries_again: bool = False
+    format_name: str, path: Path, split: Split, folder: Path, *, image_hosts: Sequence[str] = (), tries_again: bool = False
 ) -> ProblemSet:
-    """Return the problems of a split, from `folder` if they were read before, else read, checked and kept there.
+    """Return the problems of a split, from `folder` if they were read before. Else read and check them, and keep them there.
 
-    Images are fetched from `image_hosts` alone; with `tries_again` those too whose fetching failed before.
+    Images are fetched only from `image_hosts`. With `tries_again` images whose fetching failed before are tried again.
     """
     home = folder / _key(format_name, path, split, image_hosts)
     found = _opened(home)
@@ -63,7 +63,7 @@ def problem_set(
 
 
 def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] = ()) -> ProblemSet:
-    """Return the problems of rows, kept in the folder `home`, which appears whole or not at all; `name` is for the progress."""
+    """Return the problems of rows, kept in the folder `home`, which appears whole or not at all. `name` is for the progress."""
     scratch = home.with_name(f".{home.name}.{os.getpid()}.tmp")
     remote = RemoteImages(image_hosts, home.parent)
     remote.images.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] 
         shutil.rmtree(home, ignore_errors=True)
         try:
             scratch.rename(home)
-        except OSError:  # another process was first with the same
+        except OSError:  # another process wrote the same folder first
             if not home.is_dir():
                 raise
     finally:
@@ -84,7 +84,7 @@ def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] 
 
 
 def stamp(path: str) -> int:
-    """Return a number that is another one when the file's size or time is; 0 for no file."""
+    """Return a number that changes with the file's size or time; 0 for no file."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):  # such as a null byte in an address
@@ -93,12 +93,12 @@ def stamp(path: str) -> int:
 
 
 def _opened(home: Path) -> ProblemSet | None:
-    """Return what `keep` left, None if it left nothing that can be read or an image has changed since."""
+    """Return the problems that `keep` wrote. None if they cannot be read or an image has changed since."""
     if not (home / "bad.json").is_file():
         return None
     try:
         problems = _read(home)
-    except (OSError, ValueError, pa.ArrowException):  # of a machine that lost its power: the rows are read again
+    except (OSError, ValueError, pa.ArrowException):  # for example after a power failure: the rows are read again
         return None
     noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
     changed = [path for path, before in noted.items() if stamp(path) != before]
@@ -114,13 +114,13 @@ def _read(home: Path) -> ProblemSet:
 
 
 def _noted(problems: ProblemSet) -> Iterator[tuple[str, int]]:
-    """Yield each image's path and its stamp when it was checked."""
+    """Yield each image's path and its stamp at the check."""
     for paths, stamps in zip(problems.column("images"), problems.column("image_stamps"), strict=True):
         yield from zip(paths, stamps, strict=True)
 
 
 def _made(rows: Iterable[Row], remote: RemoteImages, num_threads: int) -> Iterator[tuple[str, Made]]:
-    """Yield each row's place and what became of it, in order. Images are fetched and decoded in threads, a few rows ahead."""
+    """Yield each row's place and its result, in order. Threads fetch and decode images, a few rows ahead."""
     waiting: deque[tuple[str, Future[Made]]] = deque()
     with ThreadPoolExecutor(num_threads, "problems") as threads:
         try:
@@ -131,12 +131,12 @@ def _made(rows: Iterable[Row], remote: RemoteImages, num_threads: int) -> Iterat
                     yield earliest, future.result()
             for place, future in waiting:
                 yield place, future.result()
-        finally:  # who stops does not wait for all that would be fetched
+        finally:  # a consumer that stops early does not wait for pending fetches
             threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _make(place: str, make: Callable[[], Problem], remote: RemoteImages) -> Made:
-    """Return the values of one row's problem, its images stored as files, or why it has none."""
+    """Return the values of a row's problem, with its images stored as files, or the reason why it has none."""
     try:
         problem = make()
         sources = remote.local(problem.images)
@@ -164,7 +164,7 @@ def _make(place: str, make: Callable[[], Problem], remote: RemoteImages) -> Made
 
 
 def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
-    """Write the problems that rows made, and return the rows that made none or repeat an id."""
+    """Write the problems of the rows, and return the rows that make no problem or repeat an id."""
     bad: list[BadRow] = []
     place_of: dict[str, str] = {}
     batch: list[dict[str, Any]] = []
@@ -174,7 +174,7 @@ def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
                 assert fault is not None
                 bad.append(fault)
             elif (id := values["id"]) in place_of:
-                message = f"{place}: id: {id!r} is that of {place_of[id]} too; ids must differ"
+                message = f"{place}: id: {id!r} is also the id of {place_of[id]}; ids must differ"
                 bad.append(BadRow(message=message, is_left_out=False))
             else:
                 place_of[id] = place
@@ -188,7 +188,7 @@ def _write(path: Path, made: Iterable[tuple[str, Made]]) -> list[BadRow]:
 
 
 def _shown(made: Iterable[tuple[str, Made]], name: str, remote: RemoteImages) -> Iterator[tuple[str, Made]]:
-    """Yield the same, with a line every few seconds: how many there will be is not known."""
+    """Yield the same rows, and print a line every few seconds. The total number is not known."""
     began = line_at = time.monotonic()
     num_bad = 0
     for number, (place, one) in enumerate(made, start=1):
@@ -201,14 +201,14 @@ def _shown(made: Iterable[tuple[str, Made]], name: str, remote: RemoteImages) ->
 
 
 def _key(format_name: str, path: Path, split: Split, image_hosts: Sequence[str]) -> str:
-    """Return a name that is another one for another format, path, hosts of images, state of the files or reading code."""
+    """Return a name that depends on format, path, hosts of images, state of the files and the reading code."""
     states = [state for read in files_read(format_name, path) for state in _states(read)]
     parts = [format_name, split, str(path.resolve()), " ".join(sorted(image_hosts)), _code_version(), *states]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def _states(path: Path) -> Iterator[str]:
-    """Yield name, size and time of a file, or of every file below a folder; links are followed, each folder is gone through once."""
+    """Yield name, size and time of a file, or of every file below a folder. Links are followed, and each folder is visited once."""
     if not path.is_dir():
         yield str(stamp(str(path)))
         return
@@ -226,7 +226,7 @@ def _states(path: Path) -> Iterator[str]:
 
 @cache
 def _code_version() -> str:
-    """Return a hash of the code that decides what becomes of a row."""
+    """Return a hash of the code that decides the result of a row."""
     ours = Path(__file__).parent
     core, verifier = ours.parent / "core", ours.parents[1] / "reward" / "verifier"
     files = [core / "http.py", core / "images.py", core / "types.py", *ours.rglob("*.py"), *verifier.rglob("*.py")]

@@ -1,4 +1,4 @@
-"""Items without end, from one part or mixed from several, in an order that follows from a seed and a position alone."""
+"""Endless streams of items, from one part or a mixture of parts, in an order that depends only on a seed and a position."""
 
 from array import array
 from collections.abc import Sequence
@@ -15,21 +15,22 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part(Generic[Item]):
-    """Items of one kind, and how much of a mixture they are."""
+class MixturePart(Generic[Item]):
+    """Items of the same kind, and their share of a mixture."""
 
     name: str
-    """Shuffles depend on it, so a part's own order does not depend on the others."""
+    """Name of the part. Its shuffles depend on it, and thus not on the other parts."""
     items: Sequence[Item]
     share: float = 1.0
-    """Relative to the other parts'."""
+    """Weight of the part, relative to the other parts."""
 
 
 class Interleaving:
-    """Whose turn it is at each position of a mixture: of the first n items, each part has its share of n to within one item.
+    """The part at each position of a mixture. Among the first n items, each part has its share of n to within one item.
 
-    It is the quota method of Balinski and Young (American Mathematical Monthly 82(7), 1975): a turn goes to the part whose next item is
-    due first, among those that would not be ahead of their share with it. The turns repeat after as many items as make every share whole.
+    This is the quota method of Balinski and Young (American Mathematical Monthly 82(7), 1975). A turn goes to the part whose next item is
+    due first, among the parts that would not get ahead of their share. The turns repeat after the number of items that makes every share
+    whole.
     """
 
     def __init__(self, shares: Sequence[float]) -> None:
@@ -41,7 +42,7 @@ class Interleaving:
         self._counts = [0] * len(shares)
 
     def turn(self, position: int) -> tuple[int, int]:
-        """Return the part whose turn it is, and how many turns it had before."""
+        """Return the part at a position, and the number of turns that it had before."""
         cycle, place = divmod(position, sum(self._weights))
         while len(self._turns) <= place:
             self._extend()
@@ -49,7 +50,7 @@ class Interleaving:
         return part, self._places[place] + cycle * self._weights[part]
 
     def counts(self, num: int) -> list[int]:
-        """Return how many of the first `num` items each part has."""
+        """Return the number of items that each part has among the first `num` items."""
         counts = [0] * len(self._weights)
         for position in range(num):
             counts[self.turn(position)[0]] += 1
@@ -66,11 +67,13 @@ class Interleaving:
 
 @dataclass(frozen=True)
 class ItemStream(Generic[Item]):
-    """Items by position, counted from 0 without end. Each part goes through all its items before it repeats one, epoch after epoch, in an
-    order that depends on seed, part and epoch alone. Who takes ranges of positions that do not overlap never has an item of an epoch twice,
-    and who goes on from a position skips none."""
+    """Items by position, from 0 without end.
 
-    parts: Sequence[Part[Item]]
+    Each part goes through all its items before it repeats any, epoch after epoch. The order depends only on seed, part and epoch. Disjoint
+    ranges of positions never repeat an item within an epoch, and continuing from a position skips none.
+    """
+
+    parts: Sequence[MixturePart[Item]]
     seed: int
 
     def __len__(self) -> int:
@@ -85,15 +88,15 @@ class ItemStream(Generic[Item]):
         return part.items[permutation(len(part.items), seed)[place]]
 
     def take(self, position: int, count: int) -> list[Item]:
-        """Return so many items from a position on."""
+        """Return `count` items from a position on."""
         return [self[place] for place in range(position, position + count)]
 
     @classmethod
     def of(cls, items: Sequence[Item], seed: int) -> "ItemStream[Item]":
-        """Return the stream of one part."""
-        return cls([Part(name="", items=items)], seed)
+        """Return the stream of a single part."""
+        return cls([MixturePart(name="", items=items)], seed)
 
     @cached_property
     def interleaving(self) -> Interleaving:
-        """Whose turn it is at each position."""
+        """The part at each position."""
         return Interleaving([part.share for part in self.parts])

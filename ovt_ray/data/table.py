@@ -1,4 +1,4 @@
-"""Checked problems in an Arrow file that is mapped, not read: a problem is made when it is asked for."""
+"""Checked problems in an Arrow file that is mapped, not read. A problem is made when it is requested."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ SCHEMA = pa.schema(
         ("num_fetched", pa.int32()),
     ]
 )
-"""And what is known of a problem beside: where its row stands, and of each image the SHA-256, the size, and the state of its
-file; and how many of them were at web addresses."""
+"""Columns of the Arrow file. `place` is the place of the problem's row. Each image has its SHA-256, its size and the state of its file.
+`num_fetched` is the number of images that were at web addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +50,15 @@ class BadRow:
     message: str
     """Place, field, value and rule, for a person."""
     is_left_out: bool
-    """Whether its format leaves it out by rule, so that nobody has to correct it."""
+    """Whether its format leaves the row out by rule, so that it needs no correction."""
     image: str = ""
-    """Path or web address of the image that is to blame, if one is."""
+    """Path or web address of the image at fault; empty if no image is."""
     image_stamp: int = 0
-    """State of that file when it was looked at; 0 for an address."""
+    """State of that file at the check; 0 for an address."""
 
 
 class ProblemSet(Sequence[Problem]):
-    """Some problems of a mapped file, in an order of its own: positions in the file are all that this holds in memory."""
+    """Some problems of a mapped file, in any order. It holds only their positions in memory."""
 
     def __init__(self, table: pa.Table, bad: Sequence[BadRow] = (), places: np.ndarray | None = None) -> None:
         self._table = table
@@ -85,20 +85,20 @@ class ProblemSet(Sequence[Problem]):
         return ProblemSet(self._table, self.bad, self._places[chosen])
 
     def column(self, name: str) -> list[Any]:
-        """Return one column of `SCHEMA`, in the order of this set."""
+        """Return a column of `SCHEMA`, in the order of this set."""
         column = self._table[name]
         return (column if len(self) == len(column) and self._is_whole() else column.take(pa.array(self._places))).to_pylist()
 
     def places_of(self, pattern: str) -> np.ndarray:
-        """Return the places of the problems in whose question or choices a regular expression is found."""
+        """Return the places of the problems whose question or choices match a regular expression."""
         texts = (self._table["question"], pc.binary_join(self._table["choices"], "\n"))
         in_question, in_choices = (pc.match_substring_regex(text, pattern).to_numpy() for text in texts)
         return np.flatnonzero((in_question | in_choices)[self._places])
 
     def joined_with(self, others: Sequence["ProblemSet"]) -> "ProblemSet":
-        """Return the problems of this set, then those of others, whose ids get their number before them, counted from 1: `1/17`.
+        """Return the problems of this set and then of others. Ids of the others begin with the set's number, counted from 1: `1/17`.
 
-        Raises DataError where this set has such an id already.
+        Raises DataError if this set already has such an id.
         """
         tables, places, num_rows = [self._table], [self._places], self._table.num_rows
         for number, other in enumerate(others, start=1):
@@ -119,12 +119,12 @@ class ProblemSet(Sequence[Problem]):
 
 
 def to_problem(row: dict[str, Any]) -> Problem:
-    """Return the problem of one row of the file, whose rules were checked when it was written."""
+    """Return the problem of a row of the file, whose rules were checked before it was written."""
     return Problem(
         **row | {"kind": AnswerKind(row["kind"]), "images": tuple(row["images"]), "choices": tuple(row["choices"])},
     )
 
 
 def open_table(path: Path) -> pa.Table:
-    """Return the table of an Arrow file, mapped into memory: what is not asked for is not read."""
+    """Return the table of an Arrow file, mapped into memory, so that only requested parts are read."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

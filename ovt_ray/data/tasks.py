@@ -1,4 +1,4 @@
-"""The problems of a run: what each stage learns from, and what every stage is measured on."""
+"""The problems of a run: the problems that each stage learns from, and the problems that measure every stage."""
 
 import logging
 from collections import Counter
@@ -16,7 +16,7 @@ from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
 from ovt_ray.data.difficulty import TIERS, read_measured_problems, read_pass_rates
 from ovt_ray.data.sources import LoadedProblems, load_problems
-from ovt_ray.data.stream import Interleaving, ItemStream, Part
+from ovt_ray.data.stream import Interleaving, ItemStream, MixturePart
 from ovt_ray.data.table import ProblemSet
 
 logger = logging.getLogger(__name__)
@@ -24,32 +24,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a stage asks for."""
+    """The problems that a stage requests."""
 
     purpose: str
-    """Its name, `iter1/distil`: the order depends on it."""
+    """Name of the stage, such as `iter1/distil`. The order depends on it."""
     num: int
-    """Problems, of which a data set may hold fewer unless `choice` has shares."""
+    """Number of problems. A data set may hold fewer, unless `choice` has shares."""
     choice: ProblemChoice | None = None
-    """Which ones."""
+    """Choice of the problems; None takes from all."""
     num_per_step: int = 1
-    """Problems of one step, which are to differ."""
+    """Number of different problems per step."""
     measured_by: tuple[Path, ...] = ()
-    """Folders of the stages whose pass rates are known to it, in the order of the run."""
+    """Folders of the stages whose pass rates count, in the order of the run."""
     hard: bool = False
     """Whether the embedded world draws its harder mixture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tasks:
-    """Where the problems of one run come from."""
+    """The source of a run's problems."""
 
     config: DataConfig
     seed: int
     image_folder: Path
-    """Where the embedded world draws its images."""
+    """Folder in which the embedded world draws its images."""
     loaded: LoadedProblems | None
-    """Problems of a data set; None for the embedded world, which draws them when asked."""
+    """Problems of a data set; None for the embedded world, which draws them on request."""
 
     @property
     def dropped(self) -> Sequence[str]:
@@ -57,9 +57,9 @@ class Tasks:
         return self.loaded.dropped if self.loaded else ()
 
     def train(self, wanted: Wanted) -> Sequence[Problem]:
-        """Return `num` different problems to learn from, in an order that follows from the run's seed and the purpose.
+        """Return `num` different training problems, in an order that depends only on the run's seed and the purpose.
 
-        A data set that holds fewer gives all it has. Raises DataError where a source has too few for its share of a mixture.
+        A smaller data set gives all its problems. Raises DataError if a source has too few problems for its share of a mixture.
         """
         if self.loaded is None and wanted.choice is None:
             return self._drawn(wanted)
@@ -69,9 +69,9 @@ class Tasks:
         return stream.take(0, num)
 
     def stream(self, wanted: Wanted) -> ItemStream[Problem]:
-        """Return the problems to learn from without end, in an order that follows from the run's seed and the purpose.
+        """Return the endless stream of training problems, in an order that depends only on the run's seed and the purpose.
 
-        A mixture goes through each source in epochs of its own. Raises DataError where the choice leaves too few for one step.
+        A mixture goes through each source in epochs of its own. Raises DataError if the choice leaves too few problems for a step.
         """
         parts = self._parts(wanted)
         if wanted.choice:
@@ -87,13 +87,13 @@ class Tasks:
         return stream
 
     def held_out(self) -> list[Problem]:
-        """Return the problems that nothing is trained on."""
+        """Return the held-out problems, which no stage trains on."""
         if self.loaded is not None:
             return list(self.loaded.held_out)
-        return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder, hard=False)
+        return _draw(self.config.eval_split, self.config.num_eval, self.seed, self.image_folder)
 
     def sources(self) -> Counter[str]:
-        """Return how many problems to learn from each source has; of the embedded world, which has no end of them, 0 of each kind."""
+        """Return the number of training problems of each source. The endless embedded world has 0 for each kind of question."""
         if self.loaded is None:
             from ovt_ray.world import KIND_OF
 
@@ -101,9 +101,9 @@ class Tasks:
         return Counter(self.loaded.train.column("source"))
 
     def _drawn(self, wanted: Wanted) -> list[Problem]:
-        return _draw("train", wanted.num, stable_seed(self.seed, wanted.purpose), self.image_folder, wanted.hard)
+        return _draw("train", wanted.num, stable_seed(self.seed, wanted.purpose), self.image_folder, hard=wanted.hard)
 
-    def _parts(self, wanted: Wanted) -> list[Part[Problem]]:
+    def _parts(self, wanted: Wanted) -> list[MixturePart[Problem]]:
         shares = wanted.choice.sources if wanted.choice else None
         tiers = wanted.choice.tiers if wanted.choice else None
         if self.loaded is not None:
@@ -111,10 +111,10 @@ class Tasks:
         if tiers:
             return _split(_of_tiers(read_measured_problems(wanted.measured_by), tiers, wanted), shares, wanted.purpose)
         if shares is None:
-            return [Part(name="", items=self._drawn(wanted))]
+            return [MixturePart(name="", items=self._drawn(wanted))]
         seed, counts = stable_seed(self.seed, wanted.purpose), Interleaving(list(shares.values())).counts(wanted.num)
         return [
-            Part(name=kind, items=_draw("train", max(1, num), seed, self.image_folder, hard=False, kind_name=kind), share=share)
+            MixturePart(name=kind, items=_draw("train", max(1, num), seed, self.image_folder, kind_name=kind), share=share)
             for (kind, share), num in zip(shares.items(), counts, strict=True)
         ]
 
@@ -139,21 +139,21 @@ def check_amounts(tasks: Tasks, place: int, iteration: IterationConfig) -> None:
 
 
 def load_tasks(config: DataConfig, seed: int, image_folder: Path, problem_folder: Path) -> Tasks:
-    """Return the run's problems, kept in `problem_folder`. Raises DataError naming bad rows, unless the config says to drop them."""
+    """Return the run's problems, kept in `problem_folder`. Raises DataError that names bad rows, unless the config drops them."""
     loaded = None if config.format == "embedded" else load_problems(config, problem_folder)
     return Tasks(config=config, seed=seed, image_folder=image_folder, loaded=loaded)
 
 
 def _draw(
-    split: Literal["train", "validation", "test"], num: int, seed: int, folder: Path, hard: bool, kind_name: str | None = None
+    split: Literal["train", "validation", "test"], num: int, seed: int, folder: Path, *, hard: bool = False, kind_name: str | None = None
 ) -> list[Problem]:
     from ovt_ray.world import world_problems
 
-    return world_problems(split, num, seed, folder, hard, kind_name)
+    return world_problems(split, num, seed, folder, hard=hard, kind_name=kind_name)
 
 
 def _of_tiers(problems: Sequence[Problem], tiers: Sequence[Tier] | None, wanted: Wanted) -> Sequence[Problem]:
-    """Return the problems whose measured pass rate is in one of the tiers. Raises DataError if none is."""
+    """Return the problems whose measured pass rate is in one of the tiers. Raises DataError if there are none."""
     if tiers is None:
         return problems
     rates = read_pass_rates(wanted.measured_by)
@@ -163,18 +163,18 @@ def _of_tiers(problems: Sequence[Problem], tiers: Sequence[Tier] | None, wanted:
     num_of = Counter(tier_of)
     counts = ", ".join(f"{tier} {num_of[tier]:,}" for tier in TIERS)
     raise DataError(
-        f"{wanted.purpose}: problems.tiers {', '.join(tiers)}: no problem to learn from is in them; there are {counts}, "
+        f"{wanted.purpose}: problems.tiers {', '.join(tiers)}: no training problem is in them; there are {counts}, "
         f"and {num_of[None]:,} not measured: choose others"
     )
 
 
-def _split(problems: Sequence[Problem], shares: Mapping[str, float] | None, where: str) -> list[Part[Problem]]:
-    """Return the problems as the parts of a mixture, or as one part. Raises DataError if a part has none."""
+def _split(problems: Sequence[Problem], shares: Mapping[str, float] | None, where: str) -> list[MixturePart[Problem]]:
+    """Return the problems as the parts of a mixture, or as a single part. Raises DataError if a part has no problems."""
     if shares is None:
-        return [Part(name="", items=problems)]
+        return [MixturePart(name="", items=problems)]
     sources = np.array(_column(problems, "source"))
     _check_sources(shares, Counter(sources.tolist()), where)
-    return [Part(name=name, items=_at(problems, np.flatnonzero(sources == name)), share=share) for name, share in shares.items()]
+    return [MixturePart(name=name, items=_at(problems, np.flatnonzero(sources == name)), share=share) for name, share in shares.items()]
 
 
 def _check_sources(shares: Iterable[str], counts: Mapping[str, int], where: str) -> None:
@@ -182,7 +182,7 @@ def _check_sources(shares: Iterable[str], counts: Mapping[str, int], where: str)
         raise DataError(f"{where}: problems.sources {unknown[0]!r}: there is none of that name, but {_listed(counts)}")
 
 
-def _check_shares(parts: Sequence[Part[Problem]], num: int, where: str) -> None:
+def _check_shares(parts: Sequence[MixturePart[Problem]], num: int, where: str) -> None:
     """Raise DataError if a part of a mixture holds fewer different problems than its share of the first `num`."""
     needed = Interleaving([part.share for part in parts]).counts(num)
     for part, count in zip(parts, needed, strict=True):
@@ -194,7 +194,7 @@ def _check_shares(parts: Sequence[Part[Problem]], num: int, where: str) -> None:
             )
 
 
-def _sizes(parts: Iterable[Part[Problem]]) -> dict[str, int]:
+def _sizes(parts: Iterable[MixturePart[Problem]]) -> dict[str, int]:
     return {part.name or "all": len(part.items) for part in parts}
 
 

@@ -1,4 +1,4 @@
-"""What became of every chain that was asked for: `report.json` and `dropped.jsonl`."""
+"""Records the fate of every requested chain in `report.json` and `dropped.jsonl`."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,60 +12,60 @@ from ovt_ray.data.rows import problem_row
 from ovt_ray.distillation.filters import FILTERS, Candidate
 
 CORRECT_FATES = (*FILTERS, "duplicate", "per_source", "not_selected", "trace")
-"""What may become of a correct chain, in the order in which it is decided; the last is to be kept."""
+"""Possible fates of a correct chain, in the order of the decisions. The last fate is to be kept."""
 FATES = ("unanswered", *(outcome.value for outcome in Outcome if outcome is not Outcome.CORRECT), *CORRECT_FATES)
-"""What may become of a chain that was asked for; each has exactly one fate."""
+"""Possible fates of a requested chain. Each chain has exactly one fate."""
 MAX_EXAMPLES = 3
-"""Dropped chains of each filter that the report shows, each of another problem."""
+"""Upper bound on the dropped chains per filter that the report shows, each of a different problem."""
 MAX_EXAMPLE_CHARS = 2000
-"""What is shown of each."""
+"""Upper bound on the characters that the report shows of an example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """A correct chain that is no trace, and why."""
+    """A correct chain that is no trace, and the reason."""
 
     candidate: Candidate
     filter: str
-    """Its fate: a filter's name, `duplicate` or `per_source`."""
+    """Fate of the chain: a filter's name, `duplicate` or `per_source`."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilReport:
-    """How many chains were asked for, and how many met each fate."""
+    """The number of requested chains, and the number of chains with each fate."""
 
     num_problems: int
     num_asked: int
-    """Problems times chains asked of each."""
+    """Number of requested chains: problems times chains per problem."""
     num_reflections_cut: int
-    """Correct chains that were cut at a doubt."""
+    """Number of correct chains that were cut at a doubt."""
     by_source: Mapping[str, Mapping[str, int]]
-    """Chains of each fate, by `Problem.source`; fates that none met are left out."""
+    """Number of chains with each fate, by `Problem.source`. Fates without chains are left out."""
 
     @property
     def fates(self) -> Counter[str]:
-        """Chains of each fate."""
+        """Number of chains with each fate."""
         return sum((Counter(fates) for fates in self.by_source.values()), Counter())
 
     @property
     def num_responses(self) -> int:
-        """Chains that were answered."""
+        """Number of answered chains."""
         return self.num_asked - self.fates["unanswered"]
 
     @property
     def num_correct(self) -> int:
-        """Chains whose answer verified."""
+        """Number of chains with a correct answer."""
         return num_correct(self.fates)
 
     @property
     def num_traces(self) -> int:
-        """Chains that were kept."""
+        """Number of chains that were kept."""
         return self.fates["trace"]
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """Summary in a line, for a person."""
         fates = self.fates
         dropped = ", ".join(f"{fates[fate]} by {fate}" for fate in CORRECT_FATES[:-2] if fates[fate])
         return (
@@ -75,7 +75,7 @@ class DistilReport:
 
 
 def num_correct(fates: Mapping[str, int]) -> int:
-    """Return how many chains with these fates were correct."""
+    """Return the number of correct chains among chains with these fates."""
     return sum(fates.get(fate, 0) for fate in CORRECT_FATES)
 
 
@@ -88,7 +88,7 @@ class Accounts:
         self._by_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def count(self, problem: Problem, fate: str, num_chains: int = 1) -> None:
-        """Count chains of a problem that met one fate."""
+        """Count chains of a problem with the same fate."""
         self._by_source[problem.source][fate] += num_chains
 
     def drop(self, candidate: Candidate, fate: str, reason: str) -> None:
@@ -97,7 +97,7 @@ class Accounts:
         self.drops.append(Drop(candidate=candidate, filter=fate, reason=reason))
 
     def report(self, num_problems: int) -> DistilReport:
-        """Return the report of all that was counted."""
+        """Return the report of all counts."""
         by_source = {source: {fate: fates[fate] for fate in FATES if fates[fate]} for source, fates in sorted(self._by_source.items())}
         num_asked = sum(sum(fates.values()) for fates in by_source.values())
         return DistilReport(
@@ -106,7 +106,7 @@ class Accounts:
 
 
 def write_accounts(folder: Path, report: DistilReport, drops: Sequence[Drop]) -> None:
-    """Write `report.json`, with a few examples of each filter's drops, and `dropped.jsonl`, one row per drop."""
+    """Write `report.json` with a few examples of each filter's drops, and `dropped.jsonl` with a row per drop."""
     rows = (
         {"id": drop.candidate.problem.id, "index": drop.candidate.index, "filter": drop.filter, "reason": drop.reason} for drop in drops
     )
@@ -128,7 +128,7 @@ def write_accounts(folder: Path, report: DistilReport, drops: Sequence[Drop]) ->
 
 
 def _examples(drops: Sequence[Drop]) -> list[Drop]:
-    """Return the first drops of each filter, each of another problem, filter by filter."""
+    """Return the first drops of each filter, each of a different problem, filter by filter."""
     shown: defaultdict[str, dict[str, Drop]] = defaultdict(dict)
     for drop in drops:
         if len(shown[drop.filter]) < MAX_EXAMPLES:

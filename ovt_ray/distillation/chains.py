@@ -1,4 +1,4 @@
-"""Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
+"""Distillation: a source writes k reasoning chains per problem, and each chain is verified.
 
 A source yields the chains of its problems in any order, as they are ready. They are kept on the disk as they come, so that an
 interrupted stage asks only for the rest.
@@ -20,13 +20,13 @@ from ovt_ray.run.progress import Progress
 from ovt_ray.services import Services
 
 ROWS_AT_ONCE = 16
-"""Problems whose chains are put on the disk together."""
+"""Number of problems whose chains are put on the disk together."""
 SCORE = TypeAdapter(Score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chains:
-    """The responses of a source to one problem, and their verdicts."""
+    """The responses of a source to a problem, and their scores."""
 
     problem: Problem
     responses: tuple[str, ...]
@@ -58,7 +58,7 @@ def chains_by_policy(
 
 
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
-    """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
+    """Yield the worked solutions of the problems as scored chains. A problem without a solution has no chain.
 
     A solution that is a whole response, with an `<answer>` of its own, is taken as it is. Any other solution is put into the format, with
     the gold answer.
@@ -74,7 +74,7 @@ def _worked(problem: Problem) -> list[str]:
 
 
 def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
-    """Return the chains that `keep_chains` left of an interrupted stage, by the id of their problem."""
+    """Return the chains that `keep_chains` wrote in an interrupted stage, by the id of their problem."""
     drop_torn_end(path)
     problem_of = {problem.id: problem for problem in problems}
     rows = read_json_lines(path)
@@ -103,7 +103,7 @@ def keep_chains(path: Path, chains: Iterable[Chains], stage: str, *, num_before:
                 progress.step(num_before + len(kept) - 1, figures)
                 num_sure = len(kept) if one.responses else num_sure
                 if num_sure - num_written >= ROWS_AT_ONCE:
-                    rows, num_written = kept[num_written:num_sure], num_sure  # a write that fails is not tried again behind half a line
+                    rows, num_written = kept[num_written:num_sure], num_sure  # never retry a failed write: it may have left half a line
                     append_json_lines(path, map(_row, rows))
         num_sure = len(kept)
     finally:

@@ -1,11 +1,13 @@
-"""Which problems are, by picture or question, among those that a run is measured on.
+"""Finds problems that equal, by picture or question, a problem that the run is measured on.
 
-A problem is contaminated if it shows
-1. a picture with the very pixels of one of theirs, whatever the question (pictures of one colour do not count), or
-2. a question similar to one of theirs and a picture that looks like that one's (`ovt_ray.distillation.pictures.look_alike`), or
-3. a question similar to one of theirs, with the same numbers in it, where neither has a picture, or where it has `MIN_WORDS` words and the
-   same gold answer; where both have pictures there has to be a number: a template without one is asked of many pictures.
-A similar question alone is no sign: data sets ask "Find x." of a thousand pictures. Nor is a similar picture: charts differ by one bar.
+A problem is contaminated by an evaluation problem in three cases:
+1. A picture of it has exactly the pixels of a picture there, whatever the question. Pictures of a single colour do not count.
+2. Its question is similar to the question there, and a picture looks like a picture there (`ovt_ray.distillation.pictures.look_alike`).
+3. Its question is similar to the question there and has the same numbers. In addition, either neither problem has a picture, or the
+   question has `MIN_WORDS` words and the same gold answer. If both have pictures, the question must have a number, because a template
+   without a number occurs with many pictures.
+A similar question alone is no sign: data sets ask "Find x." about a thousand pictures. A similar picture alone is no sign either: charts
+may differ by a single bar.
 """
 
 from collections import defaultdict
@@ -17,13 +19,13 @@ from ovt_ray.distillation.pictures import Look, look, look_alike, picture, pixel
 from ovt_ray.distillation.texts import SimilarTexts, grams, sample, words
 
 MIN_SIMILARITY = 0.8
-"""Jaccard index, of runs of three words, from which on two questions with their choices are similar."""
+"""Jaccard index of three-word runs from which two questions with their choices are similar."""
 MIN_WORDS = 20
-"""A question of fewer words says too little without its picture."""
+"""Fewest words of a question that identify it without its picture."""
 
 
 class EvaluationSet:
-    """The problems that a run is measured on, as what others are compared with. Pictures are decoded when one is first compared."""
+    """The problems that a run is measured on, for comparison with others. Pictures are decoded at their first comparison."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
@@ -31,7 +33,7 @@ class EvaluationSet:
         self._reasons: dict[str, str | None] = {}
 
     def overlap(self, problem: Problem) -> str | None:
-        """Return which evaluation problem a problem is, and by what; None for one that is none of them."""
+        """Return the evaluation problem that a problem equals, and the evidence; None if it equals none."""
         if problem.id not in self._reasons:
             self._reasons[problem.id] = self._same_picture(problem) or self._same_question(problem)
         return self._reasons[problem.id]
@@ -53,7 +55,7 @@ class EvaluationSet:
                 tells_more = numbers or not (problem.images and other.images)
                 if tells_more and gold(problem) == gold(other) and len(words(question)) >= MIN_WORDS:
                     return f"{about}, with the same numbers and answer"
-            if ours is None:  # decoded for few of all problems
+            if ours is None:  # late, because few problems need their pictures decoded
                 ours = [look(picture(source, problem.id)) for source in problem.images]
             if any(look_alike(one, theirs) for one in ours for theirs in self._pictures.looks(place)):
                 return f"{about}, and its picture looks alike"
@@ -69,7 +71,7 @@ class EvaluationSet:
 
 
 class _Pictures:
-    """The pictures of the evaluation problems, each decoded when it is first compared; only what is compared is kept of them."""
+    """The pictures of the evaluation problems, decoded at their first comparison. Only their digests and thumbnails are kept."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._problems = problems
@@ -78,15 +80,15 @@ class _Pictures:
         self._compared: dict[str, str | None] = {}
 
     def same(self, source: ImageSource, problem_id: str) -> str | None:
-        """Return the id of an evaluation problem with the same pixels. Only a picture as large as one of theirs is decoded."""
+        """Return the id of an evaluation problem with the same pixels. Decodes the picture only if an evaluation picture has its size."""
         if not isinstance(source, str):
             return self._same(source, problem_id)
-        if source not in self._compared:  # many problems may show one file
+        if source not in self._compared:  # many problems may show the same file
             self._compared[source] = self._same(source, problem_id)
         return self._compared[source]
 
     def looks(self, place: int) -> list[Look]:
-        """Return how the pictures of one evaluation problem look."""
+        """Return the thumbnails of an evaluation problem's pictures."""
         if place not in self._looks:
             problem = self._problems[place]
             self._looks[place] = [look(picture(source, problem.id)) for source in problem.images]
@@ -97,7 +99,7 @@ class _Pictures:
         return known.get(pixel_digest(picture(source, problem_id)) or "") if known else None
 
     def _digests_of(self, shape: tuple[int, int]) -> dict[str, str]:
-        """Return the problem that shows each picture of one size, by the digest of its pixels."""
+        """Return the id of the problem that shows each picture of a size, by the digest of its pixels."""
         if shape not in self._digests:
             shown = [(self._problems[place], number) for place, number in self._by_size.get(shape, ())]
             digests = [(pixel_digest(picture(problem.images[number], problem.id)), problem.id) for problem, number in shown]
@@ -106,7 +108,7 @@ class _Pictures:
 
     @cached_property
     def _by_size(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
-        """Place of the problem and of the picture in it, by the size that the file states."""
+        """Place of the problem and of the picture in it, by the size in the file's header."""
         found: defaultdict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         for place, problem in enumerate(self._problems):
             for number, source in enumerate(problem.images):
@@ -120,10 +122,10 @@ def question_text(problem: Problem) -> str:
 
 
 def gold(problem: Problem) -> str:
-    """Return the gold answer as it is compared with another problem's."""
+    """Return the gold answer in the form that is compared with another problem's."""
     return problem.answer.strip().casefold()
 
 
 def _numbers(problem: Problem) -> list[str]:
-    """Return the words of the question that have a digit, sorted: templates are filled with other numbers."""
+    """Return the words of the question that have a digit, sorted. Problems of the same template differ in them."""
     return sorted(word for word in words(question_text(problem)) if any(letter.isdigit() for letter in word))

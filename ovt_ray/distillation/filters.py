@@ -1,6 +1,6 @@
-"""The filters of single chains: each returns why a chain is dropped, or None. Everything here takes time linear in a chain.
+"""The filters of single chains. Each returns the reason why it drops a chain, or None, in time linear in the chain.
 
-A chain is shown to them after its reflections were cut, if they are. The first filter that has a reason is the one that dropped it.
+They see a chain after its reflections were cut, if reflections are cut. The first filter with a reason drops the chain.
 """
 
 import re
@@ -17,9 +17,9 @@ from ovt_ray.distillation.texts import words
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 REPEATED_RUN = 4
-"""Words of a run whose repetitions are counted."""
+"""Number of words in a run whose repetitions are counted."""
 MIN_RUNS = 20
-"""A chain with fewer runs is too short to judge."""
+"""Fewest runs of a chain that is long enough to judge."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _NEUTRAL = ((0, 0x3FF), (0x1D00, 0x218F), (0xFB00, 0xFB06), (0xFF21, 0xFF5A), (0x1D400, 0x1D7FF))
 """Code points of letters that mathematics uses in every language: Latin with ligatures, Greek, letter-like, mathematical alphabets."""
@@ -31,21 +31,21 @@ class Candidate:
 
     problem: Problem
     index: int
-    """Its place among the chains of its problem."""
+    """Place of the chain among the chains of its problem."""
     response: str
-    """After reflections were cut, if they are."""
+    """Text of the chain, after the cut of reflections if they are cut."""
     is_cut: bool = False
-    """Whether any was."""
+    """Whether a reflection was cut."""
 
     @property
     def num_words(self) -> int:
-        """Its length, as white space separates it."""
+        """Number of words, separated by white space."""
         return len(self.response.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What filters know beside the chain."""
+    """Everything that a filter knows in addition to the chain."""
 
     rules: TraceFilters
     evaluation: EvaluationSet
@@ -55,7 +55,7 @@ Filter = Callable[[Candidate, Context], str | None]
 
 
 def explain(candidate: Candidate, context: Context) -> tuple[str, str] | None:
-    """Return the name of the filter that drops a chain, and its reason; None for a chain that all let pass."""
+    """Return the name of the filter that drops a chain, and its reason; None if all filters let it pass."""
     for name, reason_of in FILTERS.items():
         if reason := reason_of(candidate, context):
             return name, reason
@@ -72,7 +72,7 @@ def cut_reflection(response: str, keywords: Sequence[str]) -> str:
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of the text's runs of four words that have stood in it before; 0 for a text too short to judge."""
+    """Return the share of the text's four-word runs that repeat an earlier run; 0 for a text that is too short to judge."""
     spoken = words(text)
     num_runs = len(spoken) - REPEATED_RUN + 1
     if num_runs < MIN_RUNS:
@@ -160,11 +160,11 @@ FILTERS: dict[str, Filter] = {
     "language": _foreign,
     "contamination": _contaminated,
 }
-"""In the order in which they are asked, cheap ones first."""
+"""Filters by name, in the order of their use: cheap filters come first."""
 
 
 def _reflection(thinking: str, keywords: tuple[str, ...]) -> re.Match[str] | None:
-    """Return the first reflection. Most chains hold no keyword at all, which `in` tells much sooner than a pattern."""
+    """Return the first reflection. Most chains hold no keyword at all, and `in` finds that out much faster than a pattern."""
     return _reflections(keywords).search(thinking) if any(keyword in thinking for keyword in keywords) else None
 
 
@@ -175,7 +175,7 @@ def _reflections(keywords: tuple[str, ...]) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
-    """Return the script of a letter; empty for what is no letter, and for the letters of mathematics."""
+    """Return the script of a letter; empty for other characters and for the letters of mathematics."""
     if not letter.isalpha() or any(first <= ord(letter) <= last for first, last in _NEUTRAL):
         return ""
     script = unicodedata.name(letter, "unknown").split()[0].lower()

@@ -1,4 +1,4 @@
-r"""What a text-only reasoner is asked, and how its answer becomes a response in the recipe's format. Pure functions of text."""
+r"""Writes the request to a text-only reasoner, and turns its answer into a response in the recipe's format. Pure functions of text."""
 
 import re
 from collections.abc import Collection
@@ -12,10 +12,10 @@ PLACES = re.compile(r"\{(caption|question)\}")
 
 
 def captioned(problem: Problem, caption: str, instruction: str, tokens: Collection[str] = ()) -> Problem:
-    """Return the text-only problem that the reasoner is asked: the instruction with caption, question and choices in their places.
+    """Return the text-only problem for the reasoner: the instruction with caption, question and choices in their places.
 
-    It holds neither picture nor gold answer. A place that stands in a caption or a question is not filled. `tokens` are taken out of the
-    question and its choices.
+    It holds neither picture nor gold answer. A place inside a caption or a question is not filled. `tokens` are removed from the question
+    and its choices.
     """
     texts = {"caption": caption, "question": without_tokens(shown_text(problem), tokens)}
     question = PLACES.sub(lambda place: texts[place[1]], instruction)
@@ -23,9 +23,9 @@ def captioned(problem: Problem, caption: str, instruction: str, tokens: Collecti
 
 
 def without_tokens(text: str, tokens: Collection[str]) -> str:
-    """Return the text, its ends trimmed, with a space for each token; a space, as what stood around a token could else become one.
+    """Return the stripped text with a space for each token. Without the space, the parts around a token could form a new token.
 
-    A caption is written by a model, a question by whoever, and may hold anything, such as what the reasoner reads as the end of its turn.
+    Captions of a model and questions of any author may hold any text, for example the token that ends the reasoner's turn.
     """
     for token in sorted(tokens, key=len, reverse=True):
         text = text.replace(token, " ")
@@ -35,9 +35,9 @@ def without_tokens(text: str, tokens: Collection[str]) -> str:
 def as_response(text: str) -> str:
     r"""Return a reasoner's answer as `<think> ... </think> ... <answer> ... </answer>`.
 
-    Chat templates of R1's kind write `<think>` into the prompt, so it is put back; and such models answer in `\boxed{}`, after their
-    thinking: what stands in each box is given again as an answer, of which only one may be left. Text whose thinking never ends, or
-    without a box, has no final answer and is returned as it is.
+    Chat templates of R1's kind write `<think>` into the prompt, so this function restores it. Such models answer in `\boxed{}` after their
+    thinking, so it appends the content of each different box as an answer. Only a response with a single answer is valid. Text without a
+    box, or whose thinking never ends, has no final answer and gets none.
     """
     thinking, closing, rest = text.partition(END_THINK)
     if not closing:

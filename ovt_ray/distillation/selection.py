@@ -1,7 +1,7 @@
-"""Which of the chains that passed every filter become the traces of their problem.
+"""Selects the traces of a problem among the chains that passed every filter.
 
-`second_longest` is the rule of the paper's published script (generation/generate_reasoning_thinker.py): a single correct chain is taken,
-of several the longest is removed and the longest of the others taken. `shortest` is the rule of its text.
+`second_longest` is the rule of the paper's published script (generation/generate_reasoning_thinker.py). It takes a single correct chain.
+Of several chains it removes the longest, then takes the longest of the rest. `shortest` is the rule of the paper's text.
 """
 
 from collections import Counter, defaultdict
@@ -19,13 +19,13 @@ from ovt_ray.distillation.pictures import content_digest
 from ovt_ray.distillation.texts import Grams, SimilarTexts, grams, sample, similarity
 
 Likeness = tuple[str, tuple[str, ...]]
-"""Gold answer and digests of the pictures: a trace of a problem with other ones is no duplicate."""
+"""Gold answer and digests of the pictures. Traces of problems that differ in them are no duplicates."""
 
 
 def ranked(rule: SelectionRule, candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
-    """Return the candidates of one problem, the first choice first, without those that the rule never takes.
+    """Return the candidates of a problem, the first choice first, without candidates that the rule never takes.
 
-    Of chains of one length the first comes first. `random` follows from seed and problem id.
+    Chains of equal length keep their order. `random` depends only on seed and problem id.
     """
     if rule == "random":
         return shuffled(candidates, stable_seed(seed, "select", candidates[0].problem.id)) if candidates else []
@@ -38,14 +38,14 @@ def ranked(rule: SelectionRule, candidates: Sequence[Candidate], seed: int) -> l
 
 
 class Quota:
-    """How many traces there may be of each source."""
+    """Bounds the number of traces of each source."""
 
     def __init__(self, per_source: int | None) -> None:
         self._per_source = per_source
         self._num_taken: Counter[str] = Counter()
 
     def refusal(self, problem: Problem) -> str | None:
-        """Return why no further trace of a problem's source is taken; None where one is."""
+        """Return the reason why no further trace of a problem's source is taken; None if a trace may be taken."""
         is_full = self._per_source is not None and self._num_taken[problem.source] >= self._per_source
         return f"source {problem.source!r} has its {self._per_source} traces" if is_full else None
 
@@ -55,10 +55,13 @@ class Quota:
 
 
 class Duplicates:
-    """Finds chains that say what a chosen one says: of the same problem, or of one with its pictures and answer and a similar question."""
+    """Finds chains that repeat a chosen chain.
+
+    Both are of the same problem, or of problems with the same pictures, the same answer and similar questions.
+    """
 
     def __init__(self, candidates: Sequence[Candidate], bound: float | None) -> None:
-        """`candidates` are all that will be asked about; with a bound of None nothing is a duplicate."""
+        """`candidates` are all chains of later calls. With a bound of None no chain is a duplicate."""
         self._bound = bound
         self._likeness: dict[str, Likeness] = {}
         self._candidates: defaultdict[Likeness, list[Candidate]] = defaultdict(list)
@@ -68,7 +71,7 @@ class Duplicates:
             self._candidates[self._likeness_of(candidate.problem)].append(candidate)
 
     def original(self, candidate: Candidate) -> str | None:
-        """Return of which chosen chain a candidate is a duplicate, and how similar it is; None for one that is like none."""
+        """Return the chosen chain that a candidate repeats, with their similarity; None if it repeats none."""
         if self._bound is None or not self._taken[likeness := self._likeness_of(candidate.problem)]:
             return None
         ours = grams(candidate.response)
@@ -88,7 +91,7 @@ class Duplicates:
                 self._indices[likeness].add(_question_and_response(candidate))
 
     def _index(self, likeness: Likeness, bound: float) -> SimilarTexts:
-        """Return the chosen chains as what can be searched; made when a second chain is asked about, which most problems never see."""
+        """Return the index of the chosen chains. It is built at the second chain, which most problems never have."""
         if likeness not in self._indices:
             known = [_question_and_response(candidate) for candidate in sample(self._candidates[likeness])]
             self._indices[likeness] = SimilarTexts(known, bound)
@@ -103,8 +106,11 @@ class Duplicates:
 
 
 def _question_and_response(candidate: Candidate) -> Grams:
-    """Return the runs of both. Where each is at least so similar to another's, so are both together: what is searched is exact."""
-    question = ~grams(question_text(candidate.problem))  # not to be mistaken for runs of a response
+    """Return the runs of question and response together.
+
+    If questions and responses are both similar to within a bound, so is their union. The search by the union therefore misses none.
+    """
+    question = ~grams(question_text(candidate.problem))  # inverted, so that they differ from the runs of a response
     return np.unique(np.concatenate([question, grams(candidate.response)]))
 
 

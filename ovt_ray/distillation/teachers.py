@@ -1,6 +1,6 @@
 """Distillation by two models: a captioner sees the images, then a text-only reasoner reads captions and questions.
 
-Both work on rollout workers of their own, one after the other, in the place of the policy's.
+Each runs on rollout workers of its own, one after the other, in the place of the policy's workers.
 """
 
 import logging
@@ -34,11 +34,11 @@ class Teachers:
     captioner: CaptionerConfig
     reasoner: ReasonerConfig
     rollout: RolloutConfig
-    """How many workers each teacher gets, and of what size."""
+    """Number and size of each teacher's workers."""
     seed: int
 
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
-        """Return the caption of each problem's images by the problem's id; empty where the captioner says nothing or there is no image.
+        """Return the caption of each problem's images by the problem's id; empty without an image, or if the captioner wrote nothing.
 
         The captioner does not receive the question, so it is asked once about the images that several problems have. Captions are put into
         the file `path` as they come, a row for each problem. Captions in it from an interrupted attempt are not asked for again.
@@ -75,7 +75,7 @@ class Teachers:
         return captions
 
     def chains(self, reward: RewardPool, problems: Sequence[Problem], captions: Mapping[str, str], num_chains: int) -> Generator[Chains]:
-        """Yield the scored chains of the problems in any order; one without a caption, or too long for the reasoner, has none."""
+        """Yield the scored chains of the problems in any order. A problem without a caption, or too long for the reasoner, has none."""
         model = reasoner_model(self.reasoner)
         prompts = Prompts(model.path, model)
         control_tokens = prompts.added_tokens
@@ -98,7 +98,7 @@ class Teachers:
     def _reasoned(
         self, asked: Sequence[Problem], problem_of: Mapping[str, Problem], num_chains: int, groups: dict[str, RolloutGroup]
     ) -> Iterator[tuple[Problem, list[str]]]:
-        """Yield problems with the reasoner's responses as they finish, and leave what it sampled in `groups`."""
+        """Yield problems with the reasoner's responses as they finish, and leave its samples in `groups`."""
         if not asked:
             return
         section = self.reasoner
@@ -123,13 +123,13 @@ class Teachers:
 
 
 def captioner_model(section: CaptionerConfig) -> ModelConfig:
-    """Return the captioner's model, its path resolved, and how it is shown images."""
+    """Return the captioner's model with its path resolved, and the form of its prompts."""
     path = str(EMBEDDED_CAPTIONER) if section.path == "embedded" else section.path
     return ModelConfig(path=path, max_pixels=section.max_pixels, system_prompt=section.system_prompt)
 
 
 def reasoner_model(section: ReasonerConfig) -> ModelConfig:
-    """Return the reasoner's model, its path resolved."""
+    """Return the reasoner's model with its path resolved."""
     path = str(EMBEDDED_REASONER) if section.path == "embedded" else section.path
     return ModelConfig(path=path, system_prompt=section.system_prompt)
 

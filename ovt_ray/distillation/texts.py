@@ -1,4 +1,4 @@
-"""Texts as runs of words, and which of many are alike. Everything here takes time linear in a text."""
+"""Represents texts as runs of words, and finds similar texts among many. All functions take time linear in a text."""
 
 import math
 import re
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 Grams = NDArray[np.int64]
-"""The different runs of words of a text, by hash, in ascending order."""
+"""Hashes of the different runs of words of a text, in ascending order."""
 
 NUM_WORDS = 3
-"""Words of a run by which texts are compared."""
+"""Number of words in a run by which texts are compared."""
 MAX_SAMPLE = 2000
-"""Texts that are enough to tell which runs are rare."""
+"""Number of texts that suffice to find the rare runs."""
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _ASCII_WORD = re.compile(r"\w{1,16}|[^\w\s]", re.ASCII)
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]{{1,16}}|[^\w\s]")
-"""An ideograph, at most 16 letters and digits (so that endless digits are many words), or a sign."""
+"""A word: an ideograph, a sign, or at most 16 letters and digits. With that bound endless digits are many words."""
 
 
 def words(text: str) -> list[str]:
@@ -32,14 +32,14 @@ def words(text: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def grams(text: str) -> Grams:
-    """Return the runs of three words of a text; a shorter text is one run, one without words has none."""
+    """Return the three-word runs of a text. A shorter text is a single run, and a text without words has none."""
     spoken = words(text)
     runs = zip(*(spoken[first:] for first in range(NUM_WORDS)), strict=False) if len(spoken) > NUM_WORDS else [tuple(spoken)]
     return np.unique(np.fromiter(map(hash, runs), np.int64)) if spoken else np.empty(0, np.int64)
 
 
 def similarity(first: Grams, second: Grams) -> float:
-    """Return the Jaccard index of two sets of runs, from 0 (none shared) to 1 (the same); 0 where either is empty."""
+    """Return the Jaccard index of two sets of runs, from 0 (disjoint) to 1 (equal); 0 if either is empty."""
     shared = len(np.intersect1d(first, second, assume_unique=True))
     return shared / (len(first) + len(second) - shared) if shared else 0.0
 
@@ -50,28 +50,28 @@ def sample(items: Sequence[Item]) -> Sequence[Item]:
 
 
 class SimilarTexts:
-    """Finds exactly those texts that are at least `bound` similar to another, without comparing it with all.
+    """Finds exactly the texts whose similarity to another text is at least `bound`, without comparing it with all texts.
 
-    Two sets of n and m runs with a Jaccard index of `bound` share at least `bound * n` of the n. So if both are put into one order, their
-    first n - bound * n + 1 and m - bound * m + 1 have one in common (prefix filtering: Chaudhuri et al., ICDE 2006). With the rarest
-    runs first, few other texts have it.
+    Two sets of n and m runs with a Jaccard index of `bound` share at least `bound * n` of the n runs. In a common order, their first
+    n - bound * n + 1 and m - bound * m + 1 runs therefore share a run (prefix filtering: Chaudhuri et al., ICDE 2006). With the rarest runs
+    first, few other texts have it.
     """
 
     def __init__(self, sample: Sequence[Grams], bound: float) -> None:
-        """`sample` is some of the texts that will be added, and tells which runs are rare; speed alone depends on it."""
+        """`sample` holds some of the later texts and decides which runs are rare. Only the speed depends on it."""
         self._bound = bound
         self._values, self._counts = np.unique(np.concatenate([np.empty(0, np.int64), *sample]), return_counts=True)
         self._texts: list[Grams] = []
         self._places: defaultdict[int, list[int]] = defaultdict(list)
 
     def add(self, text: Grams) -> None:
-        """Take in a text; its place is the number of those added before."""
+        """Add a text. Its place is the number of texts added before."""
         for run in self._rarest(text):
             self._places[run].append(len(self._texts))
         self._texts.append(text)
 
     def similar(self, text: Grams) -> list[tuple[int, float]]:
-        """Return place and similarity of the added texts that are similar enough, in the order in which they were added."""
+        """Return place and similarity of the similar texts, in the order of their addition."""
         candidates = sorted({place for run in self._rarest(text) for place in self._places.get(run, ())})
         alike = ((place, similarity(text, self._texts[place])) for place in candidates)
         return [(place, share) for place, share in alike if share >= self._bound]

@@ -69,7 +69,7 @@ def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
     except BenchmarkError as refusal:
         assert config.path is not None
         print(refusal)
-        problems = problem_set(config.format, config.path, "eval", folder, config.image_hosts)
+        problems = problem_set(config.format, config.path, "eval", folder, image_hosts=config.image_hosts)
         return LoadedProblems(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
 
 

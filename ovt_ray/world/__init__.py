@@ -10,7 +10,7 @@ __all__ = ["KIND_OF", "ProceduralReasoner", "base_traces", "build_tiny_model", "
 
 
 def build_tiny_model(path: Path, seed: int) -> None:
-    """Write a tiny Qwen2.5-VL with random weights, its tokenizer and processor to `path`; the same bytes for the same seed.
+    """Write a tiny Qwen2.5-VL with random weights, its tokenizer and processor to `path`. The same seed gives the same bytes.
 
     transformers' Auto classes and vLLM load the folder without special code. Only this call imports torch and transformers.
     """

@@ -1,6 +1,6 @@
-"""What the base model is trained on from random weights: perception, and reasoning over text, but no reasoning over pictures.
+"""The corpus that trains the base model from random weights: perception, and reasoning over text, but no reasoning over pictures.
 
-That is the division of labour of the recipe: the base model sees and calculates, distillation teaches it to do one with the other.
+This is the recipe's division of labour: the base model sees and calculates, and distillation teaches it to combine both.
 """
 
 from pathlib import Path
@@ -15,17 +15,18 @@ from ovt_ray.world.teacher import caption, respond
 DESCRIBE = "Describe the picture."
 GRID_KINDS = tuple(kind for kind in KINDS if kind.figure is ShapeGrid)
 NUM_NAMES = 4
-"""Parts asked for in one reading; some more than once."""
+"""Number of parts in a reading, which may repeat."""
 GRID_SHARE = 0.4
-"""Share of readings that are always of shapes, which are harder to tell apart than bars."""
+"""Share of readings that are always of shapes, which are harder to distinguish than bars."""
 TASKS = {"describe": 0.1, "read": 0.25, "look": 0.3, "reason": 0.33, "answer": 0.02}
 """Share of each task in the corpus."""
 
 
 def base_traces(num: int, seed: int, folder: Path) -> list[tuple[Problem, str]]:
-    """Return `num` problems with the responses to imitate, about training figures only; the same for the same arguments.
+    """Return `num` problems about training figures, with the responses to imitate. The same arguments give the same problems.
 
-    Tasks: describe a picture; read named parts of one; read what a question takes; reason over readings given as text; answer at once.
+    The tasks are: describe a picture, read named parts of it, read the parts that a question needs, reason over readings in text, and
+    answer at once.
     """
     rng = Random(f"base {seed}")
     write = {"describe": _describe, "read": _read, "look": _look, "reason": _reason, "answer": _answer}
@@ -52,7 +53,7 @@ def _read(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
 
 
 def _look(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a picture with a question and the readings that it takes, without an answer."""
+    """Return a picture with a question and the readings that it needs, without an answer."""
     kind = rng.choice(KINDS)
     figure, arguments = draw_question(kind, "train", rng)
     text = kind.solve(figure, arguments).readings
@@ -68,10 +69,10 @@ def _look(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
 
 
 def _reason(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
-    """Return a question with the readings that it takes, both text, and a careful chain.
+    """Return a question with the readings that it needs, both as text, and a careful chain.
 
-    Every second question comes without readings, so that the chain makes them up: the model has to calculate from what it wrote, not
-    from what it was told. Without these, chains over three readings did not carry over to pictures.
+    Half of the questions come without readings, so that the chain makes them up. Then the model has to calculate from its own words, not
+    from the prompt. Without such questions, chains over three readings did not carry over to pictures.
     """
     kind = rng.choice(KINDS)
     figure, arguments = draw_question(kind, "train", rng)
@@ -86,5 +87,5 @@ def _reason(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
 
 def _answer(rng: Random, folder: Path, name: str) -> tuple[Problem, str]:
     """Return a picture with a question and an answer without a thought."""
-    problem = draw_problem(rng.choice(KINDS), "train", rng, folder, name)
+    problem = draw_problem(rng.choice(KINDS), "train", rng, folder, name=name)
     return problem, respond("", problem.answer)

@@ -1,6 +1,6 @@
-"""The figures of the embedded world: what they hold, how they are drawn, and to which split they belong.
+"""The figures of the embedded world: their contents, their drawing and their split.
 
-Sizes are multiples of 28 pixels, so that a bar's column covers two image tokens and a shape's cell exactly one.
+Sizes are multiples of 28 pixels, so that a bar's column covers two image tokens and a shape's cell exactly one token.
 """
 
 import hashlib
@@ -30,24 +30,24 @@ BACKGROUND: Colour = (255, 255, 255)
 FRAME: Colour = (150, 150, 150)
 
 CELL = 28
-"""Side of one image token, pixels."""
+"""Side of an image token in pixels."""
 MARGIN = 4
 """Free pixels between a bar or shape and the edge of its column or cell."""
 NUM_BARS = 3
 MAX_HEIGHT = 6
 UNIT = 8
-"""Pixels of one unit of a bar's height."""
+"""Pixels per unit of a bar's height."""
 FRAME_WIDTH = 2
-"""Pixels. The frame also tells a model that sees cell by cell where in the picture each cell lies."""
+"""Width of the frame in pixels. A model that sees cell by cell also finds each cell's position by it."""
 BAR_FLOOR = 2 * CELL - FRAME_WIDTH
-"""First pixel row below the bars: the frame's lower side."""
+"""First pixel row below the bars, which is the frame's lower side."""
 GRID = 2
-"""Rows and columns of a grid of shapes."""
+"""Number of rows and of columns in a grid of shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class BarChart:
-    """Bars from left to right, each of another colour and another height from 1 to 6."""
+    """Bars from left to right, with different colours and different heights from 1 to 6."""
 
     bars: tuple[tuple[str, int], ...]
 
@@ -96,7 +96,7 @@ Figure = BarChart | ShapeGrid
 
 
 def _framed_canvas(num_columns: int, num_rows: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Return an empty picture of so many cells with a frame, and the pen that draws on it."""
+    """Return an empty picture of the given cells with a frame, and the pen that draws on it."""
     image = Image.new("RGB", (num_columns * CELL, num_rows * CELL), BACKGROUND)
     canvas = ImageDraw.Draw(image)
     canvas.rectangle((0, 0, image.width - 1, image.height - 1), outline=FRAME, width=FRAME_WIDTH)
@@ -104,7 +104,7 @@ def _framed_canvas(num_columns: int, num_rows: int) -> tuple[Image.Image, ImageD
 
 
 def random_chart(rng: Random) -> BarChart:
-    """Return a chart of three bars, all colours and heights different."""
+    """Return a chart of three bars with different colours and different heights."""
     colours = rng.sample(list(COLOURS), NUM_BARS)
     heights = rng.sample(range(1, MAX_HEIGHT + 1), NUM_BARS)
     return BarChart(tuple(zip(colours, heights, strict=True)))
@@ -117,7 +117,7 @@ def random_grid(rng: Random) -> ShapeGrid:
 
 
 def split_of(figure: Figure) -> Split:
-    """Return the split to which a figure belongs by a hash of what it shows: 80 % train, 10 % validation, 10 % test."""
+    """Return the split of a figure, by a hash of its readings: 80 % train, 10 % validation, 10 % test."""
     bucket = hashlib.sha256(figure.words.encode()).digest()[0]
     if bucket < 26:
         return "test"
@@ -125,7 +125,7 @@ def split_of(figure: Figure) -> Split:
 
 
 def save_figure(figure: Figure, folder: Path) -> str:
-    """Return the path of the figure's PNG in `folder`, drawn if it is not there yet; equal figures share one file."""
+    """Return the path of the figure's PNG in `folder`. Draws the file if it is missing. Equal figures share a file."""
     path = folder / f"{hashlib.sha256(figure.words.encode()).hexdigest()[:16]}.png"
     if not path.exists():
         drawn = io.BytesIO()
@@ -135,7 +135,7 @@ def save_figure(figure: Figure, folder: Path) -> str:
 
 
 def read_figure(image: Image.Image) -> Figure | None:
-    """Return what a picture of this world shows, read from its pixels alone; None for any other picture."""
+    """Return the figure in a picture of this world, read from its pixels alone; None for any other picture."""
     picture = image.convert("RGB")
     if picture.size == (NUM_BARS * CELL, 2 * CELL) and picture.getpixel((0, BAR_FLOOR)) == FRAME:
         return _read_chart(picture)
@@ -145,7 +145,7 @@ def read_figure(image: Image.Image) -> Figure | None:
 
 
 def _read_chart(picture: Image.Image) -> BarChart | None:
-    """Return the bars by the colour at each column's floor and the pixels above it that have the same colour."""
+    """Return the bars, by the colour at each column's floor and the number of pixels above it with the same colour."""
     bars = []
     for column in range(NUM_BARS):
         middle = column * CELL + CELL // 2
@@ -159,7 +159,7 @@ def _read_chart(picture: Image.Image) -> BarChart | None:
 
 
 def _read_grid(picture: Image.Image) -> ShapeGrid | None:
-    """Return the shapes by each cell's centre colour and by which corners of its inner square are filled."""
+    """Return the shapes, by each cell's centre colour and the filled corners of its inner square."""
     cells = []
     for row, column in itertools.product(range(GRID), repeat=2):
         left, top = column * CELL + MARGIN, row * CELL + MARGIN
@@ -174,5 +174,5 @@ def _read_grid(picture: Image.Image) -> ShapeGrid | None:
 
 
 def _colour_name(pixel: object) -> str | None:
-    """Return the name of an exact colour of the palette, None for any other."""
+    """Return the name of an exact colour of the palette; None for any other colour."""
     return next((name for name, value in COLOURS.items() if value == pixel), None)

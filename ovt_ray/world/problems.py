@@ -1,4 +1,4 @@
-"""Problems of the embedded world: a figure drawn to a file and one question about it, with balanced answers."""
+"""Problems of the embedded world: a figure drawn to a file and a question about it, with balanced answers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "range": ("2", "3", "4", "5"),
     "count two": ("2", "3", "4"),
 }
-"""The answers of each kind, drawn evenly, so that no kind has a favourite answer to fall back on."""
+"""Answers of each kind, drawn with equal probability, so that no kind has a favourite answer to fall back on."""
 
 HARD_SHARE = {False: 0.1, True: 0.5}
 """Share of hard kinds in the ordinary and in the hard mixture."""
@@ -33,11 +33,11 @@ KIND_OF = {kind.name: kind for kind in KINDS}
 HARD_KINDS = tuple(kind for kind in KINDS if kind.is_hard)
 
 
-def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool = False, kind_name: str | None = None) -> list[Problem]:
-    """Return `num` problems about figures of one split, their PNG files written to `folder`; the same for the same arguments.
+def world_problems(split: Split, num: int, seed: int, folder: Path, *, hard: bool = False, kind_name: str | None = None) -> list[Problem]:
+    """Return `num` problems about figures of a split and write their PNG files to `folder`. The same arguments give the same problems.
 
-    A figure belongs to a split by a hash of what it shows, so nothing held out is ever trained on. One problem in ten is of a
-    hard kind, with `hard` every second; or all are of the one that is named.
+    A hash of a figure's readings decides its split, so no held-out figure is ever trained on. One problem in ten is of a hard kind, or
+    one in two with `hard`. With `kind_name` all problems are of that kind.
     """
     rng = Random(f"{split} {seed} {kind_name or hard}")
     label = f"{kind_name.replace(' ', '-')}-" if kind_name else "hard-" if hard else ""
@@ -45,12 +45,12 @@ def world_problems(split: Split, num: int, seed: int, folder: Path, hard: bool =
     for index in range(num):
         kind = KIND_OF[kind_name] if kind_name else rng.choice(HARD_KINDS if rng.random() < HARD_SHARE[hard] else EASY_KINDS)
         name = f"{split}-{label}{seed}-{index}"
-        problems.append(draw_problem(kind, split, rng, folder, name))
+        problems.append(draw_problem(kind, split, rng, folder, name=name))
     return problems
 
 
-def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, name: str) -> Problem:
-    """Return a problem of one kind about a figure of one split, drawn to `folder`."""
+def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, *, name: str) -> Problem:
+    """Return a problem of a kind about a figure of a split, drawn to `folder`."""
     figure, arguments = draw_question(kind, split, rng)
     solution = kind.solve(figure, arguments)
     return Problem(
@@ -66,7 +66,7 @@ def draw_problem(kind: QuestionKind, split: Split, rng: Random, folder: Path, na
 
 
 def draw_question(kind: QuestionKind, split: Split, rng: Random) -> tuple[Figure, Arguments]:
-    """Return a figure of one split and the arguments of a question about it, its answer drawn evenly from the kind's answers."""
+    """Return a figure of a split and the arguments of a question about it. All answers of the kind are equally probable."""
     target = rng.choice(TARGETS[kind.name])
     while True:
         figure = draw_figure(kind, split, rng)
@@ -76,7 +76,7 @@ def draw_question(kind: QuestionKind, split: Split, rng: Random) -> tuple[Figure
 
 
 def draw_figure(kind: QuestionKind, split: Split, rng: Random) -> Figure:
-    """Return a random figure of the kind's sort that belongs to the split."""
+    """Return a random figure that suits the kind and belongs to the split."""
     draw_one: Callable[[Random], Figure] = random_chart if kind.figure is BarChart else random_grid
     while split_of(figure := draw_one(rng)) != split:
         pass

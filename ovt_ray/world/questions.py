@@ -1,7 +1,7 @@
 """The question kinds of the embedded world: wording, arguments, the chain of steps to the answer, and the answer.
 
-A kind is a template and a function from what a figure shows to a solution. The same function gives the gold answer
-when it is asked of the figure, and a teacher's answer when it is asked of what the teacher believes the figure shows.
+A kind is a template and a function from a figure to a solution. The function gives the gold answer for the true figure, and a teacher's
+answer for the figure that the teacher believes in.
 """
 
 import itertools
@@ -21,9 +21,9 @@ class Solution:
     """A careful way to an answer."""
 
     readings: str
-    """What has to be seen."""
+    """Readings of the figure that the answer needs."""
     calculation: str
-    """What follows from the readings alone; empty if the answer is one of them."""
+    """Calculation from the readings; empty if the answer is a reading."""
     answer: str
 
     @property
@@ -34,7 +34,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class QuestionKind:
-    """One way to ask about one kind of figure."""
+    """A way to ask about a kind of figure."""
 
     name: str
     template: str
@@ -42,16 +42,16 @@ class QuestionKind:
     figure: type[BarChart] | type[ShapeGrid]
     answer_kind: AnswerKind
     arguments: Callable[[Figure], Sequence[Arguments]]
-    """The arguments with which the question has exactly one answer on a figure, without ties."""
+    """Function that returns the arguments with which the question has exactly one answer on a figure, without ties."""
     solve: Callable[[Figure, Arguments], Solution]
-    """The way to the answer. Raises KeyError or ValueError if the figure does not show what is asked for."""
+    """Function that returns the solution. Raises KeyError or ValueError if the figure does not show the arguments."""
     is_hard: bool = False
     takes_short_cuts: bool = False
-    """Whether the reasoner is tempted to guess: kinds of two or more steps."""
+    """Whether the reasoner is tempted to guess, as in kinds of two or more steps."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """Matches the kind's questions and captures the arguments."""
+        """Pattern that matches the kind's questions and captures the arguments."""
         return re.compile(re.sub(r"\\\{\d\\\}", r"(\\w+)", re.escape(self.template)))
 
 
@@ -168,7 +168,7 @@ def _is_there(figure: Figure, arguments: Arguments) -> Solution:
 
 
 def _readings(figure: Figure, colours: Arguments) -> str:
-    """Return the readings of the named bars. Raises KeyError if the chart does not show one."""
+    """Return the readings of the named bars. Raises KeyError if the chart lacks one of them."""
     return " ".join(f"{colour} {_heights(figure)[colour]} ." for colour in colours)
 
 
@@ -196,7 +196,7 @@ KINDS = (
 
 
 def named_readings(figure: Figure) -> dict[str, str]:
-    """Return the reading of each part that one word names: every bar, and the shapes alone in their colour or their form."""
+    """Return the reading of each part that a single word names: every bar, and every shape with a colour or form of its own."""
     if isinstance(figure, BarChart):
         return {colour: f"{colour} {height} ." for colour, height in figure.bars}
     alone = [name for (name,) in (*_single_colours(figure), *_single_shapes(figure))]
@@ -204,7 +204,7 @@ def named_readings(figure: Figure) -> dict[str, str]:
 
 
 def parse_question(question: str) -> tuple[QuestionKind, Arguments] | None:
-    """Return the kind and arguments of a question by its wording; None for one that this world does not ask."""
+    """Return the kind and arguments of a question by its wording; None for a question that this world does not ask."""
     for kind in KINDS:
         if match := kind.pattern.fullmatch(question):
             return kind, match.groups()
@@ -212,7 +212,7 @@ def parse_question(question: str) -> tuple[QuestionKind, Arguments] | None:
 
 
 def parse_words(words: str) -> Figure | None:
-    """Return the figure that readings such as `red 4 . blue 2 .` describe; None if they describe none."""
+    """Return the figure that readings such as `red 4 . blue 2 .` describe; None for any other text."""
     colours = "|".join(COLOURS)
     if bars := re.findall(rf"\b({colours}) (\d+) \.", words):
         return BarChart(tuple((colour, int(height)) for colour, height in bars))

@@ -1,4 +1,4 @@
-"""What the tiny teachers are trained on: captions of pictures, and the procedural reasoner's chains over captions."""
+"""The corpora that train the tiny teachers: captions of pictures, and the procedural reasoner's chains over captions."""
 
 from pathlib import Path
 from random import Random
@@ -11,14 +11,14 @@ from ovt_ray.world.questions import KINDS
 from ovt_ray.world.teacher import MISREAD, ProceduralReasoner, caption, misread
 
 GRID_SHARE = 0.5
-"""Share of captions that are of shapes, which are harder to tell apart than bars."""
+"""Share of captions that are always of shapes, which are harder to distinguish than bars."""
 
 
 def caption_corpus(num: int, seed: int, folder: Path) -> list[tuple[Problem, str]]:
-    """Return `num` training pictures, drawn to `folder`, with the request to describe them, and captions that misread them now and then.
+    """Return `num` training pictures, drawn to `folder`, with the request to describe them, and captions with occasional misreadings.
 
-    The base model describes pictures without a mistake. One that has seen these is right where it is greedy, and misreads as often as
-    they do where it is sampled at temperature 1.
+    The base model describes pictures without a mistake. After training on these captions, greedy captions are right. Captions sampled at
+    temperature 1 misread as often as these.
     """
     rng = Random(f"captions {seed}")
     rows = []
@@ -33,7 +33,7 @@ def caption_corpus(num: int, seed: int, folder: Path) -> list[tuple[Problem, str
 def reasoning_corpus(num: int, seed: int) -> list[tuple[Problem, str, str]]:
     """Return `num` questions about training figures without their pictures, each with a caption and a chain of the procedural mixture.
 
-    Captions hold mistakes as often as the procedural captioner's, so that questions about what they do not show come up too.
+    Captions have the procedural captioner's rate of mistakes. Some questions are therefore about things that their caption lacks.
     """
     rng = Random(f"reasoning {seed}")
     rows = []

@@ -1,6 +1,6 @@
-"""A tiny Qwen2.5-VL's language model on its own: a text-only Llama, as an ordinary Hugging Face folder.
+"""The language model of a tiny Qwen2.5-VL as a text-only Llama, in an ordinary Hugging Face folder.
 
-It would be a Qwen2, but transformers 5.19 gives every Qwen2 that family's own tokenizer, which splits this world's words otherwise.
+It is no Qwen2, because transformers 5.19 gives every Qwen2 that family's own tokenizer, which splits this world's words differently.
 """
 
 from pathlib import Path
@@ -11,13 +11,13 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen2_
 from ovt_ray.world.tokenizer import CHAT_TEMPLATE, build_tokenizer
 
 REASONER_TEMPLATE = CHAT_TEMPLATE.replace("<|im_start|>assistant{%- endif -%}", "<|im_start|>assistant<think>{%- endif -%}")
-"""As templates of R1's kind do, it opens the thinking, so that a response begins within it."""
+"""Template that opens the thinking, like the templates of R1's kind. A response begins within the thinking."""
 
 
 def write_text_model(vision_language_model: Path, path: Path) -> None:
     """Write the language model of a tiny Qwen2.5-VL to `path`, with its tokenizer and no processor.
 
-    It gives any text the logits that the whole model gives it: for text all three axes of M-RoPE are equal, which is plain RoPE.
+    It gives any text the same logits as the whole model: for text all three axes of M-RoPE are equal, which is plain RoPE.
     """
     whole = Qwen2_5_VLForConditionalGeneration.from_pretrained(vision_language_model)
     text = whole.config.text_config
@@ -38,7 +38,7 @@ def write_text_model(vision_language_model: Path, path: Path) -> None:
         pad_token_id=text.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    no_bias = torch.zeros(text.hidden_size)  # Llama's attention has one on its output too, where it has any
+    no_bias = torch.zeros(text.hidden_size)  # with biases, Llama's attention has one on its output too
     output_biases = {f"layers.{number}.self_attn.o_proj.bias": no_bias for number in range(text.num_hidden_layers)}
     model.model.load_state_dict(whole.model.language_model.state_dict() | output_biases)
     model.generation_config = GenerationConfig(eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id, do_sample=False)

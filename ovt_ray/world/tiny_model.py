@@ -31,7 +31,7 @@ VISION_DEPTH = 2
 
 
 def build_tiny_model(path: Path, seed: int) -> None:
-    """Write the model, its tokenizer, chat template and processor to `path`; the same bytes for the same seed.
+    """Write the model, its tokenizer, chat template and processor to `path`. The same seed gives the same bytes.
 
     transformers' Auto classes and vLLM load the folder without special code.
     """
@@ -91,9 +91,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 
 @torch.no_grad()
 def initialise(model: Qwen2_5_VLForConditionalGeneration, seed: int) -> None:
-    """Draw every matrix from normal(0, 1 / sqrt(fan_in)), residual outputs scaled down by sqrt(2 x layers); biases 0, norms 1.
+    """Draw every matrix from normal(0, 1 / sqrt(fan_in)), with residual outputs scaled down by sqrt(2 x layers); biases 0, norms 1.
 
-    The library's fixed 0.02 is far too small at this width: perception learned half as fast.
+    The library's fixed 0.02 is far too small at this width: with it perception learned half as fast.
     """
     generator = torch.Generator().manual_seed(seed)
     residual = ("o_proj.weight", "down_proj.weight", "attn.proj.weight")

@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded model: byte-level BPE trained on the world's own texts, which any Unicode text survives."""
+"""The tokenizer of the embedded model: byte-level BPE, trained on the world's own texts. It keeps any Unicode text intact."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +11,7 @@ from ovt_ray.world.problems import world_problems
 
 MAX_VOCAB_SIZE = 512
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-"""Single tokens, but ordinary text: decoding keeps them."""
+"""Tags that are single tokens, but ordinary text: decoding keeps them."""
 END_OF_TEXT, TURN_END = "<|endoftext|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
 SPECIALS = (END_OF_TEXT, "<|im_start|>", TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
@@ -25,13 +25,13 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}<|im_end|>
 {%- endfor -%}
 {%- if add_generation_prompt -%}<|im_start|>assistant{%- endif -%}"""
-"""Qwen's turns without the line ends that carry nothing: five tokens around a question."""
+"""Qwen's turns without line ends, which have no meaning: five tokens around a question."""
 NUM_SENTENCES = 4000
-"""Texts of each sort on which the merges are counted."""
+"""Number of problems, and of traces, from which the merges are counted."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer; it depends on nothing but this package, so all seeds share it."""
+    """Return the tokenizer. It depends only on this package, so all seeds share it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +53,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _sentences() -> list[str]:
-    """Return questions, choices and responses of the world, each tag replaced by a space."""
+    """Return questions, choices and responses of the world, with each tag replaced by a space."""
     with TemporaryDirectory() as folder:
         problems = world_problems("train", NUM_SENTENCES, 0, Path(folder), hard=True)
         traces = base_traces(NUM_SENTENCES, 0, Path(folder))

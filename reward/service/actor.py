@@ -1,4 +1,4 @@
-"""The reward actor: scores answers in processes of its own and at the replicas of Ray actors, and adds the parts up."""
+"""The reward actor: scores answers in its own processes and at the replicas of Ray actors, and sums the parts."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from reward.service.scoring import ScoringPool
 
 
 def parts_of(config: RewardConfig) -> tuple[Part, ...]:
-    """Return the config's parts as plain values, as scoring processes take them."""
+    """Return the config's parts as plain values, the form that scoring processes take."""
     return tuple(Part(name=part.name, weight=part.weight, options=part.options) for part in config.parts)
 
 
 class RewardActor:
-    """Its processes start with the first call, so that Ray can restart the actor at any time."""
+    """Scores answers. Its processes start at the first call, so that Ray can restart the actor at any time."""
 
     def __init__(self, config: RewardConfig, pickled_replicas: bytes) -> None:
-        """`pickled_replicas` are those of the parts that run in Ray actors, by the part's position; the others run in processes.
+        """`pickled_replicas` maps the position of each part that runs in Ray actors to its replicas. All other parts run in processes.
 
-        Pickled, since Ray warns that an actor with handles among its arguments may fail to restart: the pool keeps these alive.
+        They are pickled because Ray warns that an actor with handles among its arguments may fail to restart. The pool keeps them alive.
         """
         replicas: Mapping[int, Replicas] = ray.cloudpickle.loads(pickled_replicas)
         self._config = config
@@ -46,11 +46,11 @@ class RewardActor:
         )
 
     async def ready(self) -> list[int]:
-        """Return the ids of the scoring processes, which have loaded their parts. Raises RewardError if one cannot."""
+        """Return the ids of the scoring processes once they have loaded their parts. Raises RewardError if a part cannot be loaded."""
         return self._processes.process_ids() if self._in_processes else []
 
     async def score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
-        """Return one score per answer, in order."""
+        """Return a score per answer, in order."""
         self._count(1)
         try:
             return await self._score(problem, answers)
@@ -58,7 +58,7 @@ class RewardActor:
             self._count(-1)
 
     async def take_spans(self) -> tuple[Span, ...]:
-        """Return when answers were being scored since this was last asked."""
+        """Return the spans of scoring since the last call."""
         return self._spans.take()
 
     def _count(self, change: int) -> None:
@@ -75,7 +75,7 @@ class RewardActor:
         return tuple(combine(self._parts, scores) for scores in zip(*ordered, strict=True))
 
     async def _score_in_processes(self, problem: Problem, answers: tuple[Answer, ...]) -> list[list[Score]]:
-        """Return each answer's scores by the parts that run in processes, each process taking a share of the answers."""
+        """Return each answer's scores by the parts that run in processes. Each process takes a share of the answers."""
         if not self._in_processes:
             return []
         bounds = [len(answers) * share // self._config.num_processes for share in range(self._config.num_processes + 1)]

@@ -13,7 +13,7 @@ _LENGTH = struct.Struct("!Q")
 
 
 def send(channel: socket.socket, value: Any, deadline: float | None = None) -> None:
-    """Write one value. `deadline` is a `time.monotonic()`; past it TimeoutError is raised. OSError if the other end is gone."""
+    """Write a value. `deadline` is a `time.monotonic()`. Raises TimeoutError past the deadline, OSError when the other end is gone."""
     body = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     channel.settimeout(_left(deadline))
     channel.sendall(_LENGTH.pack(len(body)) + body)
@@ -39,7 +39,7 @@ def _read(channel: socket.socket, length: int, deadline: float | None) -> bytear
 
 
 def _left(deadline: float | None) -> float | None:
-    """Return the seconds until a deadline, or None for no limit; TimeoutError if it has passed."""
+    """Return the seconds until a deadline, or None for no limit. Raises TimeoutError if the deadline has passed."""
     if deadline is None:
         return None
     left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""Several rewards as one: their weighted sum."""
+"""Combines several rewards into their weighted sum."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from reward.protocol import Part
 
 
 def combine(parts: Sequence[Part], scores: Sequence[Score]) -> Score:
-    """Return the sum of weight times value, with each part's value by name; outcome, answer and reason are the first part's.
+    """Return the sum of weight times value, with each part's value by name. Outcome, answer and reason are the first part's.
 
-    Unscorable if any part is, for its reason: a sum with a term missing would compare with no other answer's.
+    The sum is unscorable, for the part's reason, if any part is: without a term it would not compare with other answers' sums.
     """
     values: dict[str, float] = {}
     for part, score in zip(parts, scores, strict=True):

@@ -1,6 +1,6 @@
-"""Where a reward runs.
+"""Finds out whether a reward runs in Ray actors or in scoring processes.
 
-`python -m reward.service.places NAME` imports the reward to see. An import that hangs does so in no process of ours.
+`python -m reward.service.places NAME` imports the reward to find out. A hanging import thus hangs in a process of its own.
 """
 
 import os
@@ -11,14 +11,14 @@ from ovt_ray.core.errors import RewardError
 from reward.load import ENDPOINTS, NAMED_ACTOR, find_reward, is_actor_class
 
 IMPORT_DEADLINE_S = 60.0
-"""Longest time for the import of a reward's module."""
+"""Upper bound on the import time of a reward's module."""
 _EXIT_ACTOR_CLASS = 102
 
 
 def runs_in_ray(name: str) -> bool:
-    """Return whether a reward runs in Ray actors rather than in scoring processes, which say what is wrong with one that cannot be loaded.
+    """Return whether a reward runs in Ray actors rather than in scoring processes.
 
-    Raises RewardError if its import takes too long.
+    False for a reward that cannot be loaded: the scoring process reports the mistake. Raises RewardError if the import takes too long.
     """
     if name.startswith(NAMED_ACTOR):
         return True

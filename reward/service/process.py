@@ -1,6 +1,7 @@
 """The process in which rewards run: `python -m reward.service.process FD PARENT_PID`, started by `reward.service.worker`.
 
-It imports the rewards and nothing heavy of ours, says so, and scores what it is sent until its owner closes the channel or dies.
+It imports the rewards, and nothing heavy of this project, and reports that. Then it scores the answers that it receives until its owner
+closes the channel or dies.
 """
 
 import asyncio
@@ -27,12 +28,12 @@ _MAX_MESSAGE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """First message in: which rewards to load."""
+class LoadRequest:
+    """First message in: the rewards to load."""
 
     parts: tuple[Part, ...]
     memory_bytes: int
-    """Writable private memory. Address space that is only reserved, as CUDA does, is not counted."""
+    """Upper bound on writable private memory. Merely reserved address space, as CUDA reserves it, does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Loaded:
     """First message out, unless it is the text of a refusal."""
 
     one_by_one: frozenset[int]
-    """Parts that score one answer after the other, in order; the other parts follow, with all answers at once."""
+    """Parts that score the answers one by one, in order. The other parts follow and score all answers at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,32 +51,37 @@ class Job:
     problem: Problem
     answers: tuple[Answer, ...]
     deadline_s: float
-    """Longest wait for what is `async`; the owner's clock bounds the rest."""
+    """Upper bound on the seconds of an `async` reward. The owner's clock bounds all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one part says of one answer of the job, sent as soon as it is known."""
+    """The score of an answer of the job by one part, sent as soon as it is known."""
 
     position: int
+    """Position of the answer in the job."""
     part: int
+    """Position of the part in the load request."""
     score: Score
 
 
 def main(fd: int, parent: int) -> None:
-    """Serve the channel until its other end is closed: Order in, Loaded or a refusal out; then a Job in, its Results out, and so on."""
+    """Serve the channel until its other end is closed.
+
+    A LoadRequest comes in, and Loaded or a refusal goes out. Then a Job comes in and its Results go out, again and again.
+    """
     _die_with(parent)
     channel = socket.socket(fileno=fd)
     channel.set_inheritable(False)
     try:
-        order: Order = receive(channel)
-        resource.setrlimit(resource.RLIMIT_DATA, (order.memory_bytes, order.memory_bytes))
+        request: LoadRequest = receive(channel)
+        resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
         try:
-            rewards = [load_reward(part.name, part.options) for part in order.parts]
+            rewards = [load_reward(part.name, part.options) for part in request.parts]
         except RewardError as error:
             send(channel, str(error))
             return
-        if "reward.verifier.symbolic" in sys.modules:  # before the first deadline runs, whenever that is; other rewards do not pay for it
+        if "reward.verifier.symbolic" in sys.modules:  # before the first deadline runs; rewards without algebra do not pay for it
             load_algebra = importlib.import_module("reward.verifier.symbolic").load_algebra
             load_algebra()
         send(channel, Loaded(one_by_one=frozenset(part for part, reward in enumerate(rewards) if _is_one_by_one(reward))))
@@ -91,13 +97,13 @@ def _is_one_by_one(reward: Reward) -> bool:
 
 
 async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], None]) -> None:
-    """Reply once for each answer and part."""
+    """Send a reply for each answer and part."""
 
     async def run(part: int, positions: Sequence[int]) -> None:
         answers = tuple(job.answers[position] for position in positions)
         scores = await _scores(rewards[part], job.problem, answers, job.deadline_s)
         if len(positions) > 1 and scores[0].failure is Failure.ERROR:
-            for position in positions:  # one of them made the whole batch fail: each alone shows which
+            for position in positions:  # an answer made the whole batch fail: scoring each alone shows which
                 await run(part, [position])
             return
         for position, score in zip(positions, scores, strict=True):
@@ -118,7 +124,7 @@ async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], 
 
 
 async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...], deadline_s: float) -> list[Score]:
-    """Return the reward's scores of answers that it takes in one call, or unscorable ones that say what it did instead."""
+    """Return the reward's scores of answers in one call. If the call fails, return unscorable scores with its failure."""
     limit = asyncio.timeout(deadline_s)
     try:
         returned = reward.call(problem, *reward.method.arguments(answers))
@@ -127,7 +133,7 @@ async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...],
                 returned = await returned
         return as_scores(returned, len(answers)) if reward.method.is_batch else [as_score(returned)]
     except MemoryError:
-        os._exit(EXIT_OUT_OF_MEMORY)  # what filled the memory may still hold it: the owner starts afresh
+        os._exit(EXIT_OUT_OF_MEMORY)  # the reward may still hold the memory: the owner starts a new process
     except Exception as error:
         late = reward.method.is_async and limit.expired()
         what = f"took longer than {deadline_s:g} s" if late else _raised(error)
@@ -136,7 +142,7 @@ async def _scores(reward: Reward, problem: Problem, answers: tuple[Answer, ...],
 
 
 def _raised(error: Exception) -> str:
-    """Return what the reward did instead of giving a score."""
+    """Return the reward's failure as the rest of a sentence."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     if isinstance(error, NoScoreError):
         return str(error)
@@ -145,7 +151,7 @@ def _raised(error: Exception) -> str:
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the parent's thread that started it ends, also while a reward hangs."""
+    """Have the kernel kill this process when the parent's thread that started it ends, even while a reward hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -153,7 +159,7 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that what crosses the channel is of the same classes on both sides.
+    # Imported under its own name, so that both ends of the channel use the same classes.
     from reward.service.process import main as run
 
     run(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Rewards that run in Ray actors: a class of the user's with resources of its own, or an actor that runs already."""
+"""Rewards that run in Ray actors: a class of the user's with resources of its own, or an actor that already runs."""
 
 import asyncio
 import sys
@@ -17,15 +17,15 @@ from reward.load import FILE_MODULE, NAMED_ACTOR, actor_class
 from reward.protocol import Answer, Method, NoScoreError, as_score, as_scores, unscorable
 
 START_DEADLINE_S = 600.0
-"""Longest time for a replica to be placed and made, or made again: a judge model takes minutes."""
+"""Upper bound on the time to place and make a replica, the first time or again. A judge model takes minutes."""
 SIGN_OF_LIFE_S = 10.0
-"""A replica with async methods, one of which is late, is kept if it answers anything else within this."""
+"""Time in which a replica with a late async call must answer another call, or it is killed."""
 CLOSE_DEADLINE_S = 10.0
-"""Longest wait for a replica to close before it is killed."""
+"""Upper bound on the wait for a replica to close before it is killed."""
 ASYNC_CONCURRENCY = 64
-"""Calls in flight at a replica whose methods are async, unless the config says otherwise."""
+"""Calls in flight at a replica with async methods, unless the config says otherwise."""
 MAX_TRIES = 2
-"""An answer on which so many replicas have died is not tried again: each may take minutes to come back."""
+"""Upper bound on the tries of an answer on which replicas die, as each may take minutes to come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +36,19 @@ class Replicas:
     method: Method
     actors: tuple[Any, ...]
     is_ours: bool
-    """Whether the pool made them: it then replaces what hangs, and ends them."""
+    """Whether the pool made the actors. If so, it replaces hanging actors and ends all actors."""
     concurrency: int
-    """Calls in flight at each."""
+    """Upper bound on the calls in flight at each actor."""
 
 
 def start_replicas(part: RewardPart) -> Replicas:
-    """Return a part's actors, made and answering. Raises RewardError naming the part if one cannot be."""
+    """Return a part's actors once they answer. Raises RewardError that names the part if an actor cannot start."""
     if part.name.startswith(NAMED_ACTOR):
         return _running(part)
     found, options, method = actor_class(part.name, part.options)
     module = sys.modules[found.__ray_metadata__.modified_class.__module__]
     if module.__name__.startswith(FILE_MODULE):
-        ray.cloudpickle.register_pickle_by_value(module)  # no worker could import it by that name
+        ray.cloudpickle.register_pickle_by_value(module)  # no Ray worker could import it by that name
     asked = {name: value for name, value in (("num_cpus", part.num_cpus), ("num_gpus", part.num_gpus)) if value is not None}
     made = found.options(max_restarts=-1, max_task_retries=0, **asked)
     actors = tuple(made.remote(**options) for _ in range(part.replicas))
@@ -78,7 +78,7 @@ def _running(part: RewardPart) -> Replicas:
 
 
 def end_replicas(replicas: Replicas) -> None:
-    """End the actors if they are ours, after a call of their `close()` if they have one: an engine's processes outlive a killed actor."""
+    """End the actors if the pool made them. Calls their `close()` first, if any, because an engine's processes outlive a killed actor."""
     if not replicas.is_ours:
         return
     closing = [actor.close.remote() for actor in replicas.actors if hasattr(actor, "close")]
@@ -89,7 +89,7 @@ def end_replicas(replicas: Replicas) -> None:
 
 
 class ReplicaCaller:
-    """Calls replicas from an event loop, never more of them at once than they take, each call with a deadline."""
+    """Calls replicas from an event loop, each call with a deadline and never more calls at once than the replicas take."""
 
     def __init__(self, replicas: Replicas, deadline_s: float) -> None:
         self._replicas = replicas
@@ -100,12 +100,12 @@ class ReplicaCaller:
         self._healing: set[asyncio.Task[None]] = set()
 
     async def score(self, problem: Problem, answers: Sequence[Answer]) -> list[Score]:
-        """Return one score per answer, in order, whatever becomes of the replicas."""
+        """Return a score per answer, in order, even if replicas fail."""
         batches = [tuple(answers)] if self._replicas.method.is_batch else [(answer,) for answer in answers]
         return _flat(await asyncio.gather(*(self._score(problem, batch) for batch in batches if batch)))
 
     async def _score(self, problem: Problem, answers: tuple[Answer, ...]) -> list[Score]:
-        """Return the scores of one call; if a batch fails, each of its answers is tried alone."""
+        """Return the scores of a call. If a batch fails, each of its answers is tried alone."""
         num_tries = MAX_TRIES if len(answers) == 1 else 1
         found = await self._ask(problem, answers)
         while isinstance(found, _Failed) and found.failure is Failure.CRASH and (num_tries := num_tries - 1):
@@ -118,7 +118,7 @@ class ReplicaCaller:
         return [unscorable(f"{where}: its actor {found.what}", found.failure)]
 
     async def _ask(self, problem: Problem, answers: tuple[Answer, ...]) -> "list[Score] | _Failed":
-        """Return what the next free replica says."""
+        """Return the scores by the next free replica, or its failure."""
         method = self._replicas.method
         actor = await self._free.get()
         ref = getattr(actor, method.name).remote(problem, *method.arguments(answers))
@@ -141,14 +141,14 @@ class ReplicaCaller:
         return found
 
     def _heal(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
-        """Give a replica's place back once it answers, killing it first if a late call holds it up."""
+        """Give a replica's place back once it answers. Kill it first if a late call holds it up."""
         task = asyncio.ensure_future(self._healed(actor, late))
         self._healing.add(task)
         task.add_done_callback(self._healing.discard)
 
     async def _healed(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
         if not self._replicas.is_ours:
-            await _answers(actor, self._deadline_s)  # a chance; it is not ours to replace
+            await _answers(actor, self._deadline_s)  # give it a chance: the pool may not replace another's actor
         else:
             if late is not None and not await self._survives(actor, late):
                 ray.kill(actor, no_restart=False)
@@ -158,7 +158,7 @@ class ReplicaCaller:
         self._free.put_nowait(actor)
 
     async def _survives(self, actor: Any, late: "ray.ObjectRef[Any]") -> bool:
-        """Return whether a late call could be ended without its actor: a coroutine can, unless it blocks its loop."""
+        """Return whether a late call could be ended without its actor. A coroutine can be cancelled unless it blocks its loop."""
         if not self._replicas.method.is_async:
             return False
         ray.cancel(late)
@@ -167,7 +167,7 @@ class ReplicaCaller:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """Why a call gave no scores."""
+    """The failure of a call that gave no scores."""
 
     failure: Failure
     what: str

@@ -1,4 +1,4 @@
-"""Several scoring processes side by side, each owned by a thread; used inside a reward actor and by `ovt-ray score`."""
+"""Parallel scoring processes, each owned by a thread. Reward actors and `ovt-ray score` use them."""
 
 import contextlib
 import queue
@@ -23,10 +23,10 @@ class _Work:
 
 
 class ScoringPool:
-    """Processes that take answers as they come; a kill costs the others nothing. Use it in one process, from any thread."""
+    """Processes that take answers in the order of submission. A kill costs the others nothing. Any thread of a process may use the pool."""
 
     def __init__(self, parts: Sequence[Part], *, num_processes: int, deadline_s: float, memory_gb: float) -> None:
-        """Start the processes and load the parts in each. Raises RewardError, with the loader's message, if one cannot."""
+        """Start the processes and load the parts in each. Raises RewardError, with the loader's message, if a part cannot be loaded."""
         self._parts = tuple(with_deadline(part, deadline_s) for part in parts)
         self._deadline_s = deadline_s
         self._memory_gb = memory_gb
@@ -43,20 +43,20 @@ class ScoringPool:
             raise
 
     def process_ids(self) -> list[int]:
-        """Return the id of each process as it was started, once all have loaded their parts."""
+        """Return the id that each process had at its start, once all have loaded their parts."""
         return [started.result() for started in self._started]
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> "Future[list[list[Score]]]":
-        """Return at once what will hold, for each answer in order, one score per part.
+        """Return a future of the scores: for each answer, in order, a score per part.
 
-        Its result raises RewardError if the process had to be replaced and cannot be.
+        Its result raises RewardError if the process had to be replaced and could not be.
         """
         work = _Work(problem=problem, answers=tuple(answers))
         self._waiting.put(work)
         return work.rows
 
     def close(self) -> None:
-        """End the processes once they have scored what they are at; what still waits is cancelled."""
+        """Cancel the answers that still wait, and end the processes once they have scored their present answers."""
         with contextlib.suppress(queue.Empty):
             while work := self._waiting.get_nowait():
                 work.rows.cancel()
@@ -67,7 +67,7 @@ class ScoringPool:
         self._threads = []
 
     def _serve(self, started: "Future[int]") -> None:
-        """Own one process and feed it until the pool is closed."""
+        """Own a process and feed it until the pool is closed."""
         try:
             process = ScoringProcess(self._parts, self._memory_gb)
         except BaseException as error:
@@ -85,6 +85,6 @@ class ScoringPool:
             return
         try:
             work.rows.set_result(process.score(work.problem, work.answers, self._deadline_s))
-        except Exception as error:  # the submitter's to act on; a later answer may find that the process starts again
+        except Exception as error:  # for the submitter to handle; the process may start again for a later answer
             process.close()
             work.rows.set_exception(error)

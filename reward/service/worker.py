@@ -1,4 +1,4 @@
-"""Owns one process that runs rewards, and replaces it when it hangs, dies or runs out of memory."""
+"""Owns a process that runs rewards, and replaces it when it hangs, dies or runs out of memory."""
 
 import contextlib
 import os
@@ -13,23 +13,23 @@ from ovt_ray.core.errors import RewardError
 from ovt_ray.core.types import Failure, Problem, Score
 from reward.protocol import Answer, Part, unscorable
 from reward.service.channel import receive, send
-from reward.service.process import EXIT_OUT_OF_MEMORY, Job, Loaded, Order, Result
+from reward.service.process import EXIT_OUT_OF_MEMORY, Job, Loaded, LoadRequest, Result
 
 START_DEADLINE_S = 60.0
-"""Longest time for a process to start and import its rewards."""
+"""Upper bound on the time of a process to start and import its rewards."""
 GRACE_S = 0.25
-"""What a process gets to report that something `async` took too long, before it is killed."""
+"""Time for a process to report a late `async` reward before it is killed."""
 _Rows = list[dict[int, Score]]
-"""For each answer, what each part says of it so far."""
+"""For each answer, the scores so far by the position of their part."""
 
 
 class ScoringProcess:
-    """One child process and the channel to it. To be used from one thread, whose end also ends the child."""
+    """A child process and the channel to it. Use it from a single thread, whose end also ends the child."""
 
     def __init__(self, parts: Sequence[Part], memory_gb: float) -> None:
         """Start the process. Raises RewardError, with the loader's message, if it cannot load a part."""
         self._parts = tuple(parts)
-        self._order = Order(parts=self._parts, memory_bytes=int(memory_gb * 2**30))
+        self._request = LoadRequest(parts=self._parts, memory_bytes=int(memory_gb * 2**30))
         self._process: subprocess.Popen[bytes]
         self._is_open: bool
         self._start()
@@ -40,10 +40,10 @@ class ScoringProcess:
         return self._process.pid
 
     def score(self, problem: Problem, answers: Sequence[Answer], deadline_s: float) -> list[list[Score]]:
-        """Return, for each answer in order, one score per part.
+        """Return, for each answer in order, a score per part.
 
-        An answer on which the process hangs longer than `deadline_s` or dies is unscorable; the others are scored as if it
-        were not there. Raises RewardError if the process then cannot be started again.
+        An answer on which the process hangs longer than `deadline_s` or dies is unscorable. The other answers are scored as if it did
+        not exist. Raises RewardError if the process cannot be started again.
         """
         rows: _Rows = [{} for _ in answers]
         waiting = [list(range(len(answers)))] if answers else []
@@ -58,23 +58,23 @@ class ScoringProcess:
             if guilty is None:
                 waiting += [[position] for position in reversed(left)]
                 continue
-            self._give_up(problem, answers[guilty], rows[guilty], *failed)
+            self._give_up(problem, answers[guilty], rows[guilty], failed)
             if rest := [position for position in left if position != guilty]:
                 waiting.append(rest)
         return [[row[part] for part in range(len(self._parts))] for row in rows]
 
     def close(self) -> None:
-        """End the process and those it started. Safe to call twice."""
+        """End the process and its own child processes. Safe to call twice."""
         if not self._is_open:
             return
         self._is_open = False
         self._channel.close()
-        with contextlib.suppress(ProcessLookupError):  # the group, whose id stays taken while one of it lives, is gone
+        with contextlib.suppress(ProcessLookupError):  # the group is gone; its id stays taken while any of its processes lives
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def _run(self, job: Job, positions: Sequence[int], rows: _Rows) -> tuple[Failure, str] | None:
-        """Enter the process's results in the rows; return how the process failed if it does before it has sent all."""
+        """Enter the process's results in the rows. If the process fails before the last result, return its failure."""
         if self._process.poll() is not None:
             self.close()
             self._start()
@@ -92,23 +92,24 @@ class ScoringProcess:
         return None
 
     def _guilty(self, left: Sequence[int], rows: _Rows) -> int | None:
-        """Return the answer on which the process failed; None if several were being scored at once: each is then tried alone."""
+        """Return the answer on which the process failed. None if it was scoring several at once: each is then tried alone."""
         if len(left) == 1:
             return left[0]
         return next((position for position in left if not self._one_by_one <= rows[position].keys()), None)
 
-    def _give_up(self, problem: Problem, answer: Answer, row: dict[int, Score], failure: Failure, what: str) -> None:
-        """Make the answer unscorable by the part that was at it, and by those that follow it."""
+    def _give_up(self, problem: Problem, answer: Answer, row: dict[int, Score], failed: tuple[Failure, str]) -> None:
+        """Make the answer unscorable by the part that was scoring it, and by all parts after it."""
+        failure, reason = failed
         order = sorted(range(len(self._parts)), key=lambda part: part not in self._one_by_one)
         missing = [part for part in order if part not in row]
         name = self._parts[missing[0]].name
-        reason = f"reward {name} on problem {problem.id}, completion {answer.index}: its process {what}"
-        row.update(dict.fromkeys(missing, unscorable(reason, failure)))
+        where = f"reward {name} on problem {problem.id}, completion {answer.index}"
+        row.update(dict.fromkeys(missing, unscorable(f"{where}: its process {reason}", failure)))
 
     def _start(self) -> None:
         """Start a process and wait until it has loaded the rewards."""
         self._channel, far_end = socket.socketpair()
-        # -P and our own path: the child finds what this process finds, not what lies in the working directory.
+        # -P and this process's path: the child imports the modules that this process would, not files of the working directory.
         command = [sys.executable, "-P", "-m", "reward.service.process", str(far_end.fileno()), str(os.getpid())]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._is_open = True
@@ -123,7 +124,7 @@ class ScoringProcess:
         names = ", ".join(repr(part.name) for part in self._parts)
         try:
             limit = time.monotonic() + START_DEADLINE_S
-            send(self._channel, self._order, limit)
+            send(self._channel, self._request, limit)
             loaded = receive(self._channel, limit)
         except TimeoutError:
             loaded = f"reward {names}: its import took longer than {START_DEADLINE_S:g} s"
@@ -135,7 +136,7 @@ class ScoringProcess:
         self._one_by_one = loaded.one_by_one
 
     def _last_words(self) -> tuple[Failure, str]:
-        """Return how the process, whose channel is closed, ended."""
+        """Return how the process ended, whose channel is closed."""
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
@@ -143,7 +144,7 @@ class ScoringProcess:
         finally:
             self.close()
         if code == EXIT_OUT_OF_MEMORY:
-            return Failure.MEMORY, f"needed more than {self._order.memory_bytes / 2**30:g} GiB of memory"
+            return Failure.MEMORY, f"needed more than {self._request.memory_bytes / 2**30:g} GiB of memory"
         if code < 0:
             return Failure.CRASH, f"was killed by {signal.Signals(-code).name}"
         return Failure.CRASH, f"ended with exit code {code}"

@@ -1,1 +1,1 @@
-"""The verifier: pure functions, one file for each kind of answer."""
+"""The verifier: pure functions, a file for each kind of answer."""

@@ -6,7 +6,7 @@ _MARK = re.compile(r"\\(?:boxed|fbox)\s*\{|\\?[{}]")
 
 
 def boxed_answers(text: str) -> tuple[list[str], bool]:
-    r"""Return what stands in each outermost box, without white space around and without empty ones, and whether one stays open."""
+    r"""Return the stripped contents of all outermost boxes that are not empty, and whether a box stays open."""
     if "boxed" not in text and "fbox" not in text:
         return [], False
     answers: list[str] = []

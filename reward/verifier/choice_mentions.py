@@ -1,4 +1,4 @@
-"""Reads the one option that a phrase or sentence states: `B, because ...`, `There is a surplus.`, `so the correct option is (B)`."""
+"""Reads the option that a phrase or sentence states: `B, because ...`, `There is a surplus.`, `so the correct option is (B)`."""
 
 import re
 
@@ -27,9 +27,9 @@ _CAPITAL = re.compile(r"(?<![\w'])([B-HJ-Z]|[AI](?! [a-z]))(?![\w'])")
 
 
 def choice_in(text: str, choices: tuple[str, ...]) -> Statement:
-    """Return the option that is the text or leads it, or the only one that it mentions.
+    """Return the option that is the text or leads it, or the only option that it mentions.
 
-    A letter with the text of another option is an answer too, and names no option.
+    A letter with the text of a different option is an answer too, and names no option.
     """
     first = sentences(text)[0].strip()
     if is_contradiction(text, choices) or is_contradiction(first, choices):
@@ -74,7 +74,7 @@ def _without_denying_options(text: str, choices: tuple[str, ...]) -> str:
 
 
 def _unless_contradicted(part: str, text: str, choices: tuple[str, ...]) -> Statement:
-    """Return the option that a first sentence names, unless what follows marks another one by letter, or as an alternative."""
+    """Return the option that a first sentence names, unless the rest marks a different option by letter or as an alternative."""
     place = find_choice(part, choices)
     rest = text[len(part) :]
     others = _letters_in(rest, choices) | (_texts_in(rest, choices) if ALTERNATIVE.search(rest) else set())
@@ -82,7 +82,7 @@ def _unless_contradicted(part: str, text: str, choices: tuple[str, ...]) -> Stat
 
 
 def _letters_in(text: str, choices: tuple[str, ...]) -> set[int]:
-    """Return the places of the options that are mentioned by letter; a lone capital is one only where the options are letters."""
+    """Return the places of the options that are mentioned by letter. A lone capital counts only where the options are letters."""
     letters = [next(part for part in found.groups() if part) for found in _MARKED_LETTER.finditer(text)]
     if not letters and all(len(choice.strip("() ")) == 1 for choice in choices):
         letters = _CAPITAL.findall(text)
@@ -97,9 +97,9 @@ def _labelled_in(text: str, choices: tuple[str, ...]) -> set[int]:
 
 
 def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
-    """Return the places of the options whose text is mentioned as whole words, longest first, so that none counts inside another.
+    """Return the places of the options whose text is mentioned as whole words. The longest come first: none counts inside another.
 
-    An option that is repeated over and over is no statement: all places are then returned.
+    An option that is repeated over and over is no statement. All places are then returned.
     """
     words = f" {key(text)} "
     found: set[int] = set()
@@ -116,7 +116,7 @@ def _texts_in(text: str, choices: tuple[str, ...]) -> set[int]:
 
 
 def _is_name_in(text: str, option: str) -> bool:
-    """Return whether the text mentions a name or several words, not something beside it; a plain word needs `is` before it."""
+    """Return whether the text states an option that is a name or several words, and no neighbour of it. A plain word needs an `is`."""
     is_name = " " in option.strip() or (option[:1].isupper() and option in text)
     return is_name and not mentions_neighbour(_marked(text, option))
 

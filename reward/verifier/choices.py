@@ -1,4 +1,4 @@
-"""Tells which option of a multiple-choice question an answer names."""
+"""Finds the option of a multiple-choice question that an answer names."""
 
 import functools
 import re
@@ -30,14 +30,14 @@ _SPLITTING_WORDS = frozenset(
 _LABELLED = re.compile(r"\(?([A-Za-z])(?:([).:\]]+|-(?=\s))\s*|\s)(.+)", re.DOTALL)
 _TURNING_WORDS = frozenset(["not", "no", "none", "neither", "all", "both", "never"])
 _MAX_TURNED_WORDS = 4
-"""Longest text after a letter that is an option's and no reason: `E. all of them` is not the option `none of them`."""
+"""Upper bound on the words after a letter that are an option's text and no reason. `E. all of them` is not the option `none of them`."""
 _MAX_EXTRA_WORDS = 3
 _MIN_PART_CHARS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """The options of one question in the spellings by which they are found."""
+    """The options of a question in the spellings by which answers find them."""
 
     texts: tuple[str, ...]
     keys: tuple[str, ...]
@@ -52,8 +52,8 @@ class _Options:
 def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
     """Return the place of the option that the answer names by letter, by text or by both; None if it names none.
 
-    A letter and a text that belong to different options name none. Where options are themselves letters, a bare letter is
-    the text and a bracketed one, `(B)`, the letter. The first letter of `A shortage` is an article, that of `A 49` a letter.
+    A letter and a text that belong to different options name none. Where options are themselves letters, a bare letter is the text, and
+    a bracketed letter, `(B)`, is the letter. The first letter of `A shortage` is an article, and the first letter of `A 49` is a letter.
     """
     if _OPTION_NUMBER.search(plain(answer)) and is_contradiction(answer, choices):
         return None
@@ -68,9 +68,9 @@ def find_choice(answer: str, choices: tuple[str, ...]) -> int | None:
 
 
 def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
-    """Return whether the answer is an option's letter with the text of another one, or a letter that no option has.
+    """Return whether the answer is an option's letter with the text of a different option, or a letter that no option has.
 
-    So is `Option 4` where the fourth option is not the one that reads 4.
+    `Option 4` is a contradiction too where another option than the fourth reads 4.
     """
     options = _options(choices)
     if (number := _OPTION_NUMBER.search(plain(answer))) and int(number[1]) <= len(options.texts) and number[1] in options.keys:
@@ -93,7 +93,7 @@ def is_contradiction(answer: str, choices: tuple[str, ...]) -> bool:
 
 
 def names_a_choice(gold: str, choices: tuple[str, ...]) -> bool:
-    """Return whether there are choices and a row's gold answer is one of them, by text or letter."""
+    """Return whether there are choices and a row's gold answer names one by text or letter."""
     return bool(choices) and (gold in choices or find_choice(gold, choices) is not None)
 
 
@@ -103,9 +103,9 @@ def are_truths(choices: tuple[str, ...]) -> bool:
 
 
 def gold_choice(gold: str, choices: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the gold option's text and the options of a row whose gold answer may be a letter; ValueError if it is none of them.
+    """Return the gold option's text and the options of a row whose gold answer may be a letter. Raises ValueError if it is no option.
 
-    Without options the letters themselves are the options. A gold answer that is letter and text takes the text.
+    Without options the letters themselves are the options. A gold answer with letter and text takes the text.
     """
     if not choices:
         named = plain(gold).upper()
@@ -165,13 +165,13 @@ def _find(answer: str, options: _Options) -> int | None:
 
 
 def _unless_letter(answer: str, match: re.Match[str], options: _Options) -> int | None:
-    """Return the option whose text only looks like a letter and a text (`a new moon`, `c = 5`); None where the letter contradicts."""
+    """Return the option whose text only looks like a letter and a text (`a new moon`, `c = 5`). None if the letter contradicts the text."""
     is_label = match.re is _LAST_LETTER or match["loose"] is None or answer[:1].isupper()
     return None if is_label else _by_text(answer, options)
 
 
 def _exactly(answer: str, words: str, options: _Options) -> int | None:
-    """Return the place of the option with this very text, or this text but for case and punctuation around it."""
+    """Return the place of the option with exactly this text, or with this text up to case and punctuation around it."""
     for exact in (answer, answer.removesuffix(".")):
         if exact in options.texts:
             return options.texts.index(exact)
@@ -185,7 +185,7 @@ def _exactly(answer: str, words: str, options: _Options) -> int | None:
 
 
 def _by_text(answer: str, options: _Options) -> int | None:
-    """Return the place of the option that says the same as the answer; None if none does, or several that differ."""
+    """Return the place of the option that means the same as the answer. None if no option does, or several different options."""
     words, spelling = key(answer), canonical(answer)
     found = [place for place, word in enumerate(options.keys) if word == words]
     found = found or [
@@ -203,7 +203,7 @@ def _by_text(answer: str, options: _Options) -> int | None:
 
 
 def _by_number(answer: str, options: _Options) -> list[int]:
-    """Return the places of the options with the answer's number, with or without unit; options that differ in the unit differ."""
+    """Return the places of the options with the answer's number, with or without a unit. Numbers with different units differ."""
     number = read_number(answer)
     if number is None:
         return []
@@ -211,7 +211,7 @@ def _by_number(answer: str, options: _Options) -> list[int]:
 
 
 def _by_time(words: str, options: _Options) -> list[int]:
-    """Return the places of the options at the answer's time of day, which need not say `A.M.` among options."""
+    """Return the places of the options at the answer's time of day, which may leave out `A.M.` among options."""
     time = read_time(words)
     if time is None or time[1]:
         return []
@@ -220,7 +220,7 @@ def _by_time(words: str, options: _Options) -> list[int]:
 
 
 def _by_part(words: str, options: _Options) -> list[int]:
-    """Return the place of the one option of which the answer is the beginning (`larger` of `larger than`), with few words left out."""
+    """Return the place of the only option that begins with the answer (`larger` for `larger than`) and has few more words."""
     if len(words) < _MIN_PART_CHARS or not words[0].isalpha():
         return []
     found = [place for place, word in enumerate(options.keys) if word.startswith(words + " ")]

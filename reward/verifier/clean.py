@@ -1,7 +1,7 @@
-r"""Brings an answer into one plain spelling: what is invisible, broken or only typography goes, what could be meaning stays.
+r"""Brings an answer into a plain spelling: removes invisible characters, repairs broken ones, and keeps everything that may have a meaning.
 
-`tidy` is safe for any text. `unwrapped` takes off what stands around a whole answer. `flattened` also rewrites LaTeX to plain
-text where both say the same (`\frac{1}{2}` to `1/2`, `\text{ cm}` to ` cm`, `^\circ` to a degree sign).
+`tidy` is safe for any text. `unwrapped` removes marks that enclose a whole answer. `flattened` also rewrites LaTeX as plain text where
+both mean the same (`\frac{1}{2}` as `1/2`, `\text{ cm}` as ` cm`, `^\circ` as a degree sign).
 """
 
 import functools
@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable
 
 MAX_CHARS = 1000
-"""Longest answer that is compared; more is no final answer, and wrong."""
+"""Upper bound on the characters of an answer that is compared. A longer text is no final answer, and wrong."""
 _INVISIBLE = dict.fromkeys([0xAD, 0x61C, 0x180E, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070)])
 _STRAIGHT = str.maketrans(
     {
@@ -72,7 +72,7 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z])")
 
 
 def remembered(spelling: Callable[[str], str]) -> Callable[[str], str]:
-    """Return a function of one text that remembers short texts: one answer is read by several rules, and options by every answer."""
+    """Return the function with a memory for short texts: several rules read the same answer, and every answer reads the options."""
     known = functools.lru_cache(maxsize=2048)(spelling)
 
     @functools.wraps(spelling)
@@ -84,9 +84,9 @@ def remembered(spelling: Callable[[str], str]) -> Callable[[str], str]:
 
 @remembered
 def tidy(text: str) -> str:
-    """Return the text without invisible characters, with straight quotes and signs, and one blank for each run of white space.
+    """Return the text without invisible characters, with straight quotes and signs, and a single blank for each run of white space.
 
-    Unicode fractions and superscripts become `1/2` and `^2`; broken LaTeX commands are restored.
+    Unicode fractions and superscripts become `1/2` and `^2`. Broken LaTeX commands are restored.
     """
     if not text.isascii():
         text = _BLANK_GROUP.sub(",", text)
@@ -98,7 +98,7 @@ def tidy(text: str) -> str:
 
 
 def restored(text: str) -> str:
-    """Return the text with the LaTeX commands whose backslash and first letter were unescaped to a control character."""
+    """Return the text with restored LaTeX commands, whose backslash and first letter were unescaped to a control character."""
     if not any(control in text for control in _ESCAPE_LETTER):
         return text
     return _BROKEN_ESCAPE.sub(lambda escape: _ESCAPE_LETTER[escape[0]], text)
@@ -106,7 +106,7 @@ def restored(text: str) -> str:
 
 @remembered
 def unwrapped(text: str) -> str:
-    r"""Return what stands inside dollar signs, asterisks, quotes, `\boxed{}` or `\text{}` that enclose all of a tidy answer."""
+    r"""Return a tidy answer without the dollar signs, asterisks, quotes, `\boxed{}` or `\text{}` that enclose all of it."""
     for _ in range(_MAX_WRAPS):
         inner = _without_one_wrap(text)
         if inner == text:
@@ -117,7 +117,7 @@ def unwrapped(text: str) -> str:
 
 @remembered
 def flattened(text: str) -> str:
-    """Return the tidy, unwrapped answer with LaTeX that has a plain spelling in that spelling; for reading, not for parsing."""
+    """Return the tidy, unwrapped answer, with LaTeX in plain spelling where it has one. The result is for reading, not for parsing."""
     text = unwrapped(tidy(text))
     if not any(mark in text for mark in "\\{^~") and text.count("$") < 2:
         return text
@@ -135,7 +135,7 @@ def flattened(text: str) -> str:
 
 
 def is_balanced(body: str) -> bool:
-    """Return whether every brace closes one opened before it, and none stays open."""
+    """Return whether every closing brace has an opening brace before it, and none stays open."""
     depth = 0
     for character in body:
         if character in "{}":
@@ -146,7 +146,7 @@ def is_balanced(body: str) -> bool:
 
 
 def _without_one_wrap(text: str) -> str:
-    """Return the text without its outermost wrap; itself if it has none."""
+    """Return the text without its outermost wrap. A text without a wrap is unchanged."""
     text = text.strip()
     for start, end in _WRAPS:
         inner = text[len(start) : -len(end)]

@@ -1,4 +1,4 @@
-r"""Tells equations that give a value (`x = 4`, `Area = 4`, `2 + 2 = 4`) from those that still hide one (`2x = 4`, `x^2 = 4`)."""
+r"""Distinguishes equations that give a value (`x = 4`, `Area = 4`, `2 + 2 = 4`) from equations that hide it (`2x = 4`, `x^2 = 4`)."""
 
 import re
 
@@ -22,7 +22,7 @@ _ARITHMETIC = re.compile(r"(?=[^=]*\d)(?=[^=]*[+\-*/×·÷^√(:]|[^=]*\\)(?:[\d
 _NUMBERED_ANGLE = re.compile(r"∠ ?\d$")
 _UNIT = re.compile(r"(?<=[\d)%]) ?([A-Za-z]{2,}(?:\^[23])?)(?![A-Za-z])")
 _MIN_UNKNOWN_LETTERS = 4
-"""Shortest word that may be a unit though it is not in the table; shorter ones may be products of variables."""
+"""Fewest letters of a word that may be a unit without being in the table. Shorter words may be products of variables."""
 _EQUALS = re.compile("[=≈]")
 _CLAUSE_START = re.compile(
     r"[;?:⇒→]|, |\. |\\(?:Rightarrow|implies|to)\b|\b(?:gives?|get|so|then|means|yields?|implies|where|since|because)\b"
@@ -34,7 +34,7 @@ _MAX_CHARS = 120
 
 
 def gives_value(side: str) -> bool:
-    r"""Return whether what equals the left side of an equation is a value: a name (`x`, `AB`, `\angle A`, `f(2)`), or arithmetic."""
+    r"""Return whether an equation with this left side gives a value: the side is a name (`x`, `AB`, `\angle A`, `f(2)`) or arithmetic."""
     side = _SHARE_OF.sub(" · ", side.strip(" $*:"))
     if len(side) > _MAX_CHARS or _ANY_FUNCTION.search(side.replace("\\sqrt", "√")):
         return False
@@ -45,7 +45,7 @@ def gives_value(side: str) -> bool:
 
 
 def hides_value(text: str) -> bool:
-    """Return whether the end of a text is a side of an equation that gives no value: what follows `and so 2x =` is not x."""
+    """Return whether the end of a text is a side of an equation that gives no value. The number after `and so 2x =` is not x."""
     clause = _SHARE_OF.sub(" · ", _CLAUSE_START.split(text)[-1])
     if not _EQUALS.search(clause):
         return False
@@ -54,7 +54,7 @@ def hides_value(text: str) -> bool:
 
 
 def _formula_at_end(text: str) -> str:
-    """Return the last words of a text that are no prose: `2x` of `and so 2x`."""
+    """Return the formula at the end of a text: `2x` of `and so 2x`."""
     words = text.split()
     place = len(words)
     while place and not _is_prose(words[place - 1]):
@@ -63,11 +63,11 @@ def _formula_at_end(text: str) -> str:
 
 
 def _is_prose(word: str) -> bool:
-    """Return whether a word is none of a formula's."""
+    """Return whether a word is prose and no part of a formula."""
     word = word.strip("*_,")
     return word.lower() in _PROSE or (len(word) > 2 and word.isalpha() and not word.isupper() and not _ANY_FUNCTION.fullmatch(word))
 
 
 def _without_unit(found: re.Match[str]) -> str:
-    """Return nothing for a unit, and the same letters for what may be variables."""
+    """Return an empty text for a unit, and the same letters where they may be variables."""
     return "" if len(found[1]) >= _MIN_UNKNOWN_LETTERS or known(found[1]) is not None else found[0]

@@ -1,8 +1,8 @@
-"""Compares an extracted answer with the gold one, by the kind of the problem.
+"""Compares an extracted answer with the gold answer, by the kind of the problem.
 
-Where a reading is doubtful the answer is wrong: in reinforcement learning a false accept is learnt, a false reject only slows
-learning. Cheap exact paths come first; no answer beyond MAX_CHARS is looked at. Only mathematics that is neither spelt like the
-gold answer nor a number goes to a computer algebra system (`reward/verifier/symbolic.py`), which may take long.
+Where a reading is doubtful the answer is wrong: reinforcement learning learns a false accept, and a false reject only slows it.
+Cheap exact paths come first, and an answer beyond MAX_CHARS is always wrong. Only mathematics that is neither spelt like the gold answer
+nor a number goes to a computer algebra system (`reward/verifier/symbolic.py`), which may take long.
 """
 
 import re
@@ -26,9 +26,9 @@ _IRRATIONAL_MARKS = ("\\", "√", "π", "^", "²", "³", "sqrt", "!")
 
 
 def is_equivalent(answer: str, problem: Problem) -> bool:
-    """Return whether the answer means the problem's gold answer.
+    """Return whether the answer is equivalent to the problem's gold answer.
 
-    The answer is the answer alone; `reward.verifier.lenient` reads sentences. Raises DataError if the gold answer itself cannot be read as
+    `answer` is the answer alone: `reward.verifier.lenient` reads sentences. Raises DataError if the gold answer itself cannot be read as
     the problem's kind.
     """
     check_gold(problem)
@@ -50,7 +50,7 @@ def is_equivalent(answer: str, problem: Problem) -> bool:
 
 
 def check_gold(problem: Problem) -> None:
-    """Raise DataError, naming the problem, if its gold answer cannot be read as its kind."""
+    """Raise DataError that names the problem if its gold answer cannot be read as its kind."""
     where = f"problem {problem.id}: its gold answer"
     if len(problem.answer) > MAX_CHARS or not tidy(problem.answer):
         raise DataError(f"{where} is empty or longer than {MAX_CHARS} characters")
@@ -63,7 +63,7 @@ def check_gold(problem: Problem) -> None:
 
 
 def same_answer(first: str, second: str, problem: Problem) -> bool:
-    """Return whether two answers to a problem are one answer, by the rules of its kind."""
+    """Return whether two answers to a problem are the same answer, by the rules of its kind."""
     if canonical(first) == canonical(second):
         return True
     if problem.kind is AnswerKind.CHOICE:
@@ -78,7 +78,7 @@ def same_answer(first: str, second: str, problem: Problem) -> bool:
 
 
 def _is_number(answer: str, problem: Problem) -> bool:
-    """Return whether the answer is the gold number, written as one or as an expression with roots or powers."""
+    """Return whether the answer is the gold number, written as a number or as an expression with roots or powers."""
     gold, given = read_number(problem.answer), read_number(answer)
     assert gold is not None, "checked"
     if given is not None:
@@ -112,7 +112,7 @@ def _is_choice(answer: str, problem: Problem) -> bool:
 
 
 def _is_text(answer: str, problem: Problem) -> bool:
-    """Return whether the answer is the gold text, time or date, or the number that a gold text is."""
+    """Return whether the answer is the gold text, time or date, or the same number as a gold text that is a number."""
     if same_text(answer, problem.answer) or canonical(answer) == canonical(problem.answer):
         return True
     if plain(problem.answer) in YES | NO:

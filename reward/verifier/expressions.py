@@ -1,7 +1,7 @@
 r"""Compares LaTeX expressions, equations, tuples, intervals, sets and lists.
 
-Cheap paths first: the same spelling, the same number, the same items. What math-verify would take for equal and is not is decided
-here: brackets say whether order counts and ends belong to an interval, and names say which unknown a value belongs to.
+Cheap paths come first: the same spelling, the same number, the same items. This file also refuses pairs that math-verify wrongly takes for
+equal. Brackets decide whether order counts and whether ends belong to an interval. Names decide which unknown a value belongs to.
 """
 
 import re
@@ -25,16 +25,16 @@ _NEEDLESS_BLANK = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _RATIO = re.compile(r"(?!.*[APap]\.)[\d\w\\{}()/+√^ .-]{1,40}(?::[\d\w\\{}()/+√^ .-]{1,40}){1,5}")
 _POINT = re.compile(r"^[A-Z]'? ?=? ?(?=\([^()]{1,80},[^()]{1,80}\)$)")
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+")
-"""One number as well as a list without brackets."""
+"""A text that is a number and also a list without brackets."""
 _COMPARISON = re.compile(r"[=<>≤≥≠∈]")
 
 
 def same_expression(given: str, gold: str, depth: int = 0) -> bool:
     """Return whether both expressions mean the same.
 
-    A value may be given as `x = value` where the gold answer has no name or the same one. `(1, 2)` is not `[1, 2]`, `{1, 2}` is
-    `{2, 1}`, and a bare `1, 2` is `2, 1`, as solutions of an equation are, but `(2, 1)` only in that order. A decimal with three
-    digits after the point or more may stand for an irrational value or a fraction.
+    A value may be given as `x = value` where the gold answer has no name or the same name. `(1, 2)` is not `[1, 2]`, and `{1, 2}` is
+    `{2, 1}`. A bare `1, 2` is `2, 1`, like the solutions of an equation, but `(2, 1)` only in that order. A decimal with at least three
+    digits after the point may stand for an irrational value or a fraction.
     """
     if read_number(given) is None and read_number(gold) is None:  # units of numbers are converted with them
         (given, unit), (gold, gold_unit) = without_styled_unit(given), without_styled_unit(gold)
@@ -70,7 +70,7 @@ def same_expression(given: str, gold: str, depth: int = 0) -> bool:
 
 
 def same_list(given: str, gold: str, precision: int | None = None) -> bool:
-    """Return whether two lists have the same items in the same order, whatever their brackets; only `{}` in gold frees the order."""
+    """Return whether two lists have the same items in the same order, with any brackets. Only `{}` in gold frees the order."""
     items, gold_items = split_items(given), split_items(gold)
     if len(items.items) != len(gold_items.items) or items.is_alternative or _GROUPED.fullmatch(flattened(given)):
         return False
@@ -82,7 +82,7 @@ def same_list(given: str, gold: str, precision: int | None = None) -> bool:
 
 
 def canonical(text: str) -> str:
-    """Return the expression without needless braces, and without white space but between letters or digits."""
+    """Return the expression without needless braces, and with white space only between letters or digits."""
     flat = flattened(text).replace(r"\{", "{").replace(r"\}", "}").replace("**", "^").replace("*", "·").replace("$", "")
     flat = flat.replace("\\lbrace", "{").replace("\\rbrace", "}").lstrip(" ,;").rstrip(" .,;")
     flat = _PLAIN_ROOT.sub(r"\\sqrt{\1}", flat).replace("infinity", "∞")
@@ -95,7 +95,7 @@ def _has_sides(text: str) -> bool:
 
 
 def _without(unit: str, text: str) -> str:
-    """Return a text without a unit that is known to be one since the other side has it: `10√3 m` may be metres."""
+    """Return a text without the other side's unit at its end: with that, the `m` of `10√3 m` is metres."""
     return text.strip(" $").removesuffix(f" {unit}") if unit else text
 
 
@@ -108,14 +108,14 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _without_membership(text: str) -> str:
-    r"""Return what follows `x \in`, or the name of a point, else the flattened text."""
+    r"""Return the flattened text without a leading `x \in` or the name of a point."""
     flat = _POINT.sub("", flattened(text))
     name, sign, rest = flat.partition("∈")
     return rest.strip() if sign and _NAME.fullmatch(name.strip()) else flat
 
 
 def _items(value: str, number: Number | None) -> Items:
-    """Return the items of a value, both values of `±` apart; a number such as `1,024` is one item."""
+    """Return the items of a value, with both values of `±` apart. A number such as `1,024` is a single item."""
     if number is not None:
         return Items(brackets="", items=(value,))
     items = split_items(value)
@@ -150,7 +150,7 @@ def _same_items(items: Items, gold: Items, depth: int) -> bool:
 
 
 def _match_in_any_order(items: tuple[str, ...], gold: tuple[str, ...], depth: int) -> bool:
-    """Return whether each item has its own equal among the gold ones."""
+    """Return whether each item has an equal of its own among the gold items."""
     left = list(gold)
     for item in items:
         place = next((place for place, other in enumerate(left) if _same_item(item, other, depth)), None)
@@ -175,7 +175,7 @@ def _same_item(given: str, gold: str, depth: int) -> bool:
 
 
 def _same_whole(given: str, gold: str) -> bool:
-    """Return whether two texts without items are the same expression; texts that are no mathematics are compared as texts."""
+    """Return whether two texts without items are the same expression. Texts that are no mathematics are compared as texts."""
     if canonical(given) == canonical(gold):
         return True
     if not is_expression(given) or not is_expression(gold):

@@ -1,8 +1,8 @@
-r"""Reads the final answer out of model text in the one format accepted in training.
+r"""Reads the final answer from model text in the only format that training accepts.
 
     <think> ... </think> ... <answer> ... </answer>
 
-Everything here takes time linear in the text: tags are found with `str.find`, never by a regular expression.
+All functions take time linear in the text: they find tags with `str.find`, never with a regular expression.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ BOXED = "\\boxed{"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """The final answer of one completion, or why there is none."""
+    """The final answer of a completion, or the reason why there is none."""
 
     answer: str | None
-    """Without its tags, surrounding white space and box; None if the text is not in the format."""
+    """Final answer without tags, surrounding white space and box; None if the text is not in the format."""
     reason: str = ""
-    """What breaks the format; empty where there is an answer."""
+    """Rule of the format that the text breaks; empty if there is an answer."""
 
 
 def extract_answer(text: str) -> Extraction:
-    """Return the answer of a text that keeps the format exactly, else which part of the format it breaks.
+    """Return the answer of a text that keeps the format exactly, else the rule of the format that it breaks.
 
-    Tags inside the thinking do not count. The same answer may be given several times, different answers are refused:
-    a text that tries every option must not be scored by its last one.
+    Tags inside the thinking do not count. The same answer may be given several times. Different answers are refused, because a text that
+    tries every option must not be scored by its last option.
     """
     text = restored(text).strip()
     if not text.startswith(THINK):
@@ -55,7 +55,7 @@ def _refused(reason: str) -> Extraction:
 
 
 def _unboxed(answer: str) -> str:
-    r"""Return what stands in the box of an answer that is one `\boxed{...}` (or `$\boxed{...}$`), else the answer."""
+    r"""Return the content of the box if the answer is a single `\boxed{...}` (or `$\boxed{...}$`), else the answer."""
     inner = answer
     if inner.startswith("$") and inner.endswith("$"):
         inner = inner[1:-1].strip()

@@ -12,7 +12,7 @@ _BRACKETS = re.compile(r"[(\[][^()\[\]]{1,100},[^()\[\]]{1,100}[)\]]")
 
 
 def is_interval(text: str) -> bool:
-    """Return whether a flattened text is an interval or a union of some, to go by its brackets."""
+    """Return whether a flattened text is an interval or a union of intervals, judged by its brackets."""
     return all(_BRACKETS.fullmatch(part.strip()) is not None for part in text.split("∪"))
 
 
@@ -40,7 +40,7 @@ def both_signs(text: str) -> tuple[str, ...]:
 
 
 def _one_interval(text: str) -> str | None:
-    """Return the interval of an inequality or of a chain of two; None if it is neither."""
+    """Return the interval of an inequality or of a chain of two inequalities; None for any other text."""
     signs = _SIGN.findall(text)
     parts = [part.strip() for part in _SIGN.split(text)]
     if not all(parts) or len(signs) > 2 or "=" in text:

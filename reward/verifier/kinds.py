@@ -1,4 +1,4 @@
-"""Infers how an answer is to be compared where the data does not say."""
+"""Infers the kind of an answer where the data do not name it."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ _MATHEMATICAL = frozenset("\\^=<>≤≥√π∞∪+/{}°±·×")
 
 
 def infer_kind(gold: str, choices: Sequence[str]) -> AnswerKind:
-    """Return how a gold answer is to be compared.
+    """Return the kind of a gold answer, by which answers are compared with it.
 
-    Choices make it a choice; then, in this order, yes or no, one number (with a unit or not), a `[list]` or a list of numbers,
-    mathematics, and else text. A time of day, a date and a single letter are text.
+    A problem with choices is a choice. The other kinds follow in this order: yes or no, a number (with a unit or without), a `[list]` or a
+    list of numbers, mathematics, and text. A time of day, a date and a single letter are text.
     """
     if choices:
         return AnswerKind.CHOICE
@@ -39,7 +39,7 @@ def infer_kind(gold: str, choices: Sequence[str]) -> AnswerKind:
 
 
 def _is_python_list(gold: str, brackets: str) -> bool:
-    """Return whether `[2014, 2016]` is a list as MathVista writes them: of whole numbers that make no interval."""
+    """Return whether the gold answer is a list in MathVista's form, such as `[2014, 2016]`: whole numbers that make no interval."""
     items = [read_number(item) for item in split_items(gold).items]
     values = [item.value for item in items if item is not None]
     return brackets == "[]" and len(values) == len(items) and all(value.denominator == 1 for value in values)

@@ -42,14 +42,14 @@ def as_latex(text: str) -> str:
 
 
 def _factorial(found: re.Match[str]) -> str:
-    """Return the value of a factorial in brackets; a large one as it is, which is then refused."""
+    """Return the value of a factorial in brackets. A large factorial stays as it is, and is refused later."""
     number = int(found[1] or found[2])
     times = "" if found[1] else r"\cdot "
     return f"{times}({math.factorial(number)})" if number <= _MAX_FACTORIAL else found[0]
 
 
 def _binomial(found: re.Match[str]) -> str:
-    """Return the value of a binomial coefficient in brackets; a large one as it is, which is then refused."""
+    """Return the value of a binomial coefficient in brackets. A large coefficient stays as it is, and is refused later."""
     total, chosen = (int(part) for part in found.groups() if part is not None)
     return f"({math.comb(total, chosen)})" if total <= _MAX_BINOMIAL else found[0]
 

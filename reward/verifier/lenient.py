@@ -1,7 +1,7 @@
-r"""Reads the final answer out of other people's model outputs, which keep no format.
+r"""Reads the final answer from other people's model outputs, which keep no format.
 
-The places are looked at in the order of PLACES; the first one that holds an answer decides. Several different answers in one place
-are none: a text that tries every option must not be scored by its last one. Everything takes time linear in the text.
+The first place of PLACES that holds an answer decides. Several different answers in the same place count as none, because a text that
+tries every option must not be scored by its last option. All functions take time linear in the text.
 """
 
 import re
@@ -17,12 +17,12 @@ from reward.verifier.sentences import CORRECTION, SEVERAL, Statement, sentences
 
 MAX_PHRASES = 20
 MAX_ANSWERS = 20
-"""How many spellings of an answer are compared in one place; more are several answers."""
+"""Upper bound on the spellings of an answer that are compared in a place. More spellings count as several answers."""
 MAX_LINE_CHARS = 400
 MAX_TEXT_CHARS = 200_000
-"""How much of a text's end is looked at; longer than what models write."""
+"""Number of characters at a text's end that are read. Models write shorter texts."""
 TAIL_CHARS = 20_000
-"""How much of a text's end is searched for a phrase."""
+"""Number of characters at a text's end that are searched for a phrase."""
 _PHRASE = re.compile(
     r"\b(?:(?:final |correct |right |best )?answer|(?:the|my|final|correct|right|best) (?:option|choice))\b[*_]{0,2}"
     r"(?: (?:to|for|of) [^.\n:]{1,80}?)?\s{0,3}(?:is|would be|should be|must be|will be|:|=)(?=[\s:*_$\\(\[\"'<]|\w)[*_:\s]{0,8}",
@@ -35,7 +35,7 @@ _DENIED = re.compile(
     r"|\b(?:may|might|people|students|some|others|they) (?:\w+ )?(?:say|think|claim|guess|believe|argue)\b)[^,;:.]{0,40}$",
     re.IGNORECASE,
 )
-"""What denies the phrase that it leads to, or says that someone else holds it."""
+"""Words that deny the phrase after them, or attribute it to someone else."""
 _SUPPOSED = re.compile(r"\bif\b[^.]*$", re.IGNORECASE)
 _CLAUSE_START = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|because|since|but)\b", re.IGNORECASE)
 _LABELLED_LINE = re.compile(r"^[ \t*\-]{0,4}\(?([A-Z])[).:]", re.MULTILINE)
@@ -47,7 +47,7 @@ class _Truncated(Exception):
 
 
 def _in_tags(text: str, problem: Problem) -> list[Statement]:
-    """Return what stands between `<answer>` and `</answer>`."""
+    """Return the statements between `<answer>` and `</answer>`."""
     *pieces, tail = text.split(END_ANSWER)
     if ANSWER in tail:
         raise _Truncated(f"truncated: the last {ANSWER} is never closed")
@@ -56,7 +56,7 @@ def _in_tags(text: str, problem: Problem) -> list[Statement]:
 
 
 def _in_boxes(text: str, problem: Problem) -> list[Statement]:
-    r"""Return what stands in each `\boxed{}`; the boxes of a list are its items."""
+    r"""Return the statement in each `\boxed{}`. The boxes of a list are its items."""
     boxes, is_truncated = boxed_answers(text)
     if is_truncated:
         raise _Truncated("truncated: the last box is never closed")
@@ -66,7 +66,7 @@ def _in_boxes(text: str, problem: Problem) -> list[Statement]:
 
 
 def _in_phrases(text: str, problem: Problem) -> list[Statement]:
-    """Return what follows `the answer is` and the like, to the end of the line, or the next line where nothing follows."""
+    """Return the statements after phrases such as `the answer is`, up to the end of the line, or of the next line if nothing follows."""
     text = text[-TAIL_CHARS:]
     found = list(_PHRASE.finditer(text))[-MAX_PHRASES:]
     statements = []
@@ -84,7 +84,7 @@ def _in_phrases(text: str, problem: Problem) -> list[Statement]:
 
 
 def _without_denied_phrases(text: str) -> str:
-    """Return the text without the sentences in which `the answer is` is denied, supposed or somebody else's."""
+    """Return the text without the sentences that deny or suppose `the answer is`, or attribute it to another person."""
     place = max(0, len(text) - TAIL_CHARS)
     kept = [text[:place]]
     for phrase in list(_PHRASE.finditer(text, place))[-MAX_PHRASES:]:
@@ -97,7 +97,7 @@ def _without_denied_phrases(text: str) -> str:
 
 
 def _is_denied(text: str, phrase: re.Match[str]) -> bool:
-    """Return whether what stands before a phrase in its sentence takes it back."""
+    """Return whether the words before a phrase in its sentence take it back."""
     before = sentences(text[max(0, phrase.start() - MAX_LINE_CHARS) : phrase.start()] + "|")[-1].removesuffix("|")
     if "would" in phrase[0] and _SUPPOSED.search(before):
         return True
@@ -110,17 +110,17 @@ def _alone(text: str, problem: Problem) -> list[Statement]:
         return []
     statement = read_statement(text, problem)
     if statement.is_several and problem.kind is AnswerKind.CHOICE and _CONCLUSION.match(sentences(text)[-1]):
-        return []  # what it concludes counts, not what it compares
+        return []  # the conclusion counts, not the comparison
     return _kept(statement)
 
 
 def _at_the_ends(text: str, problem: Problem) -> list[Statement]:
-    """Return what the last sentence states, and for an option or yes and no also what the first one does."""
+    """Return the statement of the last sentence. For an option or yes and no also return the statement of the first sentence."""
     last = sentences(text[-2 * MAX_LINE_CHARS :])[-1]
     closing = _kept(read_statement(last, problem)) if len(last) <= MAX_LINE_CHARS else []
     if problem.kind not in (AnswerKind.CHOICE, AnswerKind.YESNO):
         return closing
-    if len(set(_LABELLED_LINE.findall(text[-TAIL_CHARS:]))) > 1:  # the options are listed, or all of them given
+    if len(set(_LABELLED_LINE.findall(text[-TAIL_CHARS:]))) > 1:  # the text lists the options, or answers with all of them
         return [SEVERAL] if _LABELLED_LINE.match(last) else closing
     opening = _kept(read_statement(sentences(text[: 2 * MAX_LINE_CHARS])[0], problem))
     if _CONCLUSION.match(last) and any(statement.answer is not None for statement in closing):
@@ -137,17 +137,17 @@ PLACES: tuple[tuple[str, Callable[[str, Problem], list[Statement]]], ...] = (
     ("all of the text", _alone),
     ("its ends", _at_the_ends),
 )
-"""Where answers are looked for, in this order."""
+"""Places of answers, in the order of the search."""
 
 
 def extract_lenient(text: str, problem: Problem) -> Extraction:
-    """Return the final answer of a text in any format, else why there is none: several, none, or truncated."""
+    """Return the final answer of a text in any format, else the reason why there is none: several, none, or truncated."""
     text = _after_thinking(restored(text[-MAX_TEXT_CHARS:])).strip()
     if not text:
         return Extraction(answer=None, reason="no text, or nothing after the thinking")
     try:
         for name, read in PLACES:
-            if read is _in_phrases:  # tags and boxes mark an answer whatever stands before them; the places after them do not
+            if read is _in_phrases:  # tags and boxes mark an answer even after a denial; the later places do not
                 text = _without_denied_phrases(text)
             if statements := read(text, problem):
                 return _one_of(statements, name, problem)
@@ -168,7 +168,7 @@ def _one_of(statements: list[Statement], name: str, problem: Problem) -> Extract
 
 
 def _in_body(body: str, problem: Problem) -> Statement:
-    """Return what the text between tags states: its boxes if it has any, else all of it."""
+    """Return the statement of the text between tags: of its box if it has exactly one, else of all of it."""
     boxes, is_truncated = boxed_answers(body)
     if boxes and not is_truncated and len(set(boxes)) == 1:
         return _stated_or_itself(boxes[0], problem)
@@ -176,18 +176,18 @@ def _in_body(body: str, problem: Problem) -> Statement:
 
 
 def _stated_or_itself(text: str, problem: Problem) -> Statement:
-    """Return what a text states, or the text where it states no answer or several: what was marked as the answer is one."""
+    """Return the statement of a text that is marked as the answer. If it states no answer or several, the whole text is the answer."""
     statement = read_statement(text, problem)
     return statement if statement.answer is not None else Statement(answer=text.strip())
 
 
 def _kept(statement: Statement) -> list[Statement]:
-    """Return a statement that has an answer, or several, as a list; else nothing."""
+    """Return the statement in a list if it has an answer or several answers, else an empty list."""
     return [statement] if statement.answer is not None or statement.is_several else []
 
 
 def _after_thinking(text: str) -> str:
-    """Return what follows the thinking; a text whose thinking is never closed is all thinking."""
+    """Return the text after the thinking. A text whose thinking is never closed has none."""
     if END_THINK in text:
         return text.rpartition(END_THINK)[2]
     return "" if text.lstrip().startswith(THINK) else text

@@ -15,17 +15,17 @@ class Items:
     """The items of a list as written."""
 
     brackets: str
-    """The bracket before and the one after all items, such as `[]` or `[)`; empty if there are none."""
+    """Opening and closing bracket around all items, such as `[]` or `[)`; empty if there are none."""
     items: tuple[str, ...]
     is_union: bool = False
     is_alternative: bool = False
-    """Whether a separator was `or`: solutions of an equation, but no list."""
+    """Whether a separator was `or`. Such items are solutions of an equation, and no list."""
 
 
 def split_items(text: str) -> Items:
     r"""Return the parts of a text between commas, semicolons, `and` and union signs that are in no inner bracket.
 
-    One item if there is no such separator. `\{1, 2\}` has the brackets `{}`.
+    A text without such a separator is a single item. `\{1, 2\}` has the brackets `{}`.
     """
     text = flattened(text).replace(r"\{", "{").replace(r"\}", "}").strip(" .")
     brackets = ""

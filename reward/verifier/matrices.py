@@ -1,4 +1,4 @@
-r"""Reads a LaTeX matrix into rows of entries; its brackets do not matter, but `vmatrix` is a determinant and none."""
+r"""Reads a LaTeX matrix into rows of entries. Its brackets do not matter, but `vmatrix` is a determinant and no matrix."""
 
 import re
 

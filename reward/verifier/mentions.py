@@ -1,6 +1,6 @@
-"""Reads the one answer that a phrase or sentence states, by the kind of the problem.
+"""Reads the answer that a phrase or sentence states, by the kind of the problem.
 
-Nothing here decides whether an answer is right. A sentence that states several answers, denies one, or gives a bound, states none.
+Nothing here decides whether an answer is right. A sentence that states several answers, denies an answer or gives a bound states none.
 """
 
 import re
@@ -20,7 +20,7 @@ _LIST = re.compile(r"\[[^\[\]]{1,500}\]")
 
 
 def read_statement(sentence: str, problem: Problem) -> Statement:
-    """Return the one answer of the problem's kind that a phrase or a few sentences state."""
+    """Return the only answer of the problem's kind that a phrase or a few sentences state."""
     text = tidy(sentence)[:MAX_SENTENCE_CHARS] if len(sentence) < 10 * MAX_SENTENCE_CHARS else ""
     if problem.kind in (AnswerKind.NUMBER, AnswerKind.CHOICE):
         text = _CONTRAST.sub("", text)
@@ -50,7 +50,7 @@ def _list_in(text: str) -> Statement:
 
 
 def _expression_in(text: str) -> Statement:
-    """Return the text if it is mathematics, else the only formula in it, else what follows its last `=` or `is`."""
+    """Return the text if it is mathematics, else its only formula, else the text after its last `is`, `are` or `equals`."""
     if is_expression(text):
         return Statement(answer=text)
     formulas = list(dict.fromkeys(next(part for part in found.groups() if part) for found in _MATHS.finditer(text)))

@@ -1,4 +1,4 @@
-"""Reads the one number that a phrase or sentence states: `The value is 5 cm.`, `so 2 + 3 = 5`, `There are five apples.`"""
+"""Reads the number that a phrase or sentence states: `The value is 5 cm.`, `so 2 + 3 = 5`, `There are five apples.`"""
 
 import re
 
@@ -21,18 +21,18 @@ _OPERATION = re.compile(
     r"|(?:decrease|drop|fall|loss|reduction|decline)(?= of))|(?<!\w)-)(?: of)?(?: the| a)? ?\(?$",
     re.I,
 )
-"""What changes the number behind it."""
+"""Words that change the number after them."""
 _LABEL = re.compile(
     r"(?:\b(?:step|figure|fig\.|table|page|row|column|question|problem|exercise|equation|case|part|paragraph|section|chapter|version"
     r"|option|group|bar|line|base|as of|since|january|february|march|april|may|june|july|august|september|october|november|december)"
     r"|(?<!#)#) ?$",
     re.I,
 )
-"""What has a number as its name."""
+"""Words whose number is a name."""
 _LEADING_YEAR = re.compile(r"(?:In|By|For) (?:1[5-9]|20)\d\d, ")
 _BOLD = re.compile(r"(?<![\w*-])\*\*([^*]{1,60})\*\*(?![\w*])")
 _SIGN_OUTSIDE = re.compile(r"-(\*\*)(?=[$.\d])|\$-\$ ?(?=[.\d])")
-"""A minus before what is set in bold, or in a formula of its own."""
+"""A minus before a bold number, or in a formula of its own."""
 _REMARK = re.compile(r" \([^()]{1,200}\)(?=[.!]?$)")
 _COMPARISON = re.compile("[<>≤≥≠]|!=")
 _CLAUSE_END = re.compile(r" (?:for|in|on|from|when|where)\b|[,;] |\s[(—–-]", re.I)
@@ -52,9 +52,9 @@ _NUMBER = re.compile(
 _UNIT_WORD = re.compile(r"[ -]?([A-Za-z$¢]+(?:\^\{?[23]\}?)?)(?!\w)")
 _NEXT_WORDS = re.compile(r"[ -](\w+)(?: (\w+))?")
 _COMPARING = {"less", "more", "fewer", "out", "below", "am", "pm"}
-"""Words after which a number is a difference or a part of another, or a time."""
+"""Words that make the number before them a difference, a part of another number, or a time."""
 _FACTOR = re.compile(r" and (?:a|one) (?:half|third|quarter)|[ ]pi\b| ?[ap]\.m\b| [b-zM](?!\w|\.\w|['/])|-?ish\b|-to-\d")
-"""What changes the number before it though it is no word of units: a part, or a variable."""
+"""Texts that change the number before them and are no units: a part, or a variable."""
 _ONE_AS_PRONOUN = re.compile(
     r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bhas )(?<!\bhave )(?<!\bonly )(?<!\bjust )(?<!exactly )\bone\b"
     r"(?![ -](?:hundred|half|third|and)\b)",
@@ -64,7 +64,7 @@ _ROOTS = frozenset("\\√π^")
 
 
 def number_in(text: str) -> Statement:
-    """Return the number that is the text, leads it, or is the only one in it, or in what follows its last `is` or `=`."""
+    """Return the number that is the text or leads it, or is the only number in the text or after its last `is` or `=`."""
     for part in _beginnings(text):
         if read_number(part) is not None:
             return Statement(answer=part)
@@ -91,7 +91,7 @@ def number_in(text: str) -> Statement:
 
 
 def _is_changed(before: str) -> bool:
-    """Return whether what stands before a number makes it a bound or another number, or a side of an equation that gives no value."""
+    """Return whether the words before a number make it a bound, a different number, or a side of an equation that gives no value."""
     return _BOUND.search(before) is not None or _OPERATION.search(before) is not None or hides_value(before)
 
 
@@ -106,7 +106,7 @@ def _in_bold(text: str) -> str | None:
 
 
 def _leading(before: str, tail: str, stated: dict[object, tuple[str, int]]) -> str | None:
-    """Return the number that what follows an `is` begins with, if what comes after has no other but in a reason or in brackets."""
+    """Return the number that begins the text after an `is`, if other numbers follow only in a reason or in brackets."""
     if _is_changed(before):
         return None
     whole = next((part for part in _beginnings(tail) if read_number(part) is not None), None)
@@ -115,13 +115,13 @@ def _leading(before: str, tail: str, stated: dict[object, tuple[str, int]]) -> s
 
 
 def _in_digits(text: str) -> str:
-    """Return a sentence with `minus 5` as `-5`, and without digits with its number words in digits; `the red one` is no number."""
+    """Return a sentence with `minus 5` as `-5`. Without digits, its number words become digits; `the red one` is no number."""
     has_digits = any("0" <= character <= "9" for character in text)
     return signed(text) if has_digits else in_digits(_ONE_AS_PRONOUN.sub("", text))
 
 
 def _numbers(text: str) -> dict[object, tuple[str, int]]:
-    """Return the numbers in a text as written, with their places, by value; those that a word changes (`5 dozen`) with that word."""
+    """Return the numbers in a text as written, with their places, by value. A word that changes a number (`5 dozen`) belongs to it."""
     found: dict[object, tuple[str, int]] = {}
     year = _LEADING_YEAR.match(text)
     for match in _NUMBER.finditer(text, year.end() if year else 0):
@@ -134,7 +134,7 @@ def _numbers(text: str) -> dict[object, tuple[str, int]]:
 
 
 def _word_after(text: str, place: int) -> str:
-    """Return what follows a number up to a word that changes its value, or else the next word if it is a unit that is converted."""
+    """Return the text after a number up to a word that changes its value, else the next word if it is a unit in the table."""
     if factor := _FACTOR.match(text, place):
         return factor[0]
     following = _NEXT_WORDS.match(text, place)
@@ -148,8 +148,8 @@ def _word_after(text: str, place: int) -> str:
 
 
 def _beginnings(text: str) -> list[str]:
-    """Return the text, its first sentence, that without its reason or a remark in brackets, and its first clause where the rest has no
-    number."""
+    """Return the text, its first sentence, and the sentence without its reason and without a remark in brackets. The first clause follows
+    if the rest of the text has no number."""
     found = [text.strip()]
     first = sentences(text)[0].strip()
     if ALTERNATIVE.search(text[len(first) :]) is None:

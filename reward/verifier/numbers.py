@@ -1,4 +1,4 @@
-"""Reads one number out of a short answer, exactly, and compares two of them by the benchmark's rule."""
+"""Reads a number exactly from a short answer, and compares two numbers by the benchmark's rule."""
 
 import functools
 import re
@@ -11,9 +11,9 @@ from reward.verifier.units import conversion, is_part, is_unit
 from reward.verifier.words import in_digits
 
 MAX_NUMBER_CHARS = 100
-"""Longest text read as a number, unit included; bounds the integers that are built."""
+"""Upper bound on the characters of a number with its unit. It bounds the integers that are built."""
 MIN_ROUNDED_DIGITS = 3
-"""Fewest digits after the point that can stand for a fraction, as in TabMWP, which compares three."""
+"""Fewest decimals that can stand for a fraction, as in TabMWP, which compares three."""
 
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0'?s", re.I)
 _HEDGE = re.compile(r"(?:(?:about|approximately|approx\.?|around|roughly|exactly|only|equals|is|a total of) |[≈=~] ?)+", re.I)
@@ -37,21 +37,21 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """An exact value as it was written."""
+    """An exact value, and the form in which it was written."""
 
     value: Fraction
     decimals: int | None
-    """Digits after the point; None where a fraction or a power of ten was written."""
+    """Number of digits after the point; None for a fraction or a power of ten."""
     is_percent: bool
     unit: str
-    """What followed or preceded the number; empty if nothing did."""
+    """Unit after the number or currency before it; empty if there is none."""
     is_scaled: bool = False
     """Whether a word such as `million` is in the value."""
 
 
 @functools.lru_cache(maxsize=4096)
 def read_number(text: str) -> Number | None:
-    """Return the number that the whole text is, with its unit; None if the text is not one number.
+    """Return the number of a text that is a single number, with its unit; None for any other text.
 
     `x = 5`, `2 + 3 = 5` and `about 5` are 5; nothing is evaluated.
     """
@@ -69,13 +69,13 @@ def read_number(text: str) -> Number | None:
 def same_number(given: Number, gold: Number, precision: int | None, unit: str) -> bool:
     """Return whether both are the same number.
 
-    Values are compared exactly, after the answer's unit was converted to the gold one's (or to `unit`). Three roundings are allowed:
-    - with a precision, the answer may have more digits than that and is rounded to it; fewer digits must be exact, and so must
-      whole numbers (a precision of 0);
-    - a fraction may be written as its rounding to three or more digits (`0.333` for 1/3, not `0.33`), as TabMWP compares;
-    - a fraction may be given where the gold answer is such a rounding.
-    A percent sign on one side only is a unit too (`40%` for 40), unless the plain side is below 1 and so is itself a share
-    (`40%` for 0.4, not `0.4%`). A share that is more than one may be either (`150%` for 1.5), but no whole number (`200%` for 2).
+    Values are compared exactly, after converting the answer's unit to the gold answer's unit (or to `unit`). Three roundings are allowed:
+    - With a precision, an answer with more decimals is rounded to it. Fewer decimals must be exact, and so must whole numbers (a
+      precision of 0).
+    - A fraction may be written as its rounding to three or more decimals (`0.333` for 1/3, not `0.33`), as TabMWP compares.
+    - A fraction may be given where the gold answer is such a rounding.
+    A percent sign on only one side is a mere unit (`40%` for 40). But a plain side below 1 is itself a share (`40%` for 0.4, not `0.4%`).
+    A share above one may be either (`150%` for 1.5), but no whole number (`200%` for 2).
     """
     scale = next((scale for word, scale in _SCALES.items() if word in unit.lower()), 1)
     gold = gold if gold.is_scaled else replace(gold, value=gold.value * scale)
@@ -103,7 +103,7 @@ def _agree_by_percent(given: Number, gold: Number, precision: int | None) -> boo
 
 
 def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int | None) -> bool:
-    """Return whether a value with so many decimals stands for the gold one under the rules above."""
+    """Return whether a value with this number of decimals stands for the gold value under the rules of `same_number`."""
     if value == gold.value:
         return True
     if precision:
@@ -116,7 +116,7 @@ def _agree(value: Fraction, decimals: int | None, gold: Number, precision: int |
 
 
 def rounds_to(value: Fraction, digits: int, rounded: Fraction) -> bool:
-    """Return whether rounding to so many digits gives `rounded`, with halves rounded to even or away from zero."""
+    """Return whether rounding to `digits` decimals gives `rounded`, with halves rounded to even or away from zero."""
     scaled = value * 10 ** max(0, min(digits, 30))
     target = rounded * 10 ** max(0, min(digits, 30))
     half_up = int(abs(scaled) + Fraction(1, 2)) * (-1 if scaled < 0 else 1)
@@ -124,7 +124,7 @@ def rounds_to(value: Fraction, digits: int, rounded: Fraction) -> bool:
 
 
 def _without_name(text: str) -> str:
-    """Return the text without what it is the value of (`x =`, `2 + 3 =`) and without `about`; a comparison keeps all."""
+    """Return the text without a leading name or arithmetic (`x =`, `2 + 3 =`) and without `about`. A comparison stays whole."""
     left = _LEFT_SIDE.match(text)
     if left and gives_value(left[1]) and not any(sign in text for sign in "<>≤≥≠") and not _EQUALS.search(text, left.end()):
         text = text[left.end() :]
@@ -140,7 +140,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _number(match: re.Match[str]) -> Number | None:
-    """Return the number of a match; None where what follows it is no unit."""
+    """Return the number of a match; None if a text follows that is no unit."""
     unit, currency = match["unit"].strip(), match["currency"].strip()
     if unit and not (match["gap"] or match["percent"] or match["scale"] or _may_touch(unit)):
         return None

@@ -1,7 +1,8 @@
 r"""Compares two expressions by their values at a few points, a hundred times faster than a computer algebra system.
 
-Two short expressions that agree to eleven digits at three generic points are the same function (Schwartz and Zippel's argument), two
-that clearly do not are not. What is not read here (functions, sets, inequalities) and what lies between is left to math-verify.
+Two short expressions that agree to eleven digits at three generic points are the same function (Schwartz and Zippel's argument). Two
+expressions that clearly differ there are different functions. Cases in between are left to math-verify. So are functions, sets and
+inequalities, which this file does not read.
 
     expression = ["+" | "-"] term {("+" | "-") term}
     term       = power {["\cdot" | "\times" | "*" | "\div" | "/"] power}
@@ -14,39 +15,38 @@ import math
 import re
 
 POINTS = (7 / 3, -13 / 7, 31 / 17)
-"""What a variable is at each point, before its scale; both signs, so that `x` differs from the root of its square."""
+"""Value of a variable at each point, before its scale. Both signs occur, so that `x` differs from the root of its square."""
 FAR, NEAR = 1e-5, 1e-11
-"""Relative differences of values that differ, and of values that are equal. math-verify rounds to six digits: what it would round
-alike is left to it."""
+"""Relative differences above which values differ and below which they are equal. math-verify rounds to six digits, so it decides cases in
+between."""
 _MAX_TOKENS = 120
 _MAX_DEPTH = 12
 _MAX_EXPONENT = 64
 _MAX_DIGITS = 9
 _MAX_VALUE = 1e7
-"""Beyond it, also on the way, a small term would be lost in rounding: `10^{20}+1` is not `10^{20}`."""
+"""Upper bound on all values, intermediate values too. Beyond it rounding would lose a small term: `10^{20}+1` is not `10^{20}`."""
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<word>\\[a-zA-Z]+|[a-zA-Z](?:_(?:\w|\{\w{1,4}\}))?)|(?P<sign>[-+*/^(){}\[\]|]))\s*"
 )
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3}")
-"""Three letters in a row are rather a name, `sqrt`, than a product."""
+"""Three letters in a row, which are rather a name, such as `sqrt`, than a product."""
 _TIMES = ("\\cdot", "\\times", "*")
 _OVER = ("\\div", "/")
 _CONSTANTS = {"\\pi": complex(math.pi), "e": complex(math.e), "i": 1j}
 _CLOSING = {"(": ")", "{": "}"}
 
 Values = list[complex]
-"""One for each of POINTS."""
+"""A value for each of POINTS."""
 
 
 class _UnreadError(ValueError):
-    """The expression is none of the grammar's, or has no value at a point."""
+    """The expression is not in the grammar, or has no value at a point."""
 
 
 def agree(first: str, second: str) -> bool | None:
     """Return whether two LaTeX expressions have the same values, or two equations of polynomials the same solutions.
 
-    None where that cannot be told here. An equation that always holds, such as `0=0`, has all solutions of any other one, and so
-    agrees with none that does not.
+    None where the values do not decide. An equation that always holds, such as `0=0`, agrees only with equations that always hold.
     """
     if _is_identity(first) is not _is_identity(second):
         return False
@@ -64,12 +64,12 @@ def agree(first: str, second: str) -> bool | None:
 
 
 def _gap(a: complex, b: complex) -> float:
-    """Return the difference relative to the larger value, or absolute where both are next to nothing."""
+    """Return the difference relative to the larger value, or the absolute difference where both are tiny."""
     return abs(a - b) / max(abs(a), abs(b), 1e-6)
 
 
 def _is_identity(text: str) -> bool:
-    """Return whether the text is an equation whose sides have the same values; False where they cannot be read."""
+    """Return whether the text is an equation whose sides have the same values. Sides that cannot be read must have the same spelling."""
     left, sign, right = text.partition("=")
     if not sign:
         return False
@@ -89,7 +89,7 @@ def _difference_of_sides(equation: str) -> Values:
 
 
 def _bounded(values: Values) -> Values:
-    """Return the values. Raises _UnreadError if one is too large to be compared."""
+    """Return the values. Raises _UnreadError if a value is too large to be compared."""
     if max(map(abs, values)) > _MAX_VALUE:
         raise _UnreadError
     return values
@@ -100,7 +100,7 @@ def _is_constant(values: Values) -> bool:
 
 
 class _Reader:
-    """Computes the values of one expression while it reads it."""
+    """Computes the values of an expression while reading it."""
 
     def __init__(self, latex: str) -> None:
         self._tokens = _tokens(latex)
@@ -108,7 +108,7 @@ class _Reader:
         self._depth = 0
         self._num_open_bars = 0
         self.is_polynomial = True
-        """Whether all that was read so far is one in its variables."""
+        """Whether the expression read so far is a polynomial in its variables."""
 
     def read(self) -> Values:
         """Return the values of the whole expression. Raises _UnreadError or ArithmeticError."""
@@ -189,7 +189,7 @@ class _Reader:
         raise _UnreadError
 
     def _absolute(self) -> Values:
-        """Return what stands between two bars; the first one is taken."""
+        """Return the absolute values of the expression between two bars, after the first bar."""
         if self._num_open_bars:
             raise _UnreadError  # a bar inside bars opens or closes
         self._num_open_bars = 1
@@ -236,6 +236,6 @@ def _tokens(latex: str) -> list[str]:
 
 
 def _scale(variable: str) -> float:
-    """Return what keeps the values of variables apart, from 1 to 2: the same for the same name, braces in it left out."""
+    """Return a factor from 1 to 2 that keeps the values of variables apart. It depends on the name without braces."""
     name = variable.replace("{", "").replace("}", "")
     return 1 + math.fmod(sum(0.137 * (place + 1) * ord(character) for place, character in enumerate(name)), 1)

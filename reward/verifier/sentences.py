@@ -1,4 +1,4 @@
-"""Cuts prose into sentences, and knows the words by which a sentence denies, hedges or gives a reason."""
+"""Cuts prose into sentences, and finds the words by which a sentence denies, hedges or gives a reason."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ CORRECTION = re.compile(
     """,
     re.VERBOSE,
 )
-"""What takes back an answer that stands before it."""
+"""Words that take back the answer before them."""
 ALTERNATIVE = re.compile(r"\b(?:answer|or|either|alternatively|also)\b", re.I)
 REASON = re.compile(r",? \(?(?:because|since|as|which|given that|due to|based on|by)\b", re.I)
 _SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bMrs.)(?<!\bDr.)(?<!\bSt.)(?<!\bMt.)[*_]{0,2}\s+(?=[A-Z(\"'*\\$])|\n")
@@ -25,7 +25,7 @@ _SENTENCE_END = re.compile(r"(?<=[^\s.][.!?])(?<!\bMr.)(?<!\bMs.)(?<!\bMrs.)(?<!
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What a sentence states."""
+    """The answer that a sentence states."""
 
     answer: str | None
     is_several: bool = False
@@ -36,5 +36,5 @@ NOTHING, SEVERAL = Statement(answer=None), Statement(answer=None, is_several=Tru
 
 
 def sentences(text: str) -> list[str]:
-    """Return the lines and sentences of a text, at least one, empty ones left out."""
+    """Return the lines and sentences of a text without empty ones, at least one."""
     return [sentence for sentence in _SENTENCE_END.split(text) if sentence and sentence.strip()] or [text]

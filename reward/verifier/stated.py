@@ -1,9 +1,9 @@
-"""Tells whether a sentence states an option that it mentions: `It is a square.`, not `It lies to the left of the square.`"""
+"""Decides whether a sentence states an option that it mentions: `It is a square.`, not `It lies to the left of the square.`"""
 
 import re
 
 MARK = "\0"
-"""Stands for the option in a plain text."""
+"""Character that stands for the option in a plain text."""
 _OPEN = r"(?:an? |the )?[\"'*($]*"
 _CONCLUDING = r"(?:so|thus|therefore|hence|then|overall|in conclusion|i think|i would say|i choose|i pick)\b[,:]? (?:that )?"
 _STATING = (
@@ -34,15 +34,16 @@ _NEIGHBOUR = re.compile(
 
 
 def mentions_neighbour(words: str) -> bool:
-    """Return whether the marked option only tells where another thing is, what it is compared with, or what is looked at."""
+    """Return whether the marked option only locates another thing, is compared with it, or is a thing to look at."""
     return _NEIGHBOUR.search(words) is not None
 
 
 def is_stated(words: str) -> bool:
-    """Return whether the marked option is what the text says.
+    """Return whether the text states the marked option. Three forms count:
 
-    It is where it begins the text or follows `is` and the like, and other words do not continue it (`square metres`); where a plain
-    statement ends with it (`The pressure increases.`); and where a conclusion or comparison is about it (`So Emily has more.`).
+    - The option begins the text or follows `is` and the like, and other words do not continue it (`square metres`).
+    - A plain statement ends with the option (`The pressure increases.`).
+    - A conclusion or comparison is about the option (`So Emily has more.`).
     """
     if any(_ENDS.match(words, found.end()) for found in _STATED.finditer(words)) or _COMPARES.search(words):
         return True

@@ -1,8 +1,8 @@
-r"""Compares two mathematical expressions through math-verify, the last and dearest resort.
+r"""Compares two mathematical expressions through math-verify, the last and most expensive resort.
 
-math-verify and sympy are never shown prose, and nothing that can grow without bound: `is_safe` lets through short expressions of
-known commands with small exponents. It cannot bound sympy's `simplify`, so whoever calls this with untrusted answers does so in a
-process that can be killed; math-verify's own deadlines are off, because they need signals and so a main thread.
+math-verify and sympy never receive prose or an expression that can grow without bound. `is_safe` lets through short expressions of known
+commands with small exponents. It cannot bound sympy's `simplify`, so compare untrusted answers only in a process that can be killed.
+The deadlines of math-verify are off, because they need signals and thus a main thread.
 """
 
 import functools
@@ -22,9 +22,9 @@ MAX_CHARS = 200
 _MAX_DEPTH = 12
 _MAX_DIGITS = 18
 _MAX_POWER = 5000
-"""Largest product of all exponents of an expression of numbers; a power tower multiplies them."""
+"""Upper bound on the product of all exponents of an expression of numbers, as a power tower multiplies them."""
 _MAX_SYMBOLIC_POWER = 40
-"""The same where there are variables, since powers of sums are multiplied out."""
+"""The same bound for an expression with variables, whose powers of sums are multiplied out."""
 _FUNCTION_NAMES = "sin cos tan cot sec csc arcsin arccos arctan log ln exp lg sqrt pi"
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _SYMBOL_NAMES = """
@@ -38,11 +38,11 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _EXPONENT = re.compile(r"\^ ?(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|\(([^()]*)\)|(-?\d+|\S))")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\}|\([^()]*\)|-?\w+|\S) ?\^")
 _DROPPED = re.compile(r"[\w)]?'+|\d_\{?\d+|\\frac ?\{ ?d ?\w? ?\}")
-"""What the parser drops or takes for factors: derivatives and the base of a number."""
+"""Signs that the parser drops or takes for factors: derivatives and the base of a number."""
 
 
 def same_by_algebra(given: str, gold: str) -> bool:
-    """Return whether two mathematical expressions are equal; False where one cannot be read or is not safe to compute with."""
+    """Return whether two mathematical expressions are equal. False if either cannot be read or is not safe to compute with."""
     latex, gold_latex = as_latex(given), as_latex(gold)
     if sorted(_DROPPED.findall(latex)) != sorted(_DROPPED.findall(gold_latex)):
         return False
@@ -57,12 +57,12 @@ def same_by_algebra(given: str, gold: str) -> bool:
 
 
 def load_algebra() -> None:
-    """Import the algebra system and use it once, half a second in all, so that no answer waits for what it imports and builds."""
+    """Import the algebra system and use it once, half a second in all, so that no answer waits for its imports and tables."""
     same_by_algebra(r"2\ln x+\frac{y}{2}", r"\frac{1}{2}y+\ln x^2")  # functions, which values at points do not decide
 
 
 def value_of(text: str) -> Fraction | None:
-    """Return a mathematical expression's real value to thirty digits; None if it has variables, or is not safe to compute."""
+    """Return a mathematical expression's real value to thirty digits. None if it has variables or is not safe to compute."""
     parsed = _parsed(as_latex(text))
     if parsed is None or not getattr(parsed, "is_number", False):
         return None
@@ -71,7 +71,7 @@ def value_of(text: str) -> Fraction | None:
 
 
 def is_expression(text: str) -> bool:
-    """Return whether a text looks like mathematics: some letter, digit or symbol, and no word that is not a function's name."""
+    """Return whether a text looks like mathematics: it has a letter, digit or symbol, and its only words are functions' names."""
     text = as_latex(text)
     if not text or len(text) > MAX_CHARS:
         return False
@@ -105,7 +105,7 @@ def _parsed(latex: str) -> "Basic | None":
     """Return the sympy expression of a LaTeX one, unevaluated; None if it is not safe or cannot be parsed as a whole."""
     if not latex or not is_safe(latex):
         return None
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its deadlines are off, which is why we are here
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its deadlines are off, which is on purpose
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
@@ -118,7 +118,7 @@ def _parsed(latex: str) -> "Basic | None":
 
 
 def _with_real_symbols(parsed: "Basic") -> "Basic":
-    """Return the expression with all variables real: the parser takes them for real or not, depending on blanks."""
+    """Return the expression with all variables real. The parser takes them for real or not, depending on blanks."""
     from sympy import Symbol
 
     return parsed.xreplace({symbol: Symbol(symbol.name, real=True) for symbol in parsed.free_symbols if not symbol.is_real})

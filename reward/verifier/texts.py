@@ -6,7 +6,7 @@ import unicodedata
 from reward.verifier.clean import flattened
 
 _BEFORE, _AFTER = " ,;:\"'`*_([{", " .,;:!?\"'`*_)]}"
-"""Punctuation around a text that says nothing; a point before it does (`.5`)."""
+"""Punctuation around a text that has no meaning. A point before the text has one (`.5`)."""
 _ABBREVIATION = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b|$)")
 _POINT_IN_NAME = re.compile(r"(?<![^ ])([a-z]{2,4})\.(?= [a-z])")
 _SUBSCRIPT = re.compile(r"(?<=[a-z])_ ?\{?(\d+)\}?")
@@ -28,8 +28,10 @@ _LAST_SHORT_YEAR = 69
 
 
 def same_text(given: str, gold: str) -> bool:
-    """Return whether both texts are the same but for case, punctuation around, leading articles, hyphens and white space, or are
-    the same time of day, date, duration or ratio in other words."""
+    """Return whether both texts are the same, or the same time of day, date, duration or ratio in other words.
+
+    Case, punctuation around, leading articles, hyphens and white space do not matter.
+    """
     first, second = key(given), key(gold)
     if first == second:
         return True
@@ -41,17 +43,19 @@ def same_text(given: str, gold: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return the text without case, surrounding punctuation and runs of white space; itself where nothing else is left."""
+    """Return the text without case, surrounding punctuation and runs of white space. A text of punctuation alone keeps it."""
     spaced = unicodedata.normalize("NFC", flattened(text)).casefold()
     words = spaced.lstrip(_BEFORE).rstrip(_AFTER)
     for opening, closing in ("{}", "()", "[]"):
-        words += closing * (words.count(opening) - words.count(closing))  # those of `f(x)` are no punctuation around it
+        words += closing * (words.count(opening) - words.count(closing))  # the brackets of `f(x)` are no punctuation around it
     return words or spaced
 
 
 def key(text: str) -> str:
-    """Return the plain text without its leading article, with `U.S.` as `us`, `St. Louis` as `st louis`, `H_2O` as `h2o`, `&` as
-    `and`, and blanks for hyphens in words."""
+    """Return the plain text without its leading article, and with blanks for hyphens in words.
+
+    `U.S.` becomes `us`, `St. Louis` `st louis`, `H_2O` `h2o`, and `&` `and`.
+    """
     words = _ABBREVIATION.sub("", plain(text)).replace(" & ", " and ")
     words = _DECADE.sub("", _SUBSCRIPT.sub(r"\1", _POINT_IN_NAME.sub(r"\1", words)))
     return without_article(_HYPHEN.sub(" ", words))
@@ -64,7 +68,7 @@ def without_article(words: str) -> str:
 
 
 def same_time(given: str, gold: str) -> bool:
-    """Return whether both are the same time of day. Half a day may stay unsaid only where the gold answer does not say it."""
+    """Return whether both are the same time of day. An answer may leave out the half of the day only if the gold answer does."""
     first, second = read_time(given), read_time(gold)
     if first is None or second is None:
         return False
@@ -75,7 +79,7 @@ def same_time(given: str, gold: str) -> bool:
 
 
 def read_time(words: str) -> tuple[int, bool] | None:
-    """Return the seconds since midnight, and whether the half of the day is known; None if the plain text is no time of day."""
+    """Return the seconds since midnight, and whether the half of the day is known. None if the plain text is no time of day."""
     if (half_day := words.removeprefix("12:00 ").removeprefix("12 ")) in ("noon", "midnight"):
         return (43200 if half_day == "noon" else 0), True
     match = _TIME.fullmatch(words)
@@ -98,13 +102,13 @@ def _same_duration(given: str, gold: str) -> bool:
 
 
 def same_date(given: str, gold: str) -> bool:
-    """Return whether both are the same calendar date, month first where both readings are possible."""
+    """Return whether both are the same calendar date. Where two readings are possible, the month comes first."""
     first, second = read_date(given), read_date(gold)
     return first is not None and first == second
 
 
 def read_date(words: str) -> tuple[int, int, int] | None:
-    """Return year (0 if unsaid), month and day (0 if unsaid) of a plain text; None if it is no date."""
+    """Return year (0 if missing), month and day (0 if missing) of a plain text; None if it is no date."""
     if match := _DATE.fullmatch(words):
         a, b, c = (int(part) for part in match.groups())
         if len(match[1]) == 4:

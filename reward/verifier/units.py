@@ -1,4 +1,4 @@
-"""Units of a number: which words can be one, which change the value, and which are converted into each other."""
+"""Units of a number: words that can be a unit, words that change the value, and conversions between units."""
 
 import re
 from fractions import Fraction
@@ -12,14 +12,14 @@ _VALUE_WORDS = """
     dozen dozens hundred hundreds thousand thousands million millions billion billions trillion trillions
 """
 VALUE_WORDS = frozenset(_VALUE_WORDS.split())
-"""Words that change the value they follow, so that `5 million` is not `5`."""
+"""Words that change the number before them, so that `5 million` is not `5`."""
 _OTHER_WORDS = """
     and or to not nor over by less more below maybe wrong pi i e x y cent cents
     zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty ninety
     but versus vs is are was were equals equal if because since than st nd rd th am pm a.m p.m remainder r so then thus therefore
 """
 _NOT_UNITS = VALUE_WORDS | frozenset(_OTHER_WORDS.split())
-"""The same, and words that go on with a sentence."""
+"""Words that are no units: they change the value, or continue a sentence."""
 _UNIT_TEXT = re.compile(
     r"[A-Za-zµμΩÅ°'$€£¥%¢][A-Za-zµμΩÅ°'$€£¥%¢/·.,()\- ]*(?:(?:(?<=[A-Za-z])[23](?!\w)| ?\^\{?-?[123]\}?(?!\w))[A-Za-z/·.() ]*){0,4}"
 )
@@ -74,11 +74,11 @@ _RATES = {"mph": "miles/hour", "kph": "km/h", "kmph": "km/h", "kmh": "km/h", "mp
 _POWER = re.compile(r"\^?\{?([23])\}?$")
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _SINGLE = frozenset("gmslhLNVWJACFTHµμΩÅ°$€£¥¢'")
-"""Units of one character; any other single letter is a variable, or `K` and `M`, which may scale."""
+"""Units of a single character. Any other single letter is a variable, or `K` or `M`, which may scale."""
 
 
 def is_unit(text: str) -> bool:
-    """Return whether the text after a number can be its unit: few words, and none that changes the value."""
+    """Return whether the text after a number can be its unit: it has few words, and no word that changes the value."""
     text = text.strip()
     if not text:
         return True
@@ -93,18 +93,18 @@ def is_unit(text: str) -> bool:
     ):
         return False
     if words and words[-1].lower() == "fewer":
-        return False  # fewer than what; `5 fewer people` says it
+        return False  # a comparison without a noun; `5 fewer people` has it
     return len(words) <= MAX_WORDS and _NOT_UNITS.isdisjoint(word.lower() for word in words)
 
 
 def is_part(text: str) -> bool:
-    """Return whether a unit is a part of the one that goes without saying: cents where nobody asked for them are no dollars."""
+    """Return whether a unit is a part of the unit that is taken for granted: unrequested cents are no dollars."""
     found = known(text)
     return found is not None and found[0] == "dollar" and found[2] != 1
 
 
 def known(text: str) -> tuple[str, int, Fraction] | None:
-    """Return dimension, power and factor to the dimension's base unit of a unit in the table; None for any other."""
+    """Return dimension, power and factor to the dimension's base unit for a unit in the table; None for any other unit."""
     if text.strip() == "M":
         return None
     words = text.lower().replace("-", " ").replace(" ^", "^").strip(" .,()").split()
@@ -126,26 +126,26 @@ def known(text: str) -> tuple[str, int, Fraction] | None:
 
 
 def same_thing(given: str, wanted: str) -> bool:
-    """Return whether two units may be one: either is unsaid or in the table, or they name the same thing (`red apple`, `apples`)."""
+    """Return whether two units may be the same: either is missing or in the table, or both name the same thing (`red apple`, `apples`)."""
     if not given or not wanted or known(given) is not None or known(wanted) is not None:
         return True
     return _stem(given.lower().split()[-1]) == _stem(wanted.lower().split()[-1])
 
 
 def conversion(given: str, wanted: str) -> Fraction | None:
-    """Return what a value in `given` is multiplied with to be one in `wanted`; None if the units contradict each other.
+    """Return the factor from a value in `given` to a value in `wanted`; None if the units contradict each other.
 
-    A unit that is missing or not in the table says nothing: the question has named it.
+    A unit that is missing or not in the table contradicts nothing, because the question has named it.
     """
     (given_head, given_rest), (wanted_head, wanted_rest) = _split_rate(given), _split_rate(wanted)
     if given_rest and wanted_rest and _stem(given_head) == _stem(wanted_rest) and _stem(given_rest) == _stem(wanted_head):
-        return None  # tickets per month are no months per ticket
+        return None  # tickets per month are not months per ticket
     head, rest = _factor(given_head, wanted_head), _factor(given_rest, wanted_rest)
     return None if head is None or rest is None else head / rest
 
 
 def _factor(given: str, wanted: str) -> Fraction | None:
-    """Return the factor between two units that are no rates; 1 where one is not in the table, None if they contradict."""
+    """Return the factor between two units that are no rates. It is 1 if either is not in the table, None if they contradict each other."""
     first, second = known(given), known(wanted)
     if first is None or second is None:
         return Fraction(1)
@@ -153,7 +153,7 @@ def _factor(given: str, wanted: str) -> Fraction | None:
 
 
 def _split_rate(unit: str) -> tuple[str, str]:
-    """Return the unit itself and what it is counted per, as in `minutes per day`, `km/h` or `mph`."""
+    """Return the unit and its denominator, as in `minutes per day`, `km/h` or `mph`."""
     unit = _RATES.get(unit.lower().strip(" ."), unit)
     head, _, rest = unit.lower().replace("/", " per ").replace(" a ", " per ").partition(" per ")
     return head.strip(" ,"), rest.strip(" .")

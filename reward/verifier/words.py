@@ -1,4 +1,4 @@
-"""Spells numbers that are written in words with digits: `twenty-four` as `24`, `one and a half` as `1 1/2`."""
+"""Rewrites numbers in words as digits: `twenty-four` as `24`, `one and a half` as `1 1/2`."""
 
 import re
 
@@ -20,17 +20,17 @@ _SIGN = re.compile(r"(?<![\d)] )\b(?:negative|minus) (?=[$\d.])", re.IGNORECASE)
 
 
 def in_digits(text: str) -> str:
-    """Return the text with its numbers up to 999 in digits; a run of words that is no such number stays as it is."""
+    """Return the text with its numbers up to 999 in digits. A run of words that is no such number is unchanged."""
     return signed(_SPELLED.sub(_digits, text))
 
 
 def signed(text: str) -> str:
-    """Return the text with `minus 5` and `negative 5` as `-5`, but for a difference such as `8 minus 5`."""
+    """Return the text with `minus 5` and `negative 5` as `-5`. A difference such as `8 minus 5` is unchanged."""
     return _SIGN.sub("-", text)
 
 
 def _digits(found: re.Match[str]) -> str:
-    """Return one spelled number in digits."""
+    """Return a number in words as digits."""
     value = _below_hundred(found["first"], found["second"])
     if value is None or (found["half"] and not found["and"]):
         return found[0]
@@ -49,7 +49,7 @@ def _digits(found: re.Match[str]) -> str:
 
 
 def _below_hundred(first: str | None, second: str | None) -> int | None:
-    """Return the value of one word, or of `twenty` and `four`; 0 of none, and None where the words make no number."""
+    """Return the value of a single word, or of two such as `twenty` and `four`. 0 without words, None if they make no number."""
     if first is None:
         return 0
     head = first.lower()

@@ -6,9 +6,9 @@ from reward.verifier.sentences import CORRECTION
 from reward.verifier.texts import plain
 
 YES, NO = frozenset({"yes", "true", "correct", "yeah", "yep"}), frozenset({"no", "false", "incorrect", "nope"})
-"""Words that are an answer by themselves."""
+"""Words that are a whole answer."""
 _GOLD_YES, _GOLD_NO = YES | {"1", "y"}, NO | {"0", "n"}
-"""HallusionBench writes 1 and 0."""
+"""Gold answers may also be 1 and 0, as HallusionBench writes them."""
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|overall|in conclusion|in summary),? )?"
     r"(?:(?:based on|according to|from|in|looking (?:\w+ly )?at) [^,.]{1,60}, )?"
@@ -17,14 +17,14 @@ _LEAD = re.compile(
 )
 _AFTER_NO_WORDS = "it they he she there the this that these those you i we because since as none not"
 _AFTER_NO = frozenset(_AFTER_NO_WORDS.split())
-"""Words with which a sentence goes on after `no` without a comma; before other words it is an article (`No cube is hidden.`)."""
+"""Words that continue a sentence after `no` without a comma. Before other words `no` is an article (`No cube is hidden.`)."""
 _TAIL = re.compile(r"(?:,| answer is:?| so| is| hence| therefore,?) (yes|no|true|false)$")
 _GOES_ON = ("and", "or", "but", "if", "maybe")
 _WORD = re.compile(r"\w+")
 
 
 def read_gold(text: str) -> bool | None:
-    """Return what a gold answer says; None if it is neither."""
+    """Return True for a gold yes, False for a gold no; None for any other gold answer."""
     word = plain(text)
     return True if word in _GOLD_YES else False if word in _GOLD_NO else None
 
@@ -32,7 +32,7 @@ def read_gold(text: str) -> bool | None:
 def read_truth(text: str) -> bool | None:
     """Return True for yes, False for no; None where the text says neither, or both (`yes and no`, `No, yes`).
 
-    A sentence says what it begins with: `Yes, the lines are straight.` Words such as `correct` count alone only.
+    The beginning of a sentence decides: `Yes, the lines are straight.` Words such as `correct` count only alone.
     """
     words = plain(text)
     if words in YES | {"y"} or words in NO | {"n"}:
@@ -54,7 +54,7 @@ def read_truth(text: str) -> bool | None:
 
 
 def _has_turned(first: bool, following: list[str]) -> bool:
-    """Return whether a list of answers (`yes; yes; no`) goes on with another one than its first."""
+    """Return whether a list of answers (`yes; yes; no`) continues with the opposite of its first answer."""
     for word in following:
         if word not in YES | NO:
             return False

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from ovt_ray.core.types import AnswerKind, Problem
 from reward.accuracy import score_answer, score_lenient
 from reward.verifier.equivalence import is_equivalent
 from reward.verifier.lenient import extract_lenient
+from reward.verifier.symbolic import load_algebra
 
 FIGURES = ("triangle", "rectangle", "pentagon")
 FRAMES = ["{}", " {} ", "{}.", "${}$", r"\boxed{{{}}}", "**{}**", r"$\boxed{{{}}}$", r"\text{{{}}}", "The answer is {}.", "Answer: {}"]
@@ -35,6 +37,12 @@ SMALL = st.integers(-99, 99)
 VALUES = st.one_of(
     SMALL.map(str), st.tuples(SMALL, st.integers(1, 20)).map(lambda pair: f"{pair[0]}/{pair[1]}"), st.decimals(-9, 9, places=3).map(str)
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def algebra() -> None:
+    """Load the algebra system before the first example, whose deadline would otherwise include the import."""
+    load_algebra()
 
 
 def _problem(gold: str, kind: AnswerKind, choices: tuple[str, ...] = ()) -> Problem:

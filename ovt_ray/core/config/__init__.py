@@ -1,1 +1,1 @@
-"""The configuration: frozen pydantic models, one file for each part."""
+"""The configuration: frozen pydantic models, a file for each part."""

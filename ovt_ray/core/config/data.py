@@ -1,4 +1,4 @@
-"""The configuration of where problems come from. Light as `ovt_ray.core.config.run`, which has the rest."""
+"""Configuration of the problems' sources. Imports as little as `ovt_ray.core.config.run`."""
 
 import difflib
 from pathlib import Path
@@ -13,37 +13,38 @@ Host = Annotated[str, Field(pattern=r"^[a-z0-9._-]+(:[0-9]+)?$")]
 
 
 class DataSet(Section):
-    """A data set beside the first one."""
+    """A data set in addition to the first."""
 
     format: str
-    """As `data.format`, without `embedded`."""
+    """Name of the format, as in `data.format`, without `embedded`."""
     path: Path
-    """What the format reads."""
+    """File or folder that the format reads."""
 
 
 class DataConfig(Section):
-    """Where problems come from."""
+    """The sources of the problems."""
 
     format: str
-    """`embedded` draws the procedural world; the others read data sets (`ovt_ray/data/formats`, docs/data.md)."""
+    """Name of the format. `embedded` draws the procedural world. Every other format reads a data set (`ovt_ray/data/formats`,
+    docs/data.md)."""
     path: Path | None = None
-    """What the format reads: a file or a folder; none for `embedded`."""
+    """File or folder that the format reads; None for `embedded`."""
     also: tuple[DataSet, ...] = ()
-    """Data sets that are learnt from too; nothing of them is held out. Their problems' ids begin with their place in this list, counted
-    from 1: `1/17`."""
+    """Further data sets to learn from. Evaluation never uses them. Their problems' ids begin with the data set's position in this list,
+    counted from 1: `1/17`."""
     eval_path: Path | None = None
-    """Held-out problems in a place of their own, for formats that know none; without it, `num_eval` problems are held out of `path`."""
+    """Path of the held-out problems, for a format without a held-out split. With None, `num_eval` problems of `path` are held out."""
     eval_format: str | None = None
-    """Format of `eval_path`, if it is another: so a benchmark such as `mathvision` is what every stage is measured on."""
+    """Format of `eval_path` if it differs from `format`. With it every stage is measured on a benchmark such as `mathvision`."""
     num_eval: int = Field(default=400, ge=1)
-    """Held-out problems in each evaluation."""
+    """Number of held-out problems in each evaluation."""
     eval_split: Literal["validation", "test"] = "test"
-    """Which held-out figures of the embedded world are asked about: settings are chosen on `validation`."""
+    """Held-out figures of the embedded world that evaluation uses. Choose settings on `validation`."""
     bad_rows: Literal["drop", "refuse"] = "refuse"
-    """What to do with a row that has no answer, no readable image, ...: leave it out and say so, or stop."""
+    """Treatment of a row without an answer, a readable image or the like: leave it out and report it, or stop."""
     image_hosts: tuple[Host, ...] = ()
-    """Hosts that images at web addresses are fetched from, once: `example.org`, with a port that is not the usual one `example.org:8080`.
-    Nothing else that a row or a redirect names is reached."""
+    """Hosts to fetch images at web addresses from, each image once. An example is `example.org`, or `example.org:8080` for an unusual
+    port. A row or a redirect that names another host is never followed."""
 
     @model_validator(mode="after")
     def _path_fits_format(self) -> "DataConfig":
@@ -66,7 +67,7 @@ class DataConfig(Section):
         if self.image_hosts and self.format == "embedded":
             raise ValueError("image_hosts has no effect: images of format 'embedded' are drawn; leave it out")
         if "eval_split" in self.model_fields_set and self.format != "embedded":
-            raise ValueError(f"eval_split says something about format 'embedded' only, not {self.format!r}: leave it out")
+            raise ValueError(f"eval_split is an option of format 'embedded' only, not {self.format!r}: leave it out")
         return self
 
 

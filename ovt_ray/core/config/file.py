@@ -1,7 +1,7 @@
-"""Reads the configuration from a file, or as a run stored it.
+"""Reads the configuration from a YAML file, or from a run's folder.
 
-A file is YAML read by OmegaConf (interpolation works); `key=value` overrides follow on the command line. Unknown keys are refused
-with the nearest known one. Nothing here imports torch, ray, vllm or transformers.
+OmegaConf reads the YAML, so interpolation works, and `key=value` overrides follow on the command line. An unknown key is an error that
+names the nearest known key. Nothing here imports torch, ray, vllm or transformers.
 """
 
 import difflib
@@ -42,9 +42,10 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
 
 def stored_config(path: Path) -> RunConfig:
-    """Return the configuration that a run stored, which has every key, as if those with the default's value had not been given.
+    """Return the configuration that a run stored.
 
-    Some options are refused where they have no effect, and may then not be said to be given.
+    A stored configuration has every key. Keys with the default's value count as not given, because some options may not be given where
+    they have no effect.
     """
     try:
         values = json.loads(path.read_text())
@@ -54,7 +55,7 @@ def stored_config(path: Path) -> RunConfig:
 
 
 def _given(values: object, section: type[Section]) -> object:
-    """Return the values of a section, or of each of several, without those that are the default."""
+    """Return the values of a section, or of each section in a list, without the values that equal the default."""
     if isinstance(values, list):
         return [_given(item, section) for item in values]
     if not isinstance(values, dict):
@@ -70,11 +71,11 @@ def _given(values: object, section: type[Section]) -> object:
 
 
 def load_data_config(values: dict[str, object], overrides: list[str]) -> DataConfig:
-    """Return the section `data` made of plain values with overrides `data.key=value` applied. Raises ConfigError as `load_config` does."""
+    """Return the section `data` of plain values with `data.key=value` overrides applied. Raises ConfigError as `load_config` does."""
     for item in overrides:
         key, value = _override(item)
         if not key.startswith("data."):
-            raise ConfigError(f"override {item!r}: only keys of data are of use here, such as data.num_eval=50")
+            raise ConfigError(f"override {item!r}: only keys of data have an effect here, such as data.num_eval=50")
         values |= {key.removeprefix("data."): value}
     try:
         return DataConfig.model_validate(values)
@@ -84,7 +85,7 @@ def load_data_config(values: dict[str, object], overrides: list[str]) -> DataCon
 
 
 def _override(item: str) -> tuple[str, object]:
-    """Return key and value of an override."""
+    """Return the key and the value of an override."""
     key, equals, value = item.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {item!r} is not of the form key=value")
@@ -96,7 +97,7 @@ def _override(item: str) -> tuple[str, object]:
 
 
 def parse_config(values: object, origin: str) -> RunConfig:
-    """Return the configuration made of plain values; `origin` names their file in errors."""
+    """Return the configuration of plain values. `origin` names their file in errors."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -106,13 +107,13 @@ def parse_config(values: object, origin: str) -> RunConfig:
 
 
 def _has_bad_item(too_short: ErrorDetails, problems: list[ErrorDetails]) -> bool:
-    """Return whether a list is said to be too short only because an item of it, which has its own line, does not count."""
+    """Return whether a list counts as too short only because of a bad item, which has an error of its own."""
     place = too_short["loc"]
     return any(len(problem["loc"]) > len(place) and problem["loc"][: len(place)] == place for problem in problems)
 
 
 def _explain(problem: ErrorDetails) -> str:
-    """Return one line for one mistake: dotted key, rule, value seen, nearest known key."""
+    """Return the line that reports a mistake: dotted key, rule, value seen, nearest known key."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *parents, last = problem["loc"]
@@ -139,6 +140,6 @@ def _keys_below(parents: list[int | str]) -> list[str]:
 
 
 def _section_in(annotation: object) -> type[Section] | None:
-    """Return the section that a field is, or holds several of; None for a plain value."""
+    """Return the section class of a field that holds a section or several sections; None for a plain value."""
     candidates = [annotation, *get_args(annotation)]
-    return next((one for one in candidates if isinstance(one, type) and issubclass(one, Section)), None)
+    return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Section)), None)

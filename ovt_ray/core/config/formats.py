@@ -1,16 +1,16 @@
-"""The names that `data.format` has, and what a configuration has to say of each. `ovt_ray.data.formats` reads them."""
+"""The names of the data formats, with the facts that the configuration checks. `ovt_ray.data.formats` reads the data."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """One way in which problems are stored."""
+    """A way in which problems are stored."""
 
     path_is: str
-    """What `data.path` is, for a person."""
+    """Description of `data.path`, for a person."""
     has_eval_split: bool
-    """Whether the data say which problems are held out. Otherwise some problems of the train split are held out."""
+    """Whether the data have a held-out split. Without it, some problems of the train split are held out."""
 
 
 TABLE = "a file of Parquet, JSON or JSON lines"

@@ -1,4 +1,4 @@
-"""Base of the configuration's sections, and the types that several of them have."""
+"""Base of the configuration's sections, and types that several sections use."""
 
 from typing import Annotated, Literal
 
@@ -10,6 +10,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and no key that is not declared."""
+    """Base of all sections: frozen, and an undeclared key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,7 +1,4 @@
-"""The configuration of what a stage of training does: distillation, SFT, GRPO and their optimizer.
-
-Light as `ovt_ray.core.config.run`, which has the rest.
-"""
+"""Configuration of the training stages: distillation, SFT, GRPO and their optimizer. Imports as little as `ovt_ray.core.config.run`."""
 
 from typing import Annotated, Literal
 
@@ -17,37 +14,37 @@ RolloutCorrection = Literal["none", "token", "sequence", "geometric"]
 Normalisation = Literal["token", "sequence", "group"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Tier = Literal["easy", "medium", "hard", "unsolved"]
-"""How often a problem was answered correctly when the run last asked: 4 in 5 times or more, 2 in 5 or more, less, never."""
+"""Pass rate of a problem when the run last measured it: at least 4 in 5, at least 2 in 5, above 0, and 0."""
 
 
 class Optimizer(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     learning_rate: float = Field(ge=0)
-    """Its peak, after warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     warmup: Fraction = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     final_lr: Fraction = 0.0
     """Learning rate of the last step, as a share of `learning_rate`."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled (AdamW)."""
+    """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """The norm of the whole gradient is clipped to this."""
+    """Upper bound on the norm of the whole gradient, which is clipped to it."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """AdamW's decay rates of first and second moments."""
+    """AdamW's decay rates of the first and second moments."""
     freeze: tuple[ModelPart, ...] = ()
-    """Parts that are not trained; the output head belongs to the language model."""
+    """Parts of the model that are not trained. The output head belongs to the language model."""
 
 
 class ProblemChoice(Section):
-    """Which of the problems a stage takes."""
+    """The problems that a stage takes."""
 
     sources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(default=None, min_length=1)
-    """Shares of a mixture by source, relative to their sum; of the embedded world's, a source is a kind of question. None takes all
-    problems alike."""
+    """Weight of each source in the mixture, relative to the sum of all. In the embedded world a source is a kind of question. None takes
+    every problem with the same probability."""
     tiers: tuple[Tier, ...] | None = Field(default=None, min_length=1)
-    """Only problems whose pass rate the run has measured and that are in one of these tiers; of the embedded world's, which are drawn when
-    they are asked for, that leaves those of earlier stages. None takes all, measured or not."""
+    """Difficulty tiers to take problems from. A problem without a measured pass rate is in no tier. The embedded world draws new problems
+    for each stage, so there only problems of earlier stages have a tier. None takes all problems, measured or not."""
 
     @model_validator(mode="after")
     def _chooses(self) -> "ProblemChoice":
@@ -57,36 +54,37 @@ class ProblemChoice(Section):
 
 
 class DistilConfig(Section):
-    """One distillation stage: who writes traces, and which are kept."""
+    """A distillation stage: who writes traces, and which traces are kept."""
 
     source: Literal["caption", "dataset", "policy", "endpoint"]
-    """`caption`: a captioner describes each image and a text-only reasoner answers; `dataset`: the worked solutions that came
-    with the data; `policy`: the last RL model answers; `endpoint`: a model behind an OpenAI-compatible server answers."""
+    """Author of the chains. `caption`: a captioner describes each image and a text-only reasoner answers. `dataset`: the worked solutions
+    of the data set. `policy`: the last RL model. `endpoint`: a model behind an OpenAI-compatible server."""
     num_problems: int = Field(ge=1)
-    """Problems that traces are asked for."""
+    """Number of problems that chains are requested for."""
     num_chains: int = Field(default=4, ge=1)
-    """k, traces asked for per problem."""
+    """k, the number of chains requested per problem."""
     temperature: float = Field(default=1.0, ge=0)
-    """Of the policy's and the endpoint's chains."""
+    """Sampling temperature of the policy's and the endpoint's chains."""
     problems: ProblemChoice | None = None
-    """Which problems those are; None takes from all."""
+    """Choice of the problems; None takes from all."""
     hard: bool = False
     """Draw the embedded world's harder mixture of questions."""
     select: SelectionRule = "shortest"
-    """Which correct chains that pass the filters are taken first: the shortest in words (arXiv 2503.17352, section 3), the longest, those
-    below the longest (the paper's published script), any (`random`, by the run's seed), or `all` of them."""
+    """Order in which correct chains that pass the filters are taken. `shortest` (in words) is the rule of arXiv 2503.17352, section 3, and
+    `second_longest` of the paper's published script, which starts below the longest. `random` follows the run's seed, and `all` takes
+    every chain."""
     traces_per_problem: int = Field(default=1, ge=1)
-    """Traces taken of one problem."""
+    """Upper bound on the traces of one problem."""
     per_source: int | None = Field(default=None, ge=1)
-    """Traces taken of problems with one `source`; None takes all."""
+    """Upper bound on the traces of all problems with one `source`; None takes all."""
     filters: TraceFilters = TraceFilters()
-    """What a chain must keep to be taken."""
+    """Rules that a chain must keep to become a trace."""
     endpoint: EndpointConfig | None = None
-    """The server that `source: endpoint` asks."""
+    """Server that writes the chains of `source: endpoint`."""
 
     @property
     def num_asked(self) -> int:
-        """Chains asked for each problem; a data set has one."""
+        """Number of chains requested per problem. A data set has one chain per problem."""
         return 1 if self.source == "dataset" else self.num_chains
 
     @model_validator(mode="after")
@@ -109,19 +107,20 @@ class DistilConfig(Section):
 
 
 class SftConfig(Section):
-    """One supervised fine-tuning stage, from the base model: cross entropy on the response's tokens, none on the prompt's."""
+    """A supervised fine-tuning stage from the base model. The loss is the cross entropy of the response tokens, without the prompt's."""
 
     num_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps, each on a full batch; the traces are gone through as often as that takes. Either this or `num_epochs` is given."""
+    """Number of optimizer steps, each on a full batch. The stage repeats the traces as often as needed. Give either this or
+    `num_epochs`."""
     num_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """How often each trace is seen, instead of `num_steps`; the last batch of an epoch may be smaller."""
+    """Number of passes over the traces, instead of `num_steps`. The last batch of an epoch may be smaller."""
     batch_size: int = Field(default=32, ge=1)
-    """Sequences of one optimizer step, over all ranks."""
+    """Sequences per optimizer step, summed over all ranks."""
     validation_share: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the problems whose traces are not trained on: their cross entropy is measured every `learner.checkpoint_every` steps and at
-    the end. 0 measures none."""
+    """Share of the problems that the stage holds out for validation. It measures the cross entropy of their traces every
+    `learner.checkpoint_every` steps and at the end. 0 measures none."""
     optimizer: Optimizer
-    """Its learning rate schedule spans the stage."""
+    """Optimizer, whose learning rate schedule spans the stage."""
 
     @model_validator(mode="after")
     def _length_is_given_once(self) -> "SftConfig":
@@ -134,85 +133,92 @@ class SftConfig(Section):
 
 
 class GrpoConfig(Section):
-    """One reinforcement learning stage, from the iteration's SFT model."""
+    """A reinforcement learning stage from the iteration's SFT model."""
 
     num_steps: int = Field(ge=1)
-    """Rounds of generating, verifying and learning."""
+    """Number of rounds of generating, verifying and learning."""
     problems_per_step: int = Field(default=32, ge=1)
-    """P, fresh problems of one step."""
+    """P, the number of fresh problems per step."""
     problems: ProblemChoice | None = None
-    """Which problems those are; None takes from all."""
+    """Choice of the problems; None takes from all."""
     num_completions: int = Field(default=8, ge=2)
-    """G, completions per problem."""
+    """G, the number of completions per problem."""
     updates_per_step: int = Field(default=1, ge=1)
-    """Optimizer steps taken on one step's completions."""
+    """Number of optimizer steps on the completions of one step."""
     dynamic_sampling: bool = False
-    """Replace groups whose scores are all equal by those of fresh problems, until a step has P others (DAPO, arXiv 2503.14476, section
-    3.2). Figures of a step count the replaced groups too."""
+    """Replace zero-variance groups by groups of fresh problems until a step has P groups with a signal (DAPO, arXiv 2503.14476,
+    section 3.2). The figures of a step count the replaced groups too."""
     max_staleness: int = Field(default=0, ge=0)
-    """Steps that the weights which begin an answer may be behind those that learn from it. 0 generates, then learns, strictly on-policy
-    and bit-reproducible; 1 generates the next step's answers meanwhile; more keeps that many steps' answers in work."""
+    """Upper bound on the staleness of an answer: the steps between the weights that begin it and the weights that learn from it.
+    With 0 a step generates, then learns, strictly on-policy and bit-reproducible. With 1 the engines generate the next step's answers
+    during learning. A larger value keeps the answers of that many steps in progress."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of the rollouts; the learner's log-probabilities are taken at it too."""
+    """Sampling temperature of the rollouts. The learner computes its log-probabilities at the same temperature."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Rollouts are drawn from the most probable tokens that together have this probability (nucleus sampling, arXiv 1904.09751). The
-    learner's distribution is not cut off, so below 1 its ratio to the rollouts is too small by up to this factor."""
+    """Total probability of the most probable tokens that rollouts draw from (nucleus sampling, arXiv 1904.09751). The learner's
+    distribution has all tokens. Below 1, its ratio to the rollouts is therefore too small by up to this factor."""
     top_k: int = Field(default=0, ge=0)
-    """Rollouts are drawn from so many most probable tokens; 0 is all. Nor is the learner's distribution cut off by this."""
+    """Number of most probable tokens that rollouts draw from; 0 is all. The learner's distribution has all tokens."""
     bad_words: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Words that rollouts do not draw: the tokens in a row that the tokenizer makes of each, at the beginning of a text or after a space.
-    The learner's distribution has them."""
+    """Words that rollouts do not draw. Each forbids the token sequences that the tokenizer makes of it, at the beginning of a text and
+    after a space. The learner's distribution has them."""
     advantage: Advantage = "grpo"
-    """A reward less its group's mean: over the group's standard deviation (`grpo`, arXiv 2402.03300, section 4.1.2), as it is (`dr_grpo`,
-    arXiv 2503.20783, section 3.2), or over that of the step's groups that are not flat (`reinforce_pp`, arXiv 2501.03262v9, eq. 6 and 7);
-    less the mean of the group's others (`rloo`, arXiv 2402.14740, section 2.3)."""
+    """Definition of the advantage. All but `rloo` subtract the mean of the group's rewards. `grpo` divides by the group's standard
+    deviation (arXiv 2402.03300, section 4.1.2). `dr_grpo` does not divide (arXiv 2503.20783, section 3.2). `reinforce_pp` divides by
+    the standard deviation over the step's groups without the zero-variance groups (arXiv 2501.03262v9, eq. 6 and 7). `rloo` subtracts
+    the mean of the group's other rewards (arXiv 2402.14740, section 2.3)."""
     ratio: Ratio = "token"
-    """What is clipped where a step has several updates, policy over the policy at the start of the step: of each token (PPO, arXiv
-    1707.06347, eq. 7), the geometric mean of its sequence (GSPO, arXiv 2507.18071, eq. 7), or as a weight without a gradient (CISPO, arXiv
-    2506.13585, eq. 4)."""
+    """Definition of the clipped ratio. It compares the policy with the policy at the start of the step, so it matters where a step has
+    several updates. `token` is each token's ratio (PPO, arXiv 1707.06347, eq. 7), and `sequence` the geometric mean over the sequence
+    (GSPO, arXiv 2507.18071, eq. 7). `clipped_weight` uses the clipped ratio as a weight without a gradient (CISPO, arXiv 2506.13585,
+    eq. 4)."""
     clip_low: float = Field(default=0.2, gt=0, le=1)
-    """The ratio is clipped below at 1 less this, from the second update of a step on; in the first it is 1. 1 is no lower bound."""
+    """Distance of the lower clip bound from 1; 1 is no lower bound. The ratio is 1 in the first update of a step, so the bound acts from
+    the second update on."""
     clip_high: float = Field(default=0.2, gt=0)
-    """The ratio is clipped above at 1 plus this (DAPO, arXiv 2503.14476, eq. 10, lets it differ from `clip_low`)."""
+    """Distance of the upper clip bound from 1. It may differ from `clip_low` (DAPO, arXiv 2503.14476, eq. 10)."""
     clip_dual: float | None = Field(default=None, gt=1)
-    """Largest ratio that counts for a negative advantage (dual clip, arXiv 1912.09729, eq. 5); None is without bound."""
+    """Upper bound on the ratio where the advantage is negative (dual clip, arXiv 1912.09729, eq. 5); None is no bound."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the KL to the stage's first model; 0 keeps no reference model."""
     kl_estimator: KlEstimator = "k3"
-    """How it is estimated (Schulman, "Approximating KL divergence", 2020): log ratio, half its square, or GRPO's (arXiv 2402.03300, eq. 4).
-    Only `k2` in the loss and `k1` in the reward have the gradient of KL(policy || reference) (arXiv 2501.03262v9, appendix B.1)."""
+    """Estimator of the KL (Schulman, "Approximating KL divergence", 2020). `k1` is the log ratio, `k2` half its square, and `k3` GRPO's
+    estimator (arXiv 2402.03300, eq. 4). Only `k2` in the loss and `k1` in the reward have the gradient of KL(policy || reference)
+    (arXiv 2501.03262v9, appendix B.1)."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Where it goes: a term of the loss (arXiv 2402.03300, eq. 3), or taken from the advantage of the token and those before it (arXiv
-    2501.03262v9, eq. 4); which groups are flat is the verifier's word alone."""
+    """Place of the KL. `loss` adds it to the loss (arXiv 2402.03300, eq. 3). `reward` subtracts it from the advantages of the token and
+    of the tokens before it (arXiv 2501.03262v9, eq. 4). The verifier's scores alone decide which groups have zero variance."""
     rollout_correction: RolloutCorrection = "token"
-    """Importance weights for what rollout and learner differ by: of each token, at most `rollout_cap` (truncated importance sampling,
-    Ionides, JCGS 17(2), 2008); of the sequence, 0 above the cap; or 0 where its geometric mean is off by more than the cap, else 1."""
+    """Importance weights that correct the difference between rollout and learner. `token` weighs each token, at most by `rollout_cap`
+    (truncated importance sampling, Ionides, JCGS 17(2), 2008). `sequence` weighs the whole sequence, with 0 above the cap. `geometric`
+    gives weight 0 where the geometric mean is off by more than the cap, else 1."""
     rollout_cap: float = Field(default=2.0, gt=1)
-    """Cap of `rollout_correction`; `geometric` wants one close to 1, such as 1.01."""
+    """Cap of `rollout_correction`. For `geometric` choose a value close to 1, such as 1.01."""
     normalisation: Normalisation = "token"
-    """What counts alike in the loss of an update: every token, every sequence (arXiv 2402.03300, eq. 3) or every group (arXiv 2503.14476,
-    eq. 8)."""
+    """Unit with equal weight in the loss of an update: every `token`, every `sequence` (arXiv 2402.03300, eq. 3) or every `group` (arXiv
+    2503.14476, eq. 8)."""
     mask_truncated: bool = False
-    """Leave answers that ran into `max_completion_tokens` out of the loss (overlong filtering, DAPO, arXiv 2503.14476, section 3.4), though
-    not out of their group's mean."""
+    """Leave answers that reached `max_completion_tokens` out of the loss (overlong filtering, DAPO, arXiv 2503.14476, section 3.4). They
+    still count in their group's mean."""
     sft_coef: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the cross entropy of the iteration's traces in the loss (mean over their response tokens), as InstructGPT mixes its
-    pretraining loss in (arXiv 2203.02155, section 3.5, eq. 2); 0 mixes none in."""
+    """Weight of the cross entropy of the iteration's traces in the loss, a mean over their response tokens. InstructGPT mixes its
+    pretraining loss in the same way (arXiv 2203.02155, section 3.5, eq. 2). 0 mixes none in."""
     sft_batch_size: int = Field(default=32, ge=1)
-    """Traces of one update where `sft_coef` is above 0."""
+    """Traces per update where `sft_coef` is above 0."""
     max_parity_gap: float = Field(default=1e-5, gt=0)
-    """Largest mean difference of rollout and learner log-probabilities over an answer at the start of the stage, else the run stops."""
+    """Upper bound on the mean difference of rollout and learner log-probabilities over an answer. The run stops if the start of the stage
+    measures more."""
     max_flat_steps: int = Field(default=5, ge=1)
-    """Stop after this many steps in a row in which every group's scores are equal, or, with `dynamic_sampling`, after as many groups in a
-    row of one step."""
+    """Number of consecutive steps with zero-variance groups only after which the run stops. With `dynamic_sampling` it is the number of
+    consecutive groups within one step."""
     keep_rollouts: bool = False
-    """Write the scored groups of every step to `rollouts/` in the stage's folder, which `ovt-ray replay` reads."""
+    """Write the scored groups of every step to `rollouts/` in the stage's folder, where `ovt-ray replay` reads them."""
     optimizer: Optimizer
-    """Its learning rate schedule spans the stage."""
+    """Optimizer, whose learning rate schedule spans the stage."""
 
     @property
     def cuts(self) -> dict[str, str]:
-        """What the rollouts' distribution lacks and the learner's has, by key."""
+        """Options that remove tokens from the rollouts' distribution and not from the learner's: value by key."""
         values = {"top_p": self.top_p if self.top_p < 1 else None, "top_k": self.top_k or None, "bad_words": list(self.bad_words) or None}
         return {key: str(value) for key, value in values.items() if value is not None}
 
@@ -247,12 +253,13 @@ class GrpoConfig(Section):
 
 
 class IterationConfig(Section):
-    """One turn of the recipe: traces, SFT from base, GRPO. Without `distil` and `sft` it is one more pass of GRPO."""
+    """An iteration of the recipe: traces, SFT from the base model, GRPO. Without `distil` and `sft` it is another pass of GRPO."""
 
     distil: DistilConfig | None = None
-    """Who writes the traces; None writes none."""
+    """Distillation stage, which writes the traces; None writes none."""
     sft: SftConfig | None = None
-    """Fine-tuning on them, from the base model; None has the iteration go on from the model of the one before, the first from the base."""
+    """Fine-tuning on the traces, from the base model. With None the iteration continues from the model of the previous iteration, and the
+    first iteration from the base model."""
     grpo: GrpoConfig
     """Reinforcement learning, from the SFT model."""
 

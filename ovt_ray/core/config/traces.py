@@ -1,4 +1,4 @@
-"""The configuration of how chains become traces, and of an endpoint that writes them: parts of `DistilConfig`."""
+"""Configuration of the filters that turn chains into traces, and of an endpoint that writes chains: parts of `DistilConfig`."""
 
 from typing import Annotated, Literal
 
@@ -12,25 +12,27 @@ REFLECTIONS = ("But wait", "But the question", "But hold on", "Wait", "Hold on",
 
 
 class TraceFilters(Section):
-    """What a correct chain must keep to become a trace; docs/distillation.md has each rule in full."""
+    """Rules that a correct chain must keep to become a trace. docs/distillation.md has each rule in full."""
 
     format: bool = True
-    """Drop what is not `<think>`, `</think>`, `<answer>`, `</answer>`, each once and in this order, or holds control characters."""
+    """Require `<think>`, `</think>`, `<answer>`, `</answer>`, each once and in this order, and no control characters."""
     reflection: Literal["cut", "drop", "keep"] = "cut"
-    """A chain that doubts itself is cut there with its final answer kept (arXiv 2503.17352, section 3), dropped, or kept as it is."""
+    """Treatment of a chain that doubts itself: cut it at the doubt and keep its final answer (arXiv 2503.17352, section 3), drop it, or
+    keep it unchanged."""
     reflection_keywords: tuple[Keyword, ...] = Field(default=REFLECTIONS, min_length=1)
-    """What a doubt begins with, as whole words, capitals as given."""
+    """Words that begin a doubt: whole words, with capitals as given."""
     max_words: int | None = Field(default=500, ge=1)
-    """Longer chains, after the cut, are dropped; None drops none."""
+    """Upper bound on the words of a chain after the cut; None is no bound."""
     max_repetition: Fraction | None = 0.5
-    """Drop a chain where a larger share of the runs of four words have stood in it before; None drops none."""
+    """Upper bound on the share of a chain's four-word runs that repeat an earlier run; None is no bound."""
     max_foreign: Fraction | None = 0.01
-    """Drop a chain with a larger share of letters in scripts that neither mathematics nor its problem uses; None drops none."""
+    """Upper bound on the share of letters in scripts that neither mathematics nor the problem uses; None is no bound."""
     max_similarity: Annotated[float, Field(gt=0, le=1)] | None = 0.9
-    """Drop a chain at least this similar (Jaccard index of runs of three words) to a chosen one of the same problem or of one that has
-    the same pictures and answer and as similar a question; 1 drops equals only, None drops none."""
+    """Similarity to a chosen chain (Jaccard index of three-word runs) from which a chain is dropped. The comparison covers the same
+    problem, and problems with the same pictures, the same answer and a question at least this similar. With 1 only equal chains are
+    dropped, with None no chain."""
     contamination: bool = True
-    """Drop the chains of a problem that is, by picture or question, one of those that the run is measured on."""
+    """Drop the chains of a problem that equals, by picture or question, a problem that the run is measured on."""
 
     @model_validator(mode="after")
     def _keywords_have_a_use(self) -> "TraceFilters":
@@ -40,24 +42,24 @@ class TraceFilters(Section):
 
 
 class EndpointConfig(Section):
-    """A server with OpenAI's chat completions interface, such as `vllm serve`, that sees the images and writes whole chains."""
+    """A server with OpenAI's chat completions interface, such as `vllm serve`, that receives the images and writes whole chains."""
 
     url: str = Field(pattern=r"^https?://[^\s/]+\S*$")
-    """Base address, as `http://host:8000/v1`; `/chat/completions` and `/models` are added to it."""
+    """Base address, such as `http://host:8000/v1`. The client appends `/chat/completions` and `/models`."""
     model: str = Field(min_length=1)
     """Name of the model, as the server lists it."""
     api_key_env: str | None = Field(default=None, min_length=1)
-    """Name of the environment variable of the driver that holds the key; None sends none."""
+    """Name of the driver's environment variable that holds the key; None sends no key."""
     instruction: str = (
         "Reason step by step between <think> and </think>. Then write the final answer, and nothing else, between <answer> and </answer>."
     )
     """Added after the question and its choices, in place of `model.instruction`."""
     max_tokens: int = Field(default=4096, ge=1)
-    """Longest chain."""
+    """Upper bound on the tokens of a chain."""
     concurrency: int = Field(default=16, ge=1)
-    """Problems that are being asked about at the same time, each with one request."""
+    """Number of simultaneous requests, each for one problem."""
     num_attempts: int = Field(default=8, ge=1)
-    """Failed requests for one problem before it stays unanswered, or the run stops because the server is gone; the waits between them
+    """Number of failed requests after which a problem stays unanswered, or the run stops if the server is gone. The waits between them
     double, from one second to a minute."""
     deadline_s: float = Field(default=600, gt=0)
-    """Longest time of one request."""
+    """Upper bound on the seconds of one request."""

@@ -1,8 +1,8 @@
 """Problems of AI2D in its own folders (allenai.org/data/diagrams; github.com/allenai/dqa-net reads them).
 
-Kembhavi et al., "A Diagram Is Worth A Dozen Images", ECCV 2016. `questions/<image>.json` holds the questions about `images/<image>`. Those
-about letters (`abcLabel`) are left out, as the letters are not in the pictures. The images named in `ai2d_test_ids.csv`, a download of its
-own, are held out.
+Kembhavi et al., "A Diagram Is Worth A Dozen Images", ECCV 2016. `questions/<image>.json` holds the questions about `images/<image>`.
+Questions about letters (`abcLabel`) are left out, as the letters are not in the pictures. `ai2d_test_ids.csv`, a separate download, names
+the held-out images.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from ovt_ray.data.rows import LeftOut, to_problem
 
 
 class Ai2dQuestion(PublishedRow):
-    """What is used of a question, which is the key that it stands under."""
+    """The fields of a question that this reader uses. The question itself is the key."""
 
     abcLabel: bool
     answerTexts: list[str]
@@ -26,14 +26,14 @@ class Ai2dQuestion(PublishedRow):
 
 
 class Ai2dFile(PublishedRow):
-    """The questions about one image."""
+    """The questions about an image."""
 
     imageName: str
     questions: dict[str, object]
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split in the order of their images' names; `path` is the folder `ai2d`."""
+    """Yield the questions of a split in the order of their images' names. `path` is the folder `ai2d`."""
     held_out = _held_out(path / "ai2d_test_ids.csv")
     files = sorted((path / "questions").glob("*.json"))
     if not files:
@@ -44,7 +44,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 
 def _rows(path: Path, file: Path) -> Iterator[Row]:
-    """Yield the questions of one file, or one row that says why it cannot be read."""
+    """Yield the questions of a file, or a single row with the reason why it cannot be read."""
     try:
         about = checked(Ai2dFile, read_json(file))
     except DataError as error:

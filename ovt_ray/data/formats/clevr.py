@@ -17,7 +17,7 @@ NAME_OF = {"train": "train", "eval": "val"}
 
 
 class ClevrRow(PublishedRow):
-    """What is used of a question of CLEVR, or of a set made with its generator."""
+    """The fields that this reader uses of a question of CLEVR, or of a data set from its generator."""
 
     image_filename: str
     question: str
@@ -26,7 +26,7 @@ class ClevrRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` is the folder CLEVR_v1.0, or one file of questions in it, which has one split only."""
+    """Yield the questions of a split. `path` is the folder CLEVR_v1.0, or a file of questions in it, which has a single split."""
     file = path if path.is_file() else path / "questions" / f"CLEVR_{NAME_OF[split]}_questions.json"
     part = file.name.removeprefix("CLEVR_").removesuffix("_questions.json")
     if (part == "train") is not (split == "train"):
@@ -36,7 +36,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 
 def question_problem(file: Path, images: Path, source: str, values: object) -> Problem:
-    """Return the problem of one question of a file; a boolean is yes or no."""
+    """Return the problem of a question. A boolean answer becomes yes or no."""
     row = checked(ClevrRow, values)
     return to_problem(
         {

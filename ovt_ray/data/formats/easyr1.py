@@ -1,6 +1,7 @@
-"""Problems in the columns that EasyR1 is fed with (github.com/hiyouga/EasyR1): `problem`, `answer`, `images`.
+"""Problems in the columns that EasyR1 reads (github.com/hiyouga/EasyR1): `problem`, `answer`, `images`.
 
-`hiyouga/geometry3k` is published so. `<image>` in the problem's text shows where an image stands; here all stand before the question.
+`hiyouga/geometry3k` has these columns. `<image>` in the problem's text marks the place of an image. Here all images stand before the
+question.
 """
 
 from collections.abc import Iterator
@@ -16,16 +17,16 @@ from ovt_ray.data.rows import to_problem
 
 
 class EasyR1Row(PublishedRow):
-    """A row."""
+    """The fields of a row that this reader uses."""
 
     problem: str
     answer: str | int | float
     images: Any = None
-    """A list of images, or null."""
+    """List of images, or null."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the rows of a file of Parquet, JSON or JSON lines, or of a folder of them; what is held out is another path."""
+    """Yield the rows of a file of Parquet, JSON or JSON lines, or of a folder of them. Held-out rows have a path of their own."""
     for row in table_rows(path):
         yield row.place, partial(_problem, row)
 

@@ -1,7 +1,7 @@
 """Problems of FigureQA in its own folders (github.com/Maluuba/FigureQA, docs/json_png_format.md).
 
 Kahou et al., "FigureQA: An Annotated Figure Dataset for Visual Reasoning", 2017. A part has `qa_pairs.json` and `png/<image_index>.png`.
-The parts `test1` and `test2` have no answers: `train1` is learnt from, `validation1` is held out.
+The parts `test1` and `test2` have no answers. `train1` is for training, and `validation1` is held out.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ PART_OF = {"train": "train1", "eval": "validation1"}
 
 
 class FigureqaRow(PublishedRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     question_string: str
     answer: Literal[0, 1]
@@ -26,7 +26,7 @@ class FigureqaRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` holds the parts' folders."""
+    """Yield the questions of a split. `path` is the folder of the parts' folders."""
     part = PART_OF[split]
     folder = next((path / name for name in (part, f"figureqa-{part}-v1", f"sample_{part}") if (path / name).is_dir()), path / part)
     file = folder / "qa_pairs.json"

@@ -1,8 +1,8 @@
 """Problems of Geometry3K in the data set's own folders (github.com/lupantech/InterGPS).
 
 Lu et al., "Inter-GPS: Interpretable Geometry Problem Solving with Formal Language and Symbolic Reasoning", ACL 2021. A problem is a folder
-with `data.json` and `img_diagram.png`, in `train`, `val` or `test`; `train` is learnt from, `test` is held out. Folders of problems without
-those three are told apart by the field `data_type`.
+with `data.json` and `img_diagram.png`, in `train`, `val` or `test`. `train` is for training, and `test` is held out. Without these three
+folders, the field `data_type` names a problem's split.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ FOLDER_OF = {"train": "train", "eval": "test"}
 
 
 class Geometry3kRow(PublishedRow):
-    """What is used of a `data.json`."""
+    """The fields of a `data.json` that this reader uses."""
 
     id: int
     problem_text: str
     annotat_text: str = ""
-    """The question with its mathematics between dollars; empty where only `problem_text` is given."""
+    """Question with its mathematics between dollars; empty where only `problem_text` is given."""
     choices: list[str]
-    """In LaTeX without dollars, letters apart: `5 \\sqrt { 2 }`."""
+    """Choices in LaTeX without dollars, with blanks between letters: `5 \\sqrt { 2 }`."""
     compact_choices: list[str] = []
-    """The same without needless blanks; empty where they were not annotated."""
+    """Choices without needless blanks; empty where they were not annotated."""
     answer: str
-    """A letter."""
+    """Letter of the right choice."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
@@ -48,7 +48,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 
 def _is_of(file: Path, data_type: str) -> bool:
-    """Return whether a problem says that it is of a split; one that cannot be read is of each, so that it is named."""
+    """Return whether a problem names this split as its own. An unreadable problem belongs to every split, so that a message names it."""
     try:
         values = read_json(file)
     except DataError:

@@ -1,7 +1,7 @@
-"""Problems of GEOS as its solver keeps them (github.com/seominjoon/geosolver, demo/assets).
+"""Problems of GEOS in the files of its solver (github.com/seominjoon/geosolver, demo/assets).
 
 Seo et al., "Solving Geometry Problems: Combining Text and Diagram Interpretation", EMNLP 2015. A problem is a folder with `question.json`
-and `diagram.png`; its answer is the number of a choice. The data say nothing of splits.
+and `diagram.png`. Its answer is the number of a choice. The data have no splits.
 """
 
 import re
@@ -16,22 +16,22 @@ from ovt_ray.data.formats.reading import PublishedRow, checked, image_in, read_j
 from ovt_ray.data.rows import to_problem
 
 PRODUCT = re.compile(r"\*(?=[\\A-Za-z])")
-"""The sign of a product that reads as well without: `15*\\degree`, not `2*3`."""
+"""A product sign that can be left out: `15*\\degree`, not `2*3`."""
 
 
 class GeosRow(PublishedRow):
-    """What is used of a `question.json`."""
+    """The fields of a `question.json` that this reader uses."""
 
     key: int
     text: str
     choices: dict[str, str]
-    """By number, counted from 1, with `*` between factors: `15*\\degree`."""
+    """Choices by number, counted from 1, with `*` between factors: `15*\\degree`."""
     answer: float
-    """The number of the right choice, written with or without a point."""
+    """Number of the right choice, written with or without a point."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems of a folder in the order of their numbers; what is held out is another path, or chosen by the run."""
+    """Yield the problems of a folder in the order of their numbers. Held-out problems have a path of their own, or the run chooses them."""
     files = sorted(path.glob("*/question.json"), key=lambda file: (len(file.parent.name), file.parent.name))
     if not files:
         raise DataError(f"{path}: no folder in it has a question.json; data.path must be a folder of GEOS problems")

@@ -1,7 +1,7 @@
 """Problems of HallusionBench, an evaluation set (github.com/tianyi-lab/HallusionBench).
 
 Guan et al., "HallusionBench: An Advanced Diagnostic Suite for Entangled Language Hallucination and Visual Illusion in Large Vision-Language
-Models", CVPR 2024. Questions are in `HallusionBench.json`; its images are a download of their own, `hallusion_bench/` beside it.
+Models", CVPR 2024. Questions are in `HallusionBench.json`. The images in `hallusion_bench/` next to it are a separate download.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from ovt_ray.data.rows import to_problem
 
 
 class HallusionBenchRow(PublishedRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     category: str
     subcategory: str
@@ -24,15 +24,15 @@ class HallusionBenchRow(PublishedRow):
     figure_id: str
     question_id: str
     visual_input: Literal["0", "1", "2"]
-    """0 where the question is asked without an image."""
+    """0 for a question without an image."""
     question: str
     gt_answer: Literal["0", "1"]
     filename: str | None
-    """`./VD/illusion/0_0.png`; some files begin it with the folder's name."""
+    """Path of the image, such as `./VD/illusion/0_0.png`. Some files begin it with the folder's name."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions; `path` is the repository's folder."""
+    """Yield the questions. `path` is the repository's folder."""
     refuse_training(split, "hallusionbench")
     file = path / "HallusionBench.json"
     for number, values in enumerate(read_list(file), start=1):

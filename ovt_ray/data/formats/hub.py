@@ -1,8 +1,8 @@
 """Problems from a data set of the Hugging Face hub, or from a folder that the `datasets` library opens.
 
-The path is `NAME`, `NAME:SPLIT` or `NAME/CONFIG:SPLIT`, with `stream:` before it where the hub's files are not to be kept. Columns are
-taken by the names that published sets give them. No code of a data set is run (the library cannot), and images are those in the columns,
-as bytes or at web addresses.
+The path is `NAME`, `NAME:SPLIT` or `NAME/CONFIG:SPLIT`. A `stream:` before it reads the hub's files without keeping them. Columns are
+found by the names that published sets use. No code of a data set is run, as the library cannot. Images are in the columns, as bytes or web
+addresses.
 """
 
 import re
@@ -35,42 +35,43 @@ COLUMNS = {
     "choices": ("choices", "options"),
     "solution": ("solution",),
 }
-"""The names that a field may have in a published set; the first that is there is read."""
+"""Column names of a field in published sets. The first that exists is read."""
 NUMBERED_IMAGE = re.compile("image_[1-7]")
-"""The names of the columns that hold one image each, as MMMU has them; read where no column holds them all."""
+"""Names of columns with an image each, as in MMMU. They are read if no column holds all images."""
 SPLIT_NAME = re.compile(r"(?<=.):([\w.-]+(?:\[[\w:%-]*\])?)$")
-"""`:test`, or a part of it as the library writes it, `:test[:10%]`."""
+"""`:test`, or a part of a split in the library's notation, `:test[:10%]`."""
 EVALUATION_SETS = re.compile(
     "^math-v$|(?<![a-z0-9])(math-?vision|math-?vista|math-?verse|emma|mmmu|hallusionbench)(?![a-z0-9])", re.IGNORECASE
 )
-"""Whole names: MathV360K and math-verify are for training."""
+"""Names of evaluation sets. They match as whole names, because MathV360K and math-verify are for training."""
 
 
 class HubRow(PublishedRow):
-    """A row under our names."""
+    """A row with its columns renamed."""
 
     id: str | int | None = None
     question: str
     answer: str | int | float | None = None
-    """Of a choice its text, its letter or its place, counted from 0. Without it, it stands between `<answer>` tags in the solution."""
+    """Gold answer: for a choice its text, its letter or its place, counted from 0. None if it stands between `<answer>` tags in the
+    solution."""
     images: Any = None
     choices: list[str] | None = None
     solution: str | None = None
 
 
 class Source(NamedTuple):
-    """What a path names."""
+    """The parts of a path."""
 
     name: str
     config: str | None
-    """Of several tables under one name."""
+    """Name of a table, if the data set has several."""
     split: str
     is_streamed: bool
-    """Whether rows are read over the network, without a copy in the library's cache."""
+    """Whether rows are read over the network without a copy in the library's cache."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the rows of a data set's split; what is held out is another path."""
+    """Yield the rows of a data set's split. Held-out rows have a path of their own."""
     source = parsed(str(path))
     if benchmark := EVALUATION_SETS.search(source.name.rpartition("/")[2]):
         refuse_training(split, benchmark[0])
@@ -105,7 +106,7 @@ def _image_columns(features: Any) -> list[str]:
 
 
 def parsed(text: str) -> Source:
-    """Return what a path names: `[stream:]NAME[/CONFIG][:SPLIT]`, where NAME is `owner/name` or a folder."""
+    """Return the parts of a path `[stream:]NAME[/CONFIG][:SPLIT]`, where NAME is `owner/name` or a folder."""
     name, split, config = text.removeprefix("stream:"), "train", None
     is_streamed = name != text
     if not Path(name).exists() and (found := SPLIT_NAME.search(name)):
@@ -116,7 +117,7 @@ def parsed(text: str) -> Source:
 
 
 def _opened(source: Source) -> Any:
-    """Return the table; images in it stay encoded."""
+    """Return the table, in which images stay encoded."""
     import datasets
 
     folder = Path(source.name)
@@ -127,7 +128,7 @@ def _opened(source: Source) -> Any:
             return datasets.load_from_disk(source.name)
         table = datasets.load_dataset(source.name, source.config, split=source.split, streaming=source.is_streamed)
         return table if table.column_names else table._resolve_features()
-    except Exception as error:  # the library, and what it asks, raise errors of every kind: each means that the data cannot be had
+    except Exception as error:  # the library and its servers raise errors of every kind: each means that the data are unavailable
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
         raise DataError(f"{source.name}: split {source.split!r} cannot be opened ({reason}); check data.path") from error
 
@@ -153,9 +154,9 @@ def _problem(name: str, number: int, values: dict[str, object]) -> Problem:
 
 
 def _stated(solution: str) -> tuple[str, str]:
-    """Return (worked solution, answer) of a solution that ends in `<answer> ... </answer>`, as sets for R1-style training have them.
+    """Return (worked solution, answer) of a solution that ends in `<answer> ... </answer>`, as in data sets for R1-style training.
 
-    One with its thinking in tags is a whole response and stays as it is; of any other the answer goes.
+    A solution with its thinking in tags is a whole response and stays unchanged. Any other solution loses its answer.
     """
     thinking, opened, rest = solution.rpartition(ANSWER)
     answer, closed, _ = rest.partition(END_ANSWER)
@@ -165,7 +166,7 @@ def _stated(solution: str) -> tuple[str, str]:
 
 
 def _gold(answer: str | int | float, choices: list[str]) -> str:
-    """Return the text of the choice that an answer names."""
+    """Return the text of the choice that an answer names by text, letter or place."""
     if isinstance(answer, int):
         return numbered_option(answer, choices)
     return answer if isinstance(answer, str) and answer in choices else named_option(str(answer), choices)

@@ -1,8 +1,8 @@
 """Problems of IconQA in its own folder (github.com/lupantech/IconQA).
 
 Lu et al., "IconQA: A New Benchmark for Abstract Diagram Understanding and Visual Language Reasoning", NeurIPS 2021. Questions are in
-`problems.json`, images in `iconqa/<split>/<ques_type>/<pid>`. Where the options are pictures they are shown after the diagram, which is
-image 1. `train` is learnt from, `test` is held out.
+`problems.json`, images in `iconqa/<split>/<ques_type>/<pid>`. The diagram is image 1, and options that are pictures follow it. `train` is
+for training, and `test` is held out.
 """
 
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ SPLIT_OF = {"train": "train", "eval": "test"}
 
 
 class IconqaRow(PublishedRow):
-    """What is used of a problem."""
+    """The fields of a problem that this reader uses."""
 
     question: str
     ques_type: Literal["choose_img", "choose_txt", "fill_in_blank"]
     choices: list[str] | None = None
-    """Texts, or names of files; none where the answer is written."""
+    """Texts or file names of the choices; none where the answer is a text."""
     answer: int | str
-    """The place of a choice, counted from 0, or the answer itself."""
+    """Place of the right choice, counted from 0, or the answer itself."""
     split: Literal["train", "val", "test"]
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems of a split; `path` is the folder `iconqa_data`, or the `data` that holds it."""
+    """Yield the problems of a split. `path` is the folder `iconqa_data`, or the folder `data` around it."""
     folder = folder_in(path, "iconqa_data")
     file = next((file for file in (folder / "problems.json", path / "problems.json") if file.is_file()), folder / "problems.json")
     for pid, values in read_object(file).items():

@@ -1,4 +1,4 @@
-"""Problems from a file of JSON lines: each line is a `ProblemRow`, image paths start at the file's folder. Empty lines are skipped."""
+"""Problems from a file of JSON lines. Each line is a `ProblemRow`. Image paths start at the file's folder. Empty lines are skipped."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from ovt_ray.data.rows import to_problem
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield one row per line; the file holds one split, whichever it is asked for."""
+    """Yield a row per line. The file has a single split, whichever split is requested."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -23,7 +23,7 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 
 def _row(place: str, line: bytes, folder: Path) -> Row:
-    """Return one row's place, with its id where it has one, and what makes a problem of it."""
+    """Return a row's place, with its id if it has one, and the function that makes its problem."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
 """Problems with worked answers in LLaMA-Factory's two layouts (github.com/hiyouga/LLaMA-Factory, data/README.md).
 
-ShareGPT: a list of messages, of a user and the assistant. Alpaca: `instruction`, `input`, `output`. Which columns hold what is read from
-`dataset_info.json` beside the file where it names the file, else told from the row. The gold answer is what the assistant's message has
-between `<answer>` tags; the whole message is the problem's worked solution, which `distil.source: dataset` takes as it is for a trace.
+ShareGPT is a list of messages of a user and the assistant. Alpaca has `instruction`, `input` and `output`. The columns' names come from
+`dataset_info.json` next to the file if it names the file, else from the row. The gold answer stands between `<answer>` tags in the
+assistant's message. The whole message is the problem's worked solution, which `distil.source: dataset` takes unchanged as a trace.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from reward.verifier.extract import extract_answer
 
 
 class Columns(PublishedRow):
-    """Names of the columns; the defaults are LLaMA-Factory's."""
+    """Names of the columns, with LLaMA-Factory's defaults."""
 
     prompt: str = "instruction"
     query: str = "input"
@@ -32,7 +32,7 @@ class Columns(PublishedRow):
 
 
 class Tags(PublishedRow):
-    """Names inside a message; the defaults are LLaMA-Factory's."""
+    """Names inside a message, with LLaMA-Factory's defaults."""
 
     role_tag: str = "from"
     content_tag: str = "value"
@@ -61,14 +61,14 @@ ALPACA = Layout()
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the rows of a file of JSON, JSON lines or Parquet; what is held out is another path."""
+    """Yield the rows of a file of JSON, JSON lines or Parquet. Held-out rows have a path of their own."""
     layout = _described(path)
     for row in table_rows(path):
         yield row.place, partial(_problem, layout, row)
 
 
 def _described(path: Path) -> Layout | None:
-    """Return what `dataset_info.json` beside a file says of it, or None."""
+    """Return the file's entry in `dataset_info.json` next to it, or None."""
     about = path.parent / "dataset_info.json"
     if not about.is_file():
         return None
@@ -110,7 +110,7 @@ def _told_from(values: Mapping[str, object]) -> Layout:
 
 
 def _alpaca(values: Mapping[str, object], columns: Columns) -> tuple[str, str]:
-    """Return (question, response): the instruction and its input are joined as LLaMA-Factory joins them."""
+    """Return (question, response), with the instruction and its input joined as in LLaMA-Factory."""
     if values.get("history"):
         raise DataError("history: a problem is one question and one answer; leave such rows out")
     question, query, response = _text(values, columns.prompt), values.get(columns.query) or "", _text(values, columns.response)
@@ -120,7 +120,7 @@ def _alpaca(values: Mapping[str, object], columns: Columns) -> tuple[str, str]:
 
 
 def _turns(values: Mapping[str, object], layout: Layout) -> tuple[str, str]:
-    """Return (question, response) of a conversation of one turn each."""
+    """Return (question, response) of a conversation with a turn of each."""
     tags, name = layout.tags, layout.columns.messages
     messages = values.get(name)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):

@@ -1,8 +1,8 @@
 """Problems of MapQA in its own folders (github.com/OSU-slatelab/MapQA).
 
 Chang et al., "MapQA: A Dataset for Question Answering on Choropleth Maps", 2022. Each of its three subsets has
-`questions/{train,dev,test}-QA.json` and `images`. An answer of several texts is a set: their order is free. `train` is learnt from, `test`
-is held out.
+`questions/{train,dev,test}-QA.json` and `images`. An answer of several texts is a set, whose order is free. `train` is for training,
+and `test` is held out.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ NAME_OF = {"train": "train", "eval": "test"}
 
 
 class MapqaRow(PublishedRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     map_id: str
-    """Name of the image's file."""
+    """File name of the image."""
     question: str
     question_id: int
     answer: str | list[str]
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` is a subset's folder."""
+    """Yield the questions of a split. `path` is a subset's folder."""
     file = path / "questions" / f"{NAME_OF[split]}-QA.json"
     for number, values in enumerate(read_list(file, "questions"), start=1):
         yield f"{file} row {number}", partial(_problem, path / "images", NAME_OF[split], values)

@@ -1,7 +1,7 @@
 """Problems of MathVision, an evaluation set (github.com/mathllm/MATH-V).
 
 Wang et al., "Measuring Multimodal Mathematical Reasoning with MATH-Vision Dataset", NeurIPS 2024. Rows are in `data/test.jsonl` or
-`data/testmini.jsonl`; several pictures of a problem are one image.
+`data/testmini.jsonl`. Several pictures of a problem are a single image.
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ from ovt_ray.data.rows import to_problem
 
 
 class MathVisionRow(PublishedRow):
-    """What is used of a line."""
+    """The fields of a line that this reader uses."""
 
     id: str
     question: str
-    """With `<image1>`, `<image2>` where the pictures stood."""
+    """Question with `<image1>`, `<image2>` at the places of the pictures."""
     options: list[str]
     answer: str
-    """A letter where there are options."""
+    """Gold answer, given by its letter among options."""
     image: str
-    """Path from the repository's folder."""
+    """Path of the image, relative to the repository's folder."""
     solution: str | None = None
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems; `path` is the repository's folder, or one of the two files in its `data`."""
+    """Yield the problems. `path` is the repository's folder, or either of the two files in its `data`."""
     refuse_training(split, "mathvision")
     whole = path / "data" / "test.jsonl"
     file = path if path.is_file() else whole if whole.is_file() else whole.with_name("testmini.jsonl")

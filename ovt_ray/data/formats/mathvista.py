@@ -1,7 +1,7 @@
 """Problems of MathVista, an evaluation set (github.com/lupantech/MathVista).
 
 Lu et al., "MathVista: Evaluating Mathematical Reasoning of Foundation Models in Visual Contexts", ICLR 2024. The answers of `testmini` are
-published, in `data/testmini.json`; its images are a download of their own, `images/` beside it.
+published in `data/testmini.json`. The images in `images/` next to it are a separate download.
 """
 
 from collections.abc import Iterator
@@ -23,23 +23,23 @@ KIND_OF = {
 
 
 class MathVistaRow(PublishedRow):
-    """What is used of a problem."""
+    """The fields of a problem that this reader uses."""
 
     pid: str
     question: str
     image: str
-    """`images/<pid>.jpg`."""
+    """Path of the image: `images/<pid>.jpg`."""
     choices: list[str] | None
     unit: str | None
     precision: float | None
-    """Digits after the point that are compared; a whole number, though some files write it with a point."""
+    """Number of decimals to compare. It is a whole number, which some files write with a point."""
     answer: str
-    """The text of an option, or a number as text."""
+    """Text of the right option, or a number as text."""
     answer_type: Literal["text", "integer", "float", "list"]
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems; `path` is the repository's folder, or the `data` in it."""
+    """Yield the problems. `path` is the repository's folder, or the folder `data` in it."""
     refuse_training(split, "mathvista")
     folder = folder_in(path, "data")
     file = folder / "testmini.json"

@@ -1,7 +1,7 @@
 """Problems of MMMU, an evaluation set, in the columns that its hub repository and its tools use (github.com/MMMU-Benchmark/MMMU).
 
 Yue et al., "MMMU: A Massive Multi-discipline Multimodal Understanding and Reasoning Benchmark for Expert AGI", CVPR 2024. Up to seven
-images are the columns `image_1` to `image_7`. Of an open question with several right answers the first is the gold one.
+images are in the columns `image_1` to `image_7`. The first of several right answers to an open question is the gold answer.
 """
 
 import ast
@@ -21,12 +21,12 @@ MAX_LITERAL_CHARS = 10_000
 
 
 class MmmuRow(PublishedRow):
-    """What is used of a row."""
+    """The fields of a row that this reader uses."""
 
     id: str | None = None
     question: str
     options: list[str] | str = []
-    """A list, or a list as Python writes it."""
+    """Options as a list, or as the text of a Python list."""
     answer: str
     image_1: Any = None
     image_2: Any = None
@@ -62,7 +62,7 @@ def _problem(source: TableRow) -> Problem:
 
 
 def _listed(value: list[str] | str) -> list[str]:
-    """Return the texts of a list, or of a list in Python's notation; a text that is none is the only one."""
+    """Return the texts of a list, or of a list in Python's notation. Any other text is the only item."""
     if isinstance(value, list) or not value.startswith("["):
         return value if isinstance(value, list) else [value]
     try:

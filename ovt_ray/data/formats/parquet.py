@@ -1,6 +1,6 @@
-"""Problems from Parquet: the columns are the fields of a `ProblemRow`, a null is a field left out.
+"""Problems from Parquet. The columns are the fields of a `ProblemRow`, and a null is a missing field.
 
-An image is a path, its bytes, or the struct of bytes and path that the `datasets` library writes; paths start at the file's folder.
+An image is a path, its bytes, or the struct of bytes and path that the `datasets` library writes. Paths start at the file's folder.
 """
 
 from collections.abc import Iterator

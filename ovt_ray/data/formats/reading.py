@@ -1,6 +1,6 @@
-"""What the readers of published data share: JSON files, rows with known fields, images inside the data's folder, options by letter.
+"""Shared parts of the readers of published data: JSON files, rows with known fields, images inside the data's folder, options by letter.
 
-Nothing here trusts a file: whatever it holds, all that is raised is DataError.
+No function trusts a file: any content of it raises DataError at worst.
 """
 
 import json
@@ -19,11 +19,11 @@ from ovt_ray.data.formats import Split
 from ovt_ray.data.rows import BenchmarkError, explain
 
 PLACEHOLDER = re.compile(r"<image[ _]?\d{0,4}>")
-"""Where a data set's text shows an image: `<image>`, `<image1>`, `<image 1>`, `<image_1>`."""
+"""Mark of an image in a data set's text: `<image>`, `<image1>`, `<image 1>`, `<image_1>`."""
 
 
 class PublishedRow(BaseModel):
-    """The fields that are used of a row as published; others are ignored."""
+    """Base of published rows. It declares the fields in use and ignores all others."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=PublishedRow)
 
 
 def checked(model: type[Model], values: object) -> Model:
-    """Return a row with its fields checked. Raises DataError naming each that breaks a rule, its value and the rule."""
+    """Return a row with checked fields. Raises DataError that names each field that breaks a rule, with its value and the rule."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -41,7 +41,7 @@ def checked(model: type[Model], values: object) -> Model:
 
 
 def read_json(path: Path) -> object:
-    """Return what a file of JSON holds."""
+    """Return the value of a JSON file."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -51,7 +51,7 @@ def read_json(path: Path) -> object:
 
 
 def read_list(path: Path, *keys: str) -> list[object]:
-    """Return the list that a file of JSON is, or holds under one of the keys."""
+    """Return the list in a JSON file, at its top or under one of the keys."""
     values = read_json(path)
     if isinstance(values, dict):
         values = next((values[key] for key in keys if key in values), values)
@@ -62,7 +62,7 @@ def read_list(path: Path, *keys: str) -> list[object]:
 
 
 def read_object(path: Path) -> dict[str, object]:
-    """Return the object of rows by id that a file of JSON is."""
+    """Return the object of rows by id in a JSON file."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise DataError(f"{path}: must be an object of problems by id, got a {type(values).__name__}; check data.format and data.path")
@@ -70,7 +70,7 @@ def read_object(path: Path) -> dict[str, object]:
 
 
 def json_lines(path: Path) -> Iterator[object]:
-    """Yield what each line of a file of JSON lines holds; of a line that is not JSON, its text. Empty lines are skipped."""
+    """Yield the value of each line of a JSON-lines file, or the text of a line that is not JSON. Empty lines are skipped."""
     try:
         with path.open("rb") as file:
             for line in file:
@@ -84,16 +84,16 @@ def _line(line: bytes) -> object:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
-        return line.decode(errors="replace")  # a row must be an object, which the text is not: its message shows it
+        return line.decode(errors="replace")  # a text is no row, so the check of the row reports it
 
 
 def folder_in(path: Path, *inner: str) -> Path:
-    """Return the first of the folders inside a data set's folder that exists, else the folder itself."""
+    """Return the first of the inner folders that exists, else the data set's folder itself."""
     return next((path / name for name in inner if (path / name).is_dir()), path)
 
 
 def image_in(folder: Path, name: str) -> str:
-    """Return the path of an image of the data set. Raises DataError for a name that leads out of its folder; links are followed."""
+    """Return the path of an image of the data set. Raises DataError for a name that leads out of its folder. Links are followed."""
     root = os.path.abspath(folder)
     if "://" in name[:10]:
         raise DataError(f"image {name[:200]!r}: must be the name of a file, not a web address; store it in {root} and give its path")
@@ -104,7 +104,7 @@ def image_in(folder: Path, name: str) -> str:
 
 
 def named_option(letter: str, choices: Sequence[str]) -> str:
-    """Return the text of the option that an answer letter names, `C` or `(C)`."""
+    """Return the text of the option with an answer's letter, such as `C` or `(C)`."""
     bare = letter.strip(" ().").upper()
     place = string.ascii_uppercase.find(bare) if len(bare) == 1 else -1
     if not 0 <= place < len(choices):
@@ -120,9 +120,9 @@ def numbered_option(place: int, choices: Sequence[str]) -> str:
 
 
 def without_placeholders(text: str) -> str:
-    """Return a question without the marks of its images: all are shown before it.
+    """Return a question without the marks of its images, which are all shown before it.
 
-    A mark at the beginning or the end of a line goes, one inside a sentence becomes a word.
+    A mark at the beginning or the end of a line is removed. A mark inside a sentence becomes a word.
     """
     lines = []
     for line in text.split("\n"):
@@ -138,7 +138,7 @@ def placeholders_in_words(text: str) -> str:
 
 
 def _bare(line: str) -> str:
-    """Return a line without placeholders at its ends; the line as it is if there are none."""
+    """Return a line without placeholders at its ends. A line without such placeholders is unchanged."""
     found = list(PLACEHOLDER.finditer(line))
     start, end = 0, len(line)
     while found and not line[start : found[0].start()].strip():
@@ -149,11 +149,11 @@ def _bare(line: str) -> str:
 
 
 def refused(error: DataError) -> Problem:
-    """Raise the error: the maker of a row that is known to make no problem."""
+    """Raise the error. This is the function of a row that is known to make no problem."""
     raise error
 
 
 def refuse_training(split: Split, name: str) -> None:
-    """Raise BenchmarkError where problems to learn from are asked of a benchmark."""
+    """Raise BenchmarkError if a benchmark is asked for training problems."""
     if split == "train":
         raise BenchmarkError(f"{name} is an evaluation set, never to be trained on: give it as data.eval_path, with its data.eval_format")

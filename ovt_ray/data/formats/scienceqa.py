@@ -1,8 +1,8 @@
 """Problems of ScienceQA in its own folder (github.com/lupantech/ScienceQA).
 
 Lu et al., "Learn to Explain: Multimodal Reasoning via Thought Chains for Science Question Answering", NeurIPS 2022. `problems.json` holds
-all questions, `images/<split>/<id>/image.png` the images of those that have one. The lecture and the explanation are the worked solution.
-`train` is learnt from, `test` is held out.
+all questions, and `images/<split>/<id>/image.png` is the image of a question, if it has one. The lecture and the explanation are the
+worked solution. `train` is for training, and `test` is held out.
 """
 
 from collections.abc import Iterator
@@ -18,23 +18,23 @@ SPLIT_OF = {"train": "train", "eval": "test"}
 
 
 class ScienceqaRow(PublishedRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     question: str
     choices: list[str]
     answer: int
     """Place of the right choice, counted from 0."""
     hint: str
-    """Context that belongs to the question; may be empty."""
+    """Context that belongs to the question, possibly empty."""
     image: str | None
-    """`image.png`, or null for a question without one."""
+    """File name `image.png`, or null for a question without an image."""
     split: str
     lecture: str
     solution: str
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` is the repository's folder, or the `data/scienceqa` in it."""
+    """Yield the questions of a split. `path` is the repository's folder, or the folder `data/scienceqa` in it."""
     folder = folder_in(path, "data/scienceqa")
     file = folder / "problems.json"
     for pid, values in read_object(file).items():

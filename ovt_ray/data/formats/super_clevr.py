@@ -1,7 +1,7 @@
-"""Problems of Super-CLEVR (github.com/Lizw14/Super-CLEVR), whose files are those of CLEVR's generator.
+"""Problems of Super-CLEVR (github.com/Lizw14/Super-CLEVR), in the files of CLEVR's generator.
 
-Li et al., "Super-CLEVR: A Virtual Benchmark to Diagnose Domain Robustness in Visual Reasoning", CVPR 2023. Questions about the first 20,000
-images are learnt from, those about the last 5,000 of 30,000 are held out.
+Li et al., "Super-CLEVR: A Virtual Benchmark to Diagnose Domain Robustness in Visual Reasoning", CVPR 2023. Questions about the first
+20,000 of 30,000 images are for training, and questions about the last 5,000 are held out.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ IMAGES_OF = {"train": range(20_000), "eval": range(25_000, 30_000)}
 
 
 class SuperClevrRow(ClevrRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     image_index: int
-    """Tells its split."""
+    """Number of the image, which decides the split."""
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` is the repository's folder, the `output` in it, or one file of questions."""
+    """Yield the questions of a split. `path` is the repository's folder, the folder `output` in it, or a file of questions."""
     folder = path.parent if path.is_file() else folder_in(path, "output")
     files = [path] if path.is_file() else sorted(folder.glob("superCLEVR_questions*.json"))
     if not files:

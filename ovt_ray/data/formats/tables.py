@@ -1,5 +1,7 @@
-"""Rows of tables that other trainers are fed with: files of Parquet, JSON or JSON lines, images as bytes, as paths beside the file or
-at web addresses."""
+"""Rows of tables that other trainers read: files of Parquet, JSON or JSON lines.
+
+Their images are bytes, paths relative to the file's folder, or web addresses.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,24 +12,24 @@ from ovt_ray.core.images import is_address
 from ovt_ray.data.formats.reading import PLACEHOLDER, image_in, json_lines, read_list
 
 ROWS_AT_ONCE = 64
-"""Rows in memory together, with their images' bytes."""
+"""Number of rows that are in memory at the same time, with their images' bytes."""
 SUFFIXES = (".parquet", ".json", ".jsonl")
 
 
 class TableRow(NamedTuple):
-    """One row as it is in its file, unchecked."""
+    """An unchecked row of a file."""
 
     place: str
-    """For messages."""
+    """File and number of the row, for messages."""
     id: str
-    """File and number, for rows that have no id of their own."""
+    """Id from file and number, for rows without an id of their own."""
     values: object
     folder: Path
-    """Where paths of images start."""
+    """Folder at which image paths start."""
 
 
 def table_rows(path: Path) -> Iterator[TableRow]:
-    """Yield the rows of a file, or of a folder's files in the order of their names; of a folder with Parquet files, those only."""
+    """Yield the rows of a file, or of a folder's files in the order of their names. A folder with Parquet files yields only their rows."""
     for file in _files(path):
         for number, values in enumerate(_read(file), start=1):
             yield TableRow(f"{file} row {number}", f"{file.stem}-{number}", values, file.parent)
@@ -36,7 +38,7 @@ def table_rows(path: Path) -> Iterator[TableRow]:
 def image_sources(images: object, folder: Path) -> list[str | bytes]:
     """Return the images of a row, each as its bytes, its path or its web address.
 
-    `images` is what a column of one image or of a list of them holds.
+    `images` is the value of a column with an image or a list of images.
     """
     if images is None:
         return []
@@ -44,9 +46,9 @@ def image_sources(images: object, folder: Path) -> list[str | bytes]:
 
 
 def check_placeholders(text: str, images: list[str | bytes], field: str) -> None:
-    """Raise DataError where a text shows another number of images than the row has; a text may also show none of them.
+    """Raise DataError if a text marks a different number of images than the row has. A text may also mark none of them.
 
-    A mark with a number is one image, however often it stands there.
+    A mark with a number is the same image wherever it occurs.
     """
     marks = PLACEHOLDER.findall(text)
     num_shown = len({mark if mark[-2].isdigit() else place for place, mark in enumerate(marks)})
@@ -55,7 +57,7 @@ def check_placeholders(text: str, images: list[str | bytes], field: str) -> None
 
 
 def parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file of Parquet."""
+    """Yield the rows of a Parquet file."""
     import pyarrow
     from pyarrow import parquet
 

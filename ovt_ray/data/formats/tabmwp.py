@@ -1,8 +1,8 @@
 """Problems of TabMWP, read from the data set's own folder (github.com/lupantech/PromptPG).
 
 Lu et al., "Dynamic Prompt Learning via Policy Gradient for Semi-structured Mathematical Reasoning", ICLR 2023. The problems of `train` are
-for training, in a folder without that file the 1,000 of `dev1k`; the first of `test1k` are held out. A problem's image is its table,
-`tables/<id>.png`.
+for training, or the 1,000 of `dev1k` if that file is missing. The first problems of `test1k` are held out. A problem's image is its
+table, `tables/<id>.png`.
 """
 
 import os
@@ -19,20 +19,20 @@ SOURCE = "tabmwp"
 
 
 class TabmwpRow(PublishedRow):
-    """What is used of a problem in `problems_*.json`."""
+    """The fields of a problem in `problems_*.json` that this reader uses."""
 
     question: str
     answer: str
     choices: list[str] | None
     unit: str | None
-    """What a number counts: "$", "minutes per year". The answer is without it."""
+    """Unit of a number, such as "$" or "minutes per year". The answer does not include it."""
     solution: str
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the problems to learn from, or of `test1k` those whose image is there; what is missing of it is one row that is left out.
+    """Yield the problems for training, or the problems of `test1k` with an image. Problems without an image make a single left-out row.
 
-    `path` is the repository's folder or the `data/tabmwp` in it.
+    `path` is the repository's folder, or the folder `data/tabmwp` in it.
     """
     inner = path / "data" / "tabmwp"
     folder = inner if inner.is_dir() else path
@@ -49,9 +49,9 @@ def rows(path: Path, split: Split) -> Iterator[Row]:
 
 
 def _problem(folder: Path, pid: str, values: object) -> Problem:
-    """Return one problem: yes/no questions lose their two choices, numbers get their unit named in the question.
+    """Return a problem. A yes/no question loses its two choices. The question of a number names its unit.
 
-    The unit is part of the task, not of the gold answer: a table in dollars may be asked about in cents.
+    The unit is part of the task, not of the gold answer: a question about a table in dollars may ask for cents.
     """
     row = checked(TabmwpRow, values)
     choices = row.choices or []

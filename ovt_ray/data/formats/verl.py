@@ -1,8 +1,8 @@
-"""Problems in the columns that verl is fed with (github.com/volcengine/verl, docs/preparation/prepare_data.rst).
+"""Problems in the columns that verl reads (github.com/volcengine/verl, docs/preparation/prepare_data.rst).
 
 `prompt` is a list of messages, `reward_model.ground_truth` the answer, `images` a list. verl's own scripts put the format's instruction
-into the prompt and keep the question in `extra_info.question`: that is taken where it is there,
-as instructions come from `model.instruction`.
+into the prompt and keep the question in `extra_info.question`. This reader prefers that question, as instructions come from
+`model.instruction`.
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,26 @@ from ovt_ray.data.rows import to_problem
 
 
 class Message(PublishedRow):
-    """One turn of a prompt."""
+    """A turn of a prompt."""
 
     role: str
     content: str
 
 
 class RewardModel(PublishedRow):
-    """How an answer is verified."""
+    """The gold answer."""
 
     ground_truth: str | int | float
 
 
 class ExtraInfo(PublishedRow):
-    """What verl's scripts keep of the original row."""
+    """Fields of the original row that verl's scripts keep."""
 
     question: str | None = None
 
 
 class VerlRow(PublishedRow):
-    """A row."""
+    """The fields of a row that this reader uses."""
 
     data_source: str | None = None
     prompt: list[Message]
@@ -48,7 +48,7 @@ class VerlRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the rows of a file of Parquet, JSON or JSON lines, or of a folder of them; what is held out is another path."""
+    """Yield the rows of a file of Parquet, JSON or JSON lines, or of a folder of them. Held-out rows have a path of their own."""
     for row in table_rows(path):
         yield row.place, partial(_problem, row)
 

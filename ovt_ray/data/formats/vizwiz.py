@@ -1,8 +1,8 @@
 """Problems of VizWiz-VQA in its own folders (vizwiz.org/tasks-and-datasets/vqa).
 
 Gurari et al., "VizWiz Grand Challenge: Answering Visual Questions from Blind People", CVPR 2018. `Annotations/<split>.json` is a list,
-images are in the folder `<split>`. The gold answer is the one that most of the ten people gave, of equally frequent ones the first; a
-question that most found unanswerable is left out. The test questions have no answers: `val` is held out.
+and images are in the folder `<split>`. The gold answer is the most frequent answer of the ten people, and the first of equally frequent
+answers. A question is left out if that answer is `unanswerable`. The test questions have no answers: `val` is held out.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ NAME_OF = {"train": "train", "eval": "val"}
 
 
 class VizwizAnswer(PublishedRow):
-    """What one person answered."""
+    """The answer of a person."""
 
     answer: str
 
 
 class VizwizRow(PublishedRow):
-    """What is used of a question."""
+    """The fields of a question that this reader uses."""
 
     image: str
     question: str
@@ -34,7 +34,7 @@ class VizwizRow(PublishedRow):
 
 
 def rows(path: Path, split: Split) -> Iterator[Row]:
-    """Yield the questions of a split; `path` holds the folders `Annotations`, `train` and `val`."""
+    """Yield the questions of a split. `path` is the folder of `Annotations`, `train` and `val`."""
     file = folder_in(path, "Annotations", "annotations") / f"{NAME_OF[split]}.json"
     for number, values in enumerate(read_list(file), start=1):
         yield f"{file} row {number}", partial(_problem, folder_in(path, NAME_OF[split]), values)

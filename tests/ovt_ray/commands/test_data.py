@@ -60,7 +60,7 @@ def test_a_data_set_is_counted_and_what_is_left_out_of_it_explained(
     ):
         assert line in lines, f"{line!r} is not in\n{text}"
     assert "rows.jsonl row 2 (id 'q2'): '4'; rows.jsonl row 3 (id 'q3'): '5'" in text
-    assert "row 6 (id 'bad'): answer: must not be empty" in text and "row 7 (id 'q1'): id: 'q1' is that of" in text
+    assert "row 6 (id 'bad'): answer: must not be empty" in text and "row 7 (id 'q1'): id: 'q1' is also the id of" in text
     assert any(line.startswith("width 40 ") and line.endswith(" 400") for line in lines)
 
 

@@ -99,7 +99,7 @@ def test_an_iteration_without_traces_is_one_more_pass_of_rl() -> None:
     no_traces = [f"iterations[{turn}].{part}=null" for turn in (0, 1) for part in ("distil", "sft")]
     first, second = load_config(TINY, no_traces).iterations
     assert (first.distil, first.sft, second.distil, second.sft) == (None, None, None, None)
-    assert "iterations.0.grpo.sft_coef mixes traces in, and none are written before" in refusal(
+    assert "iterations.0.grpo.sft_coef mixes traces in, but no stage before it writes any" in refusal(
         "iterations[0].distil=null", "iterations[0].sft=null", "iterations[0].grpo.sft_coef=0.1"
     )
     assert "its corpus is drawn to fill num_steps batches" in refusal("base.num_epochs=1", "base.optimizer.learning_rate=1")
@@ -111,7 +111,7 @@ def test_teachers_that_cannot_work_are_refused() -> None:
     assert "captioner: max_completion_tokens (32) leaves no room for a prompt in max_model_len (16)" in refusal(
         "captioner.max_model_len=16"
     )
-    assert "no room for a question beside a caption of captioner.max_completion_tokens (200)" in refusal(
+    assert "no room for a question next to a caption of captioner.max_completion_tokens (200)" in refusal(
         "captioner.max_completion_tokens=200"
     )
 
@@ -213,7 +213,7 @@ def test_weights_are_broadcast_whole_and_between_devices_of_one_kind() -> None:
     assert load_config(TINY, []).learner.weight_transport == "object_store"
     assert load_config(TINY, [sends]).learner.weight_transport == "broadcast"
     assert load_config(TINY, [sends, "learner.gpus_per_rank=1", "rollout.gpus_per_worker=8"]).rollout.num_shards == 8
-    assert "sends whole weights, lora adapters alone: set object_store" in refusal(sends, "learner.lora={rank: 4, alpha: 8}")
+    assert "sends whole weights, but lora trains adapters alone: set object_store" in refusal(sends, "learner.lora={rank: 4, alpha: 8}")
     for of_one in ("learner.gpus_per_rank=1", "rollout.gpus_per_worker=1"):
         assert "learner.weight_transport: 'broadcast' goes between whole GPUs, on one GPU" in refusal(sends, of_one)
     assert "weight_transport: Input should be 'object_store' or 'broadcast'" in refusal("learner.weight_transport=nccl")

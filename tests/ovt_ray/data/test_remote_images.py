@@ -106,7 +106,7 @@ def site() -> Iterator[Site]:
 
 
 def read(path: Path, *hosts: str) -> ProblemSet:
-    return problem_set("jsonl", path, "train", path.parent / "kept", hosts)
+    return problem_set("jsonl", path, "train", path.parent / "kept", image_hosts=hosts)
 
 
 def refusal(folder: Path, site: Site, address: str, *hosts: str) -> str:
@@ -330,7 +330,7 @@ def test_tables_of_other_trainers_and_structs_hold_addresses_too(tmp_path: Path,
     }
     for name, values in tables.items():
         file = write_json(tmp_path / f"{name}.json", [values])
-        (problem,) = problem_set(name, file, "train", tmp_path / "kept", [site.host])
+        (problem,) = problem_set(name, file, "train", tmp_path / "kept", image_hosts=[site.host])
         assert Path(problem.images[0]).read_bytes() == encoded("red")
     assert site.asked == ["/red.png"]
 

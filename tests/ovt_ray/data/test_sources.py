@@ -147,7 +147,7 @@ def test_a_bad_row_is_named_with_its_number_field_value_and_rule(tmp_path: Path,
 def test_a_repeated_id_is_named_with_both_rows(tmp_path: Path) -> None:
     problems, (message,) = read_problems(write_rows(tmp_path, row(), row(id="q2"), row(answer="5")))
     assert [problem.id for problem in problems] == ["q1", "q2"]
-    assert "row 3 (id 'q1'): id: 'q1' is that of" in message
+    assert "row 3 (id 'q1'): id: 'q1' is also the id of" in message
     assert "rows.jsonl row 1" in message
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovt_ray.data.stream import Interleaving, ItemStream, Part
+from ovt_ray.data.stream import Interleaving, ItemStream, MixturePart
 
 SHARES = st.lists(st.decimals("0.01", "9", places=2).map(float), min_size=1, max_size=6)
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
@@ -15,7 +15,7 @@ SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 def stream_of(sizes: list[int], seed: int, shares: list[float] | None = None) -> ItemStream[tuple[int, int]]:
     """Parts of so many items; an item is its part's number and its own."""
     parts = [
-        Part(name=str(number), items=[(number, item) for item in range(size)], share=shares[number] if shares else 1.0)
+        MixturePart(name=str(number), items=[(number, item) for item in range(size)], share=shares[number] if shares else 1.0)
         for number, size in enumerate(sizes)
     ]
     return ItemStream(parts, seed)
