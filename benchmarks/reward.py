@@ -2,7 +2,7 @@
 
     python -m benchmarks.reward
 
-The answers are those of the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one
+The answers are those of the judged set (`workloads/judged`). Every verifier scores each answer once, in one process on one
 core, in turns, block by block. The share that each judges right is printed as well. The judged set holds as many near misses in LaTeX as
 numbers, and benchmarks do not. So answers per second are those of a mixture with the shares of kinds in four benchmarks (`SHARES`), and are
 also printed by kind. math-verify keeps its own time limits, as its users run it. The service then scores the same 1,000 completions as the
@@ -20,12 +20,11 @@ from statistics import fmean, median, quantiles
 import ray
 
 from ovt_ray.core.config.run import RewardConfig
-from ovt_ray.core.types import Score
-from reward.accuracy import score_answer, score_lenient
+from reward.accuracy import score_lenient
 from reward.pool import RewardPool
 from reward.protocol import Answer, Part
 from reward.service.scoring import ScoringPool
-from tests.reward.verifier.test_judged import FILES, Case, read_cases
+from workloads.judged_answers import FILES, Case, read_cases
 
 BLOCK = 100
 """Answers that one verifier scores before the next one has its turn."""
@@ -119,12 +118,7 @@ def warm_up(cases: Sequence[Case]) -> Case:
 
 def by_ovt_ray(case: Case) -> bool:
     """Return the verdict of this project."""
-    return score(case).value == 1
-
-
-def score(case: Case) -> Score:
-    """Return the score of an extracted answer, or of a whole response."""
-    return score_answer(case.problem, case.answer) if case.answer is not None else score_lenient(case.problem, case.response or "")
+    return case.score().value == 1
 
 
 def by_math_verify() -> Verifier:

@@ -34,7 +34,6 @@ from typing import cast
 import psutil
 import ray
 
-from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
 from learner.group import LearnerGroup
 from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer
@@ -48,6 +47,7 @@ from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import SPANS_S, Scores, Services
 from reward.pool import RewardPool
 from reward.protocol import Answer
+from workloads.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
 
 OFFERED_PER_S = 800
 MEAN_TOKENS = 100

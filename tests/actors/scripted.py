@@ -6,10 +6,10 @@ import ray
 
 from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
-from benchmarks.simulated import SimulatedWorker, Speed
 from ovt_ray.core.types import Problem, Sampling
 from ovt_ray.core.weights.broadcast import Meeting
 from ovt_ray.core.weights.version import Weights
+from workloads.simulated import SimulatedWorker, Speed
 
 TOKEN_S = 0.01
 

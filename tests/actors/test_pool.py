@@ -16,13 +16,13 @@ import ray
 from actors.collector import Collector, News, Order
 from actors.pool import RolloutPool
 from actors.worker import Ended
-from benchmarks.simulated import HostedPool, Speed
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.types import AnswerKind, Problem, RolloutGroup, Sampling
 from ovt_ray.core.weights.broadcast import Meeting
 from ovt_ray.core.weights.version import Broadcast, Weights, WeightTensor
 from tests.actors.scripted import ScriptedPool
+from workloads.simulated import HostedPool, Speed
 
 
 @pytest.fixture(scope="module")
