@@ -198,7 +198,7 @@ def test_without_the_hook_the_operators_are_missing(tmp_path: Path) -> None:
     assert needs_repair(import_fake_torchvision(tmp_path, before="").stderr)
 
 
-def test_the_hook_declares_the_operators_when_torchvision_needs_them_and_imports_torch_no_earlier(tmp_path: Path) -> None:
+def test_the_hook_declares_the_operators_when_torchvision_needs_them_and_not_before(tmp_path: Path) -> None:
     install_hook(tmp_path)
     done = import_fake_torchvision(tmp_path, before=f"site.addsitedir({str(tmp_path)!r})")
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,7 @@ def drain(pool: RolloutPool) -> None:
         pool.poll()
 
 
-def test_a_worker_is_handed_the_next_problem_while_the_longest_completion_of_the_last_one_is_not_done(pair: ScriptedPool) -> None:
+def test_a_worker_is_handed_the_next_problem_while_the_last_one_s_longest_completion_runs(pair: ScriptedPool) -> None:
     """A problem whose straggler takes three seconds holds one slot, not four."""
     groups: list[RolloutGroup] = []
     slow = [problem(f"slow {number}", "1 1 1 300") for number in range(2)]
@@ -103,7 +103,7 @@ def test_a_killed_collector_is_replaced_and_what_was_in_work_is_answered_once(pa
     assert {tuple(len(completion.token_ids) for completion in group.completions) for group in groups} == {(10, 20, 30, 40)}
 
 
-def test_a_collector_that_is_killed_in_the_middle_of_a_load_is_replaced_and_all_serve_the_version(pair: ScriptedPool) -> None:
+def test_a_collector_killed_in_the_middle_of_a_load_is_replaced_and_all_serve_the_version(pair: ScriptedPool) -> None:
     [collector] = [process for process in psutil.process_iter() if is_collector(process)]
     groups: list[RolloutGroup] = []
     pair.submit([problem(f"{number}", "10 20 30 200") for number in range(6)], sampling(), groups.append)
@@ -159,7 +159,7 @@ def test_a_pool_that_finds_no_room_says_what_it_asked_for_and_what_there_is(pair
     assert list(pair.generate([problem("still there")], sampling()))
 
 
-def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current_weights_and_nothing_is_lost_or_told_twice(
+def test_deaths_amid_hundreds_of_open_streams_lose_nothing_and_report_nothing_twice(
     ray_session: None,
 ) -> None:
     """Two processes have 150 workers each; one of them is killed."""
@@ -193,7 +193,7 @@ def test_what_dies_while_hundreds_of_streams_are_open_is_replaced_at_the_current
     pool.close()
 
 
-def test_what_the_last_workers_had_when_they_died_waits_for_the_next_weights_where_theirs_are_not_to_be_had_again(
+def test_work_of_the_last_workers_waits_for_the_next_weights_where_theirs_cannot_be_sent_again(
     pair: ScriptedPool,
 ) -> None:
     groups_called: list[int] = []
@@ -223,7 +223,7 @@ def test_what_the_last_workers_had_when_they_died_waits_for_the_next_weights_whe
     assert groups_called == [3, 3]
 
 
-def test_versions_that_no_broadcast_brings_are_pulled_and_the_second_in_a_row_ends_the_run_with_what_to_set(pair: ScriptedPool) -> None:
+def test_a_failed_broadcast_is_pulled_and_the_second_in_a_row_ends_the_run_with_a_way_out(pair: ScriptedPool) -> None:
     def unsent(version: int, failure: str = "no way there") -> Broadcast:
         meeting = Meeting(host="", port=0, num_members=3, deadline_s=1.0)
         stored = Weights(version=version, buckets=(), checksums={})

@@ -312,7 +312,7 @@ def sft_run(taught: list[list[TrainSample]]) -> tuple[dict[str, torch.Tensor], l
     return current_weights(rank), losses
 
 
-def test_sft_on_the_embedded_world_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sharded(
+def test_sft_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sharded(
     group: LearnerGroup, taught: list[list[TrainSample]], sft_run: tuple[dict[str, torch.Tensor], list[float]]
 ) -> None:
     """What is left is rounding: one initial weight that is one unit in the last place off ends as far away.

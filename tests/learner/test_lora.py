@@ -224,7 +224,7 @@ def test_two_ranks_that_share_the_weights_publish_their_base_once_and_merge_as_o
     group.close()
 
 
-def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference_has_used_it_too(
+def test_zero_3_releases_every_layer_in_the_backward_pass_after_the_reference_used_it_too(
     tiny_model: Path,
     samples: list[TrainSample],
 ) -> None:

@@ -188,7 +188,7 @@ def test_an_image_counts(folders: dict[str, Path], name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
-def test_samples_without_images_give_every_parameter_a_gradient_that_is_zero_for_the_vision_tower(
+def test_samples_without_images_give_every_parameter_a_gradient_and_the_vision_tower_zero(
     plain_passes: Callable[[str, torch.dtype], Plain], name: str, layout: Layout
 ) -> None:
     """ZeRO-3 ranks wait for each other at every parameter, whatever their samples hold."""

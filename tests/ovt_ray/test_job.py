@@ -112,7 +112,7 @@ def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, job: tu
     assert_all_end(services_of(head))
 
 
-def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_stay_where_they_are(job: tuple[Path, str]) -> None:
+def test_two_workers_and_two_ranks_with_zero_3_agree_and_stay_put_at_learning_rate_zero(job: tuple[Path, str]) -> None:
     run, log = job
     assert "log-probabilities agree within" in log
     base, sft, grpo = accuracies(run)

@@ -233,7 +233,7 @@ def answers(pool: RolloutPool, problems: list[Problem]) -> dict[str, tuple[tuple
     return {group.problem.id: (group.completions[0].token_ids, group.completions[0].rollout_logprobs) for group in groups}
 
 
-def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_version_from_the_object_store(
+def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_version(
     pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
 ) -> None:
     seen = []

@@ -131,7 +131,7 @@ def group(stage: GrpoStage, position: int, version: int, *, is_mixed: bool = Tru
     return ScoredGroup(group=World(Random(position), 1, version).answer(asked), scores=SCORES[is_mixed])
 
 
-def test_a_group_of_a_checkpoint_that_is_too_old_is_generated_again_and_counted_unless_it_teaches_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_s_group_that_is_too_old_is_generated_again_unless_it_has_no_signal(tmp_path: Path) -> None:
     stage = stage_in(tmp_path, 9, max_staleness=1, num_steps=3)
     finished = {0: group(stage, 0, version=3), 1: group(stage, 1, version=8), 2: group(stage, 2, version=3, is_mixed=False)}
     state = StreamState(step=2, position=3, version=9, begun=(BegunStep(step=2, positions=(0, 1, 2), finished=finished),))
