@@ -7,20 +7,22 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count, groupby
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.collector import Line, Order
 from actors.placed import Worker, launched
-from actors.receivers import Receivers
 from actors.seats import Call, OnCompletions, OnGroup, Request, Seat
 from actors.worker import Ended
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.spans import Span
 from ovt_ray.core.types import Problem, RolloutGroup, Sampling
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.meeting import Meeting
+from ovt_ray.core.weights.transport import PublishedVersion
+from ovt_ray.core.weights.version import Weights
 
 MAX_LOSSES = 3
 """Workers that may die while they have a problem before the pool gives up."""
@@ -50,8 +52,8 @@ class RolloutPool:
         self.config = config
         self.model = model
         self.model_path = model_path
-        self._weights: Weights | Broadcast | None = None
-        self._receivers = Receivers(config.num_shards, config.deadline_s)
+        self._published: PublishedVersion | None = None
+        """The version that workers serve; None while they serve the weights of their start."""
         num_lines = math.ceil(config.num_workers / WORKERS_PER_COLLECTOR)
         gather_s = num_lines * max(GATHER_S, config.num_workers * GATHER_S_PER_WORKER)
         self._lines = [Line(gather_s) for _ in range(num_lines)]
@@ -268,46 +270,67 @@ class RolloutPool:
         seat.worker = self._launch()
         seat.line.seat({seat.number: seat.worker.actor})
         seat.joins_by = time.monotonic() + self.config.deadline_s
-        stored = self._weights and self._weights.stored()
-        seat.is_behind = bool(self._weights) and not stored
+        stored = self._published.for_late_joiner() if self._published else None
+        seat.is_behind = self._published is not None and stored is None
         self._joining[seat.worker.actor.load_weights.remote(stored) if stored else seat.worker.actor.ready.remote()] = seat
 
     def _admit(self, joined: ray.ObjectRef) -> None:
         """Let a successor have work; raises RolloutError if it died, or refused the weights."""
         limit_s = max(0.0, self._joining[joined].joins_by - time.monotonic())
-        self._gather([joined], "load weights" if self._weights else "start", limit_s)
+        self._gather([joined], "load weights" if self._published else "start", limit_s)
         del self._joining[joined]
 
     def _introduce(self, line: Line) -> None:
         """Tell a collector whom it calls."""
         line.seat({seat.number: seat.worker.actor for seat in self._seats if seat.line is line})
 
-    def load_weights(self, weights: Weights | Broadcast) -> None:
+    def load_weights(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
         self._wait_for_successors()
-        self._weights = weights
+        self._published = published  # first: a worker that is replaced during the delivery loads this version
+        for seat in self._seats:
+            seat.is_behind = False
         began = time.monotonic()
-        if not (isinstance(weights, Broadcast) and self._receivers.have_taken(weights, self._seats)):
-            stored = weights.stored()
-            assert stored, "what the learner has just published it still has"
-            self._have_pulled(stored)
-            if isinstance(weights, Broadcast):
-                self._receivers.have_pulled(is_any_lost=bool(self._joining))
+        published.deliver(self)
         self._wait_for_successors()
         for call in self._calls.values():
             for request in call.requests.values():  # generation stood still
                 request.due_at += time.monotonic() - began
 
-    def _have_pulled(self, weights: Weights) -> None:
-        """Return when every worker has the version from the object store, or is replaced."""
+    @property
+    def members(self) -> list[Any]:
+        """The actor in each seat."""
+        return [seat.worker.actor for seat in self._seats]
+
+    @property
+    def num_processes(self) -> int:
+        """Count of the processes of each worker's engine."""
+        return self.config.num_shards
+
+    @property
+    def deadline_s(self) -> float:
+        """Longest time that a worker may take to load a version."""
+        return self.config.deadline_s
+
+    def pull(self, weights: Weights) -> dict[int, str]:
+        """Have all workers load a version from the object store; replace those who fail, and return why they failed, by seat."""
         due_at = time.monotonic() + self.config.deadline_s
+        failures: dict[int, str] = {}
         loading = {line: line.load_weights(weights, self.config.deadline_s) for line in self._lines}
         for line, loaded in loading.items():
-            for number, failure in self._failures(line, loaded, weights, due_at).items():  # some may be in the middle of an update
+            of_line = self._failures(line, loaded, weights, due_at)
+            for number, failure in of_line.items():  # replaced even if it lives: it may be in the middle of an update
                 print(
                     f"rollout worker {number} is replaced, as it did not load weights of version {weights.version}: {failure}", flush=True
                 )
                 self._replace(self._seats[number], RolloutError(failure))
+            failures |= of_line
+        return failures
+
+    def receive(self, version: int, meeting: Meeting) -> list[Any]:
+        """Call each worker to receive a version from a broadcast, in which rank 0 is the sender's."""
+        ranks = count(1, self.num_processes)
+        return [worker.receive_weights.remote(version, meeting, rank) for worker, rank in zip(self.members, ranks, strict=False)]
 
     def _failures(self, line: Line, loaded: "ray.ObjectRef[dict[int, str]]", weights: Weights, due_at: float) -> dict[int, str]:
         """Return why which of a collector's workers do not serve the version; if it dies, the one in its place asks them again."""

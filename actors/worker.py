@@ -16,7 +16,7 @@ from ovt_ray.core.errors import OvtError, RolloutError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.spans import Span, SpanLog
 from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
-from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Adapter, Weights, WeightTensor
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         limit_mm_per_prompt={"image": 8, "video": 0},
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend="learner"),
-        worker_extension_cls="actors.receiver.WeightReceiver",
+        worker_extension_cls="actors.weight_extension.WeightExtension",
         scheduler_cls="actors.scheduler.scheduler",
         disable_log_stats=True,
         # Of what the engine sends an output is made for a completion's first part and when it has ended, and for none between.

@@ -8,7 +8,7 @@ KINDS = {
     "ray::RankActor": "learner rank",
     "ray::RolloutWorker": "rollout worker",
     "ray::Collector": "collector",
-    "ray::Publisher": "publisher",  # a learner rank's part of it, in `benchmarks.weights`
+    "ray::PublishingRank": "publishing rank",  # of `benchmarks.weights`
     "ray::RewardActor": "reward actor",
     "reward.service.process": "reward process",
     "raylet/raylet": "raylet",

@@ -38,6 +38,7 @@ from benchmarks.bare_vllm import BareEngine, Timing
 from learner.weights import on_the_wire
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.types import AnswerKind, Problem, Sampling
+from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -145,7 +146,7 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     for number in range(NUM_IMAGE_ROUNDS):
         problems = [noise_problem(folder, f"{number}.{index}") for index in range(NUM_IMAGES)]
         for turn, rounds in enumerate(timings.values()):
-            pool.load_weights(Weights(version=1 + 2 * number + turn, buckets=buckets, checksums={}))
+            pool.load_weights(StoredVersion(Weights(version=1 + 2 * number + turn, buckets=buckets, checksums={})))
             rounds.append(time_pool(pool, problems, sampling))
     pool.close()
     figures = {}

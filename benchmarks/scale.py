@@ -35,9 +35,11 @@ import psutil
 import ray
 
 from learner.group import LearnerGroup
+from learner.publisher import Publisher
 from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 from ovt_ray.core.types import AnswerKind, Outcome, Problem, Sampling, Score
+from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.stream import ItemStream, Part
 from ovt_ray.rl.checkpoint import StreamState
@@ -96,16 +98,22 @@ class NoReward(RewardPool):
         return (RIGHT,) * cast(int, scores)
 
 
+class NoWeights:
+    """A transport of versions that have no tensor."""
+
+    def begin_stage(self) -> None:
+        """Do nothing."""
+
+    def publish(self, version: int, *, is_checked: bool) -> StoredVersion:
+        """Return the version."""
+        return StoredVersion(Weights(version=version, buckets=(), checksums={}))
+
+
 class NoLearner(LearnerGroup):
     """A learner that learns nothing and publishes it."""
 
     def __init__(self) -> None:
-        self._version = 0
-
-    def publish(self) -> Weights:
-        """Return the next version, which has no tensor."""
-        self._version += 1
-        return Weights(version=self._version, buckets=(), checksums={})
+        self._publisher = Publisher(NoWeights())
 
 
 class RolloutsOnly(Services):

@@ -3,7 +3,7 @@
     python -m benchmarks.weights [NUM_READERS ...]
 
 A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine; what does not fit into
-its memory is left out, with a word. The learner publishes by the code of `learner/group.py` and has no optimizer, which would take
+its memory is left out, with a word. The learner publishes by the code of `learner/publisher.py` and has no optimizer, which would take
 5 GB and no part: no update comes before, as it would change the values and not the bytes. The engines load by
 `RolloutPool.load_weights`. Each round is compared with one memcpy of as many bytes just before it: one thread, memory that was touched
 before. An engine on a CPU has to pack its matrices anew; how long its threads take for that alone is shown beside.
@@ -40,11 +40,15 @@ from benchmarks import hosts
 from benchmarks.processes import kind_of
 from benchmarks.wide_model import build_wide_model
 from learner.adapters import add_adapters
-from learner.group import CHECKSUM_EVERY, RankActor
 from learner.model import load_model
+from learner.publisher import CHECKSUM_EVERY, Publisher
+from learner.rank_actor import RankActor
+from learner.ranks import Ranks
+from learner.transports import transport_of
 from learner.weights import adapter_buckets, base_buckets, weight_buckets
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
-from ovt_ray.core.weights.version import Adapter, Broadcast, Weights
+from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
+from ovt_ray.core.weights.version import Adapter
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
@@ -137,37 +141,14 @@ def started_ray(**options: object) -> Iterator[None]:
         ray.shutdown()
 
 
-class Learner:
-    """A learner that only publishes."""
-
-    def __init__(self, model: Path, config: LearnerConfig) -> None:
-        self._actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(Publisher).remote(str(model), config)
-        ray.get(self._actor.__ray_ready__.remote())
-        self._config = config
-        self._version = 0
-        self._base = ray.get(self._actor.publish_base.remote()) if config.lora else None
-
-    def publish(self) -> Weights | Broadcast:
-        """Return the next version, as `LearnerGroup.publish` does."""
-        self._version += 1
-        is_checked = is_checked_version(self._version)
-        if self._config.weight_transport == "broadcast":
-            return Broadcast(
-                version=self._version,
-                call_group=lambda *where: ray.get(self._actor.call_group.remote(*where)),
-                send=lambda receiving: ray.get(self._actor.broadcast.remote(list(receiving), is_checked)),
-                stored=lambda: ray.get(self._actor.stored.remote(self._version)),
-            )
-        if self._base is None:
-            published, sums = ray.get(self._actor.publish.remote(is_checked))
-            return Weights(version=self._version, buckets=tuple(published), checksums=sums)
-        published, sums = ray.get(self._actor.publish_adapters.remote(is_checked))
-        buckets, base_sums = self._base
-        sums = base_sums | sums if is_checked else {}
-        return Weights(version=self._version, buckets=tuple(buckets), adapters=tuple(published), checksums=sums)
+def publisher_of(model: Path, config: LearnerConfig) -> Publisher:
+    """Return a learner of one rank that only publishes."""
+    actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(PublishingRank).remote(str(model), config)
+    ray.get(actor.__ray_ready__.remote())
+    return Publisher(transport_of(config, Ranks([actor], None, config.deadline_s)))
 
 
-class Publisher(RankActor):
+class PublishingRank(RankActor):
     """A rank that holds the model and nothing else."""
 
     def __init__(self, model_path: str, config: LearnerConfig) -> None:
@@ -196,18 +177,18 @@ def is_checked_version(version: int) -> bool:
     return version % CHECKSUM_EVERY == 1
 
 
-def services(model: Path, num_readers: int, threads: int, config: LearnerConfig) -> tuple[RolloutPool, Learner]:
+def services(model: Path, num_readers: int, threads: int, config: LearnerConfig) -> tuple[RolloutPool, Publisher]:
     """Return engines and a learner that are ready; the engines are placed first."""
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
     pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
     pool.wait_until_ready()
-    learner = Learner(model, config)
+    learner = publisher_of(model, config)
     return pool, learner
 
 
-def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_rounds: int) -> dict[str, float]:
+def hand_over_rounds(pool: RolloutPool, learner: Publisher, num_bytes: int, num_rounds: int) -> dict[str, float]:
     """Return medians over the rounds after the warm-up, and of rounds that are checked byte by byte."""
     copy = memcpy_of(num_bytes)
     rows: list[dict[str, float]] = []
@@ -227,7 +208,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
         rows.append({"publish_s": published - began, "load_s": ended - published, "total_s": ended - began, "memcpy_s": memcpy_s})
         rows[-1]["over_memcpy"] = rows[-1]["total_s"] / memcpy_s
     figures = {name: round(median(row[name] for row in rows[NUM_WARM_UP:]), 4) for name in rows[0]}
-    figures["version_mb"] = round((num_bytes if isinstance(weights, Broadcast) else num_bytes_of(weights)) / 1e6, 2)
+    figures["version_mb"] = round(num_bytes_of(weights, num_bytes) / 1e6, 2)
     figures["best_over_memcpy"] = round(min(row["over_memcpy"] for row in rows[NUM_WARM_UP:]), 3)
     figures["first_s"] = round(checked[0], 3)
     if len(checked) > 1:
@@ -235,8 +216,11 @@ def hand_over_rounds(pool: RolloutPool, learner: Learner, num_bytes: int, num_ro
     return figures
 
 
-def num_bytes_of(weights: Weights) -> int:
-    """Return the bytes that a version brings to an engine that serves the one before."""
+def num_bytes_of(published: PublishedVersion, num_bytes: int) -> int:
+    """Return the bytes that a version brings to an engine that serves the one before; a broadcast brings all."""
+    if not isinstance(published, StoredVersion):
+        return num_bytes
+    weights = published.weights
     if weights.adapters:
         adapters = [adapter for bucket in ray.get(list(weights.adapters)) for adapter in bucket]
         return sum(factor.content.nbytes for adapter in adapters for factor in (adapter.up, adapter.down))
@@ -268,7 +252,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def memory_by_process() -> dict[str, int]:
     """Return the bytes of Ray's processes and engines: what is private to each kind, and what all share (`store`)."""
-    kinds = {"publisher": "learner", "rollout worker": "workers", "engine": "engines"}
+    kinds = {"publishing rank": "learner", "rollout worker": "workers", "engine": "engines"}
     sums = dict.fromkeys([*kinds.values(), "store"], 0)
     for process in psutil.Process().children(recursive=True) if ray.is_initialized() else []:
         with suppress(psutil.Error, OSError):

@@ -15,7 +15,7 @@ from learner.parts import part_of
 from ovt_ray.core.config.run import LoraConfig
 from ovt_ray.core.config.section import Part
 from ovt_ray.core.errors import LearnerError
-from ovt_ray.core.weights.version import merged
+from ovt_ray.core.weights.adapters import merged
 
 ADAPTER = "default"
 

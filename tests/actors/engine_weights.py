@@ -12,14 +12,15 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText
 
 from learner.adapters import add_adapters
-from learner.group import put_buckets
 from learner.model import load_model
+from learner.rank_actor import put_buckets
 from learner.weights import adapter_buckets, base_buckets, checksums, on_the_wire, weight_buckets
 from ovt_ray.core.config.run import LoraConfig
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import Completion, RolloutGroup
-from ovt_ray.core.weights.broadcast import Group, Meeting, called
-from ovt_ray.core.weights.version import Broadcast, Weights
+from ovt_ray.core.weights.broadcast import Group
+from ovt_ray.core.weights.meeting import Meeting, called
+from ovt_ray.core.weights.version import Weights
 
 
 def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
@@ -28,27 +29,35 @@ def as_weights(version: int, tensors: dict[str, torch.Tensor]) -> Weights:
     return Weights(version=version, buckets=(ray.put(published[:half]), ray.put(published[half:])), checksums=checksums(published))
 
 
-class Sender:
+class ProcessSender:
     """A learner that is this process, and may stop in the middle of a version."""
 
-    def broadcast(self, version: int, tensors: dict[str, torch.Tensor], stops_after: str = "") -> Broadcast:
-        def call_group(num_members: int, deadline_s: float) -> Meeting:
-            self.meeting, self.store = called("127.0.0.1", num_members, deadline_s)
-            return self.meeting
+    num_changes = 0
 
-        def send(receiving: Sequence[ray.ObjectRef]) -> str:
-            group = Group(self.meeting, self.store, 0, torch.device("cpu"))
-            names = list(tensors)
-            num_sent = names.index(stops_after) + 1 if stops_after else len(names)
-            for bucket in (names[: num_sent // 2], names[num_sent // 2 : num_sent]):
-                group.send({name: tensors[name] for name in bucket}, with_checksums=True)
-            if stops_after:
-                return str(group.ended("the sender stops here"))
-            group.send({}, with_checksums=True)
-            group.close()
-            return ""
+    def __init__(self, tensors: dict[str, torch.Tensor], stops_after: str = "") -> None:
+        self._tensors = tensors
+        self._stops_after = stops_after
 
-        return Broadcast(version=version, call_group=call_group, send=send, stored=lambda: as_weights(version, tensors))
+    def check_open(self) -> None: ...
+
+    def call_group(self, num_members: int, deadline_s: float) -> Meeting:
+        self._meeting, self._store = called("127.0.0.1", num_members, deadline_s)
+        return self._meeting
+
+    def send(self, calls: Sequence[ray.ObjectRef], *, is_checked: bool) -> str:
+        group = Group(self._meeting, self._store, 0, torch.device("cpu"))
+        names = list(self._tensors)
+        num_sent = names.index(self._stops_after) + 1 if self._stops_after else len(names)
+        for bucket in (names[: num_sent // 2], names[num_sent // 2 : num_sent]):
+            group.send({name: self._tensors[name] for name in bucket}, with_checksums=is_checked)
+        if self._stops_after:
+            return str(group.ended("the sender stops here"))
+        group.send({}, with_checksums=is_checked)
+        group.close()
+        return ""
+
+    def stored(self, version: int, num_changes: int) -> Weights:
+        return as_weights(version, self._tensors)
 
 
 def ended_within(seconds: float, processes: list[psutil.Process]) -> bool:

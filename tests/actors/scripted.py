@@ -7,7 +7,7 @@ import ray
 from actors.placed import PlacedWorker, Worker, into, placement
 from actors.pool import RolloutPool
 from ovt_ray.core.types import Problem, Sampling
-from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Weights
 from workloads.simulated import SimulatedWorker, Speed
 

@@ -4,7 +4,7 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.placed import into, placement
-from learner.group import place
+from learner.ranks import place
 from ovt_ray.core.config.run import LearnerConfig, RolloutConfig
 
 

@@ -16,11 +16,13 @@ import ray
 from actors.collector import Collector, News, Order
 from actors.pool import RolloutPool
 from actors.worker import Ended
+from learner.broadcast import BroadcastTransport, BroadcastVersion
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.types import AnswerKind, Problem, RolloutGroup, Sampling
-from ovt_ray.core.weights.broadcast import Meeting
-from ovt_ray.core.weights.version import Broadcast, Weights, WeightTensor
+from ovt_ray.core.weights.meeting import Meeting
+from ovt_ray.core.weights.transport import StoredVersion
+from ovt_ray.core.weights.version import Weights, WeightTensor
 from tests.actors.scripted import ScriptedPool
 from workloads.simulated import HostedPool, Speed
 
@@ -109,7 +111,7 @@ def test_a_collector_killed_in_the_middle_of_a_load_is_replaced_and_all_serve_th
     pair.submit([problem(f"{number}", "10 20 30 200") for number in range(6)], sampling(), groups.append)
     killer = threading.Timer(0.5, collector.kill)
     killer.start()
-    pair.load_weights(Weights(version=9, buckets=(tensors_after.remote(1.5),), checksums={}))
+    pair.load_weights(StoredVersion(Weights(version=9, buckets=(tensors_after.remote(1.5),), checksums={})))
     assert pair.weight_checksums() == [{"version": "9"}] * 2
     killer.join()
     drain(pair)
@@ -121,7 +123,7 @@ def test_only_a_worker_that_is_not_done_with_a_load_at_the_deadline_is_replaced(
     before, pair.config = pair.config, pair.config.model_copy(update={"deadline_s": 5})
     stuck.suspend()
     try:
-        pair.load_weights(Weights(version=10, buckets=(), checksums={}))
+        pair.load_weights(StoredVersion(Weights(version=10, buckets=(), checksums={})))
     finally:
         pair.config = before
     assert pair.weight_checksums() == [{"version": "10"}] * 2
@@ -165,7 +167,7 @@ def test_deaths_amid_hundreds_of_open_streams_lose_nothing_and_report_nothing_tw
     """Two processes have 150 workers each; one of them is killed."""
     pool = HostedPool(RolloutConfig(num_workers=300, max_num_seqs=4), Speed(num_slots=4, mean_tokens=50, token_s=0.01), num_hosts=2)
     pool.wait_until_ready()
-    pool.load_weights(Weights(version=7, buckets=(), checksums={}))
+    pool.load_weights(StoredVersion(Weights(version=7, buckets=(), checksums={})))
     victim = ray.get(pool.hosts[0].call.remote(0, "ready"))
     heard: Counter[tuple[str, int]] = Counter()
     groups: list[RolloutGroup] = []
@@ -188,26 +190,46 @@ def test_deaths_amid_hundreds_of_open_streams_lose_nothing_and_report_nothing_tw
     drain(pool)
     assert Counter(group.problem.id for group in groups) == {f"{number}": 1 for number in range(900)}
     assert 1800 < sum(heard.values()) < 1800 + 150 * 7, "what the dead had ended of unfinished groups was heard of twice"
-    pool.load_weights(Weights(version=8, buckets=(), checksums={}))
+    pool.load_weights(StoredVersion(Weights(version=8, buckets=(), checksums={})))
     assert pool.weight_checksums() == [{"version": "8"}] * 300
     pool.close()
+
+
+class ScriptedSender:
+    """A learner that sends nothing and fails as the test says."""
+
+    num_changes = 0
+    failure = ""
+    is_stored = False
+
+    def __init__(self) -> None:
+        self.groups_called: list[int] = []
+
+    def check_open(self) -> None: ...
+
+    def call_group(self, num_members: int, deadline_s: float) -> Meeting:
+        self.groups_called.append(num_members)
+        return Meeting(host="", port=len(self.groups_called), num_members=num_members, deadline_s=deadline_s)
+
+    def send(self, calls: Sequence[ray.ObjectRef], *, is_checked: bool) -> str:
+        return self.failure
+
+    def stored(self, version: int, num_changes: int) -> Weights | None:
+        return Weights(version=version, buckets=(), checksums={}) if self.is_stored else None
 
 
 def test_work_of_the_last_workers_waits_for_the_next_weights_where_theirs_cannot_be_sent_again(
     pair: ScriptedPool,
 ) -> None:
-    groups_called: list[int] = []
+    sender = ScriptedSender()
+    transport = BroadcastTransport(sender)
 
-    def broadcast(version: int, stored: Weights | None = None) -> Broadcast:
-        def call_group(num_members: int, deadline_s: float) -> Meeting:
-            groups_called.append(num_members)
-            return Meeting(host="", port=version, num_members=num_members, deadline_s=deadline_s)
-
-        return Broadcast(version=version, call_group=call_group, send=lambda receiving: "", stored=lambda: stored)
+    def broadcast(version: int) -> BroadcastVersion:
+        return transport.publish(version, is_checked=False)
 
     for version in (3, 4):
         pair.load_weights(broadcast(version))
-    assert groups_called == [1 + 2], "two versions went to one group"
+    assert sender.groups_called == [1 + 2], "two versions went to one group"
     groups: list[RolloutGroup] = []
     pair.submit([problem("one", "100 1 1 1"), problem("other", "100 1 1 1")], sampling(), groups.append)
     for process in pair.process_ids():
@@ -217,23 +239,21 @@ def test_work_of_the_last_workers_waits_for_the_next_weights_where_theirs_cannot
         pair.poll(0.1)
     pair.poll(1.0)
     assert not groups and not pair.is_idle, "the successors are ready, and have no weights"
-    pair.load_weights(broadcast(5, Weights(version=5, buckets=(), checksums={})))
+    pair.load_weights(broadcast(5))
     drain(pair)
     assert {completion.oldest_version for group in groups for completion in group.completions} == {5} and len(groups) == 2
-    assert groups_called == [3, 3]
+    assert sender.groups_called == [3, 3]
 
 
 def test_a_failed_broadcast_is_pulled_and_the_second_in_a_row_ends_the_run_with_a_way_out(pair: ScriptedPool) -> None:
-    def unsent(version: int, failure: str = "no way there") -> Broadcast:
-        meeting = Meeting(host="", port=0, num_members=3, deadline_s=1.0)
-        stored = Weights(version=version, buckets=(), checksums={})
-        return Broadcast(version=version, call_group=lambda num, limit: meeting, send=lambda receiving: failure, stored=lambda: stored)
-
-    for version, failure in ((3, "no way there"), (4, ""), (5, "no way there")):
-        pair.load_weights(unsent(version, failure))
+    sender = ScriptedSender()
+    transport = BroadcastTransport(sender)
+    sender.is_stored = True
+    for version, sender.failure in ((3, "no way there"), (4, ""), (5, "no way there")):
+        pair.load_weights(transport.publish(version, is_checked=False))
         assert pair.weight_checksums() == [{"version": str(version)}] * 2
     with pytest.raises(RolloutError, match=r"could not be broadcast.*no way there.*learner.weight_transport=object_store"):
-        pair.load_weights(unsent(6))
+        pair.load_weights(transport.publish(6, is_checked=False))
 
 
 class Feed:

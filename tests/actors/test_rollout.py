@@ -20,13 +20,23 @@ from safetensors.torch import load_file
 
 from actors.pool import RolloutPool
 from actors.worker import RolloutWorker, completion_text
+from learner.broadcast import BroadcastTransport
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import AnswerKind, Problem, RolloutGroup, Sampling
+from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
 from ovt_ray.world import world_problems
-from tests.actors.engine_weights import Adapted, Sender, as_weights, ended_within, jittered, transformers_logprobs, transformers_model
+from tests.actors.engine_weights import (
+    Adapted,
+    ProcessSender,
+    as_weights,
+    ended_within,
+    jittered,
+    transformers_logprobs,
+    transformers_model,
+)
 from tests.processes import engines_of
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
@@ -190,9 +200,9 @@ def test_the_engine_computes_with_the_weights_it_was_sent(
     """Every tensor moves: transformers, loaded with the same weights, gives each sampled token the same log-probability."""
     tensors = load_file(tiny_model / "model.safetensors")
     moved = jittered(tensors, "")
-    pool.load_weights(as_weights(1, moved))
+    pool.load_weights(StoredVersion(as_weights(1, moved)))
     groups = list(pool.generate(problems, sampling()))
-    pool.load_weights(as_weights(2, tensors))
+    pool.load_weights(StoredVersion(as_weights(2, tensors)))
     prompts = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model)))
     model = transformers_model(tiny_model, moved, tmp_path / "moved")
     for group in groups:
@@ -208,11 +218,11 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
     tensors = load_file(tiny_model / "model.safetensors")
     original = pool.weight_checksums()
     before = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
-    pool.load_weights(as_weights(3, jittered(tensors, "visual")))
+    pool.load_weights(StoredVersion(as_weights(3, jittered(tensors, "visual"))))
     changed = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
     assert all(before[problem.id] != changed[problem.id] for problem in problems)
     assert original[0] == original[1] and pool.weight_checksums()[0] == pool.weight_checksums()[1] != original[0]
-    pool.load_weights(as_weights(4, tensors))
+    pool.load_weights(StoredVersion(as_weights(4, tensors)))
     assert pool.weight_checksums() == original
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
@@ -224,7 +234,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
     shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
     actors = [seat.worker.actor for seat in pool._seats]
     before = by_id(pool.generate(problems, sampling()))
-    pool.load_weights(as_weights(45, load_file(tiny_model / "model.safetensors")))
+    pool.load_weights(StoredVersion(as_weights(45, load_file(tiny_model / "model.safetensors"))))
     known = [
         set(ray.get(actor.__ray_call__.remote(lambda worker, names: [name for name in names if knows(worker, name)], shown)))
         for actor in actors
@@ -263,15 +273,15 @@ def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(
     first = state()
     learner = Adapted(tiny_model)
     learner.move(seed=1)
-    pool.load_weights(learner.publish(40))  # brings the base
+    pool.load_weights(StoredVersion(learner.publish(40)))  # brings the base
     learner.move(seed=2)
     update = learner.publish(41)
     unused = dict.fromkeys(("model.norm.weight", "model.embed_tokens.weight"), "not read")
-    pool.load_weights(replace(update, checksums={**update.checksums, **unused}))
+    pool.load_weights(StoredVersion(replace(update, checksums={**update.checksums, **unused})))
     by_adapters = state()
-    pool.load_weights(learner.publish_whole(42))
+    pool.load_weights(StoredVersion(learner.publish_whole(42)))
     assert by_adapters == state() != first
-    pool.load_weights(as_weights(43, load_file(tiny_model / "model.safetensors")))
+    pool.load_weights(StoredVersion(as_weights(43, load_file(tiny_model / "model.safetensors"))))
     assert state() == first
 
 
@@ -315,15 +325,15 @@ def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
 ) -> None:
     first = load_file(tiny_model / "model.safetensors")
     second = jittered(first, "weight")
-    pool.load_weights(as_weights(31, first))
+    pool.load_weights(StoredVersion(as_weights(31, first)))
     groups: list[RolloutGroup] = []
     draw = replace(sampling(num_completions=2, seed=3), max_tokens=150)
     pool.submit(problems[:4], draw, groups.append)
     time.sleep(0.3)
-    pool.load_weights(as_weights(32, second))
+    pool.load_weights(StoredVersion(as_weights(32, second)))
     while not pool.is_idle:
         pool.poll()
-    pool.load_weights(as_weights(33, first))
+    pool.load_weights(StoredVersion(as_weights(33, first)))
     assert {group.problem.id for group in groups} == {problem.id for problem in problems[:4]}
     completions = [(group, completion) for group in groups for completion in group.completions]
     mixed = [(group, completion) for group, completion in completions if len(completion.versions) == 2]
@@ -345,9 +355,9 @@ def test_a_worker_that_is_asked_for_a_version_twice_at_once_loads_it_twice_in_tu
     worker = pool._seats[0].worker.actor
     assert ray.get([worker.load_weights.remote(moved), worker.load_weights.remote(moved)]) == [34, 34]
     twice, once = pool.weight_checksums()
-    pool.load_weights(moved)
+    pool.load_weights(StoredVersion(moved))
     assert pool.weight_checksums() == [twice, twice] and twice != once
-    pool.load_weights(as_weights(35, first))
+    pool.load_weights(StoredVersion(as_weights(35, first)))
 
 
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -370,11 +380,11 @@ def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version
     killer = threading.Timer(1.0, engine.kill)
     killer.start()
     moved = jittered(load_file(tiny_model / "model.safetensors"), "")
-    pool.load_weights(as_weights(5, moved))
+    pool.load_weights(StoredVersion(as_weights(5, moved)))
     killer.join()
     assert workers[0] not in pool.process_ids() and workers[1] in pool.process_ids()
     assert pool.weight_checksums()[0] == pool.weight_checksums()[1] != before[0]
-    pool.load_weights(as_weights(6, load_file(tiny_model / "model.safetensors")))
+    pool.load_weights(StoredVersion(as_weights(6, load_file(tiny_model / "model.safetensors"))))
     assert pool.weight_checksums() == before
 
 
@@ -384,7 +394,7 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     learner = Adapted(tiny_model)
     for version in (51, 52):
         learner.move(seed=version)
-        pool.load_weights(learner.publish(version))  # the successor needs the base and the adapters
+        pool.load_weights(StoredVersion(learner.publish(version)))  # the successor needs the base and the adapters
     before = pool.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     victim = pool.process_ids()[0]
@@ -413,11 +423,12 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     learner.move(seed=8)
     versions += [learner.publish(63), as_weights(64, moved), as_weights(65, first)]
     half_a_layer = "model.layers.1.self_attn.k_proj.weight"
-    broadcasts = {64: Sender().broadcast(64, moved, stops_after=half_a_layer), 65: Sender().broadcast(65, first)}
+    breaks, goes_through = BroadcastTransport(ProcessSender(moved, stops_after=half_a_layer)), BroadcastTransport(ProcessSender(first))
+    broadcasts = {64: breaks.publish(64, is_checked=True), 65: goes_through.publish(65, is_checked=True)}
     seen = []
     for weights in versions:
-        pool.load_weights(weights)
-        split.load_weights(broadcasts.get(weights.version, weights))
+        pool.load_weights(StoredVersion(weights))
+        split.load_weights(broadcasts.get(weights.version, StoredVersion(weights)))
         whole, parts = (by_id(one.generate(problems, sampling(num_completions=1, temperature=0.0))) for one in (pool, split))
         for name, [(tokens, logprobs)] in whole.items():
             assert parts[name][0][0] == tokens
@@ -426,7 +437,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
     assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
 
     assert split.process_ids() == [pid]  # nothing was refused
-    assert split._receivers._meeting is not None, "the last version came through a group"
+    assert goes_through.meeting is not None and breaks.meeting is None, "the last version came through a group"
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)
     assert len(engines_of(worker)) == 3, "the engine's own process, and one for each part"

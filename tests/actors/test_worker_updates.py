@@ -8,7 +8,7 @@ import pytest
 from actors.worker import RolloutWorker
 from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.spans import SpanLog
-from ovt_ray.core.weights.broadcast import Meeting
+from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Weights
 
 MEETING = Meeting(host="127.0.0.1", port=1, num_members=2, deadline_s=1)

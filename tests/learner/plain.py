@@ -15,6 +15,7 @@ import ray
 import torch
 from torch import Tensor
 
+from learner.group import LearnerGroup
 from learner.rank import LearnerRank
 from learner.stage import Stage
 from ovt_ray.core.config.run import LearnerConfig, ModelConfig
@@ -151,6 +152,13 @@ def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:
 
 def current_weights(rank: LearnerRank) -> dict[str, Tensor]:
     return {name: tensor.clone() for bucket in rank.weights() for name, tensor in bucket.items()}
+
+
+def publish(group: LearnerGroup) -> Weights:
+    """Return the next version of the weights, which is in the object store."""
+    weights = group.publish().for_late_joiner()
+    assert weights
+    return weights
 
 
 def published_weights(weights: Weights) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ import ray
 import safetensors.torch
 import torch
 
-from learner.group import LearnerGroup, place
+from learner.group import LearnerGroup
 from learner.rank import LearnerRank
+from learner.ranks import place
 from learner.schedule import learning_rate
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import ModelConfig
@@ -40,6 +41,7 @@ from tests.learner.plain import (
     equal,
     grpo_stage,
     learner_config,
+    publish,
     published_weights,
     sft_stage,
     single_rank,
@@ -230,8 +232,8 @@ def two_ranks(ray_session: None, tiny_model: Path) -> Iterator[LearnerGroup]:
 def group(request: pytest.FixtureRequest, two_ranks: LearnerGroup) -> LearnerGroup:
     """The two ranks at another ZeRO stage: it counts from `begin` on, and to start two processes for each takes longer than the tests."""
     config = learner_config(request.param, num_ranks=2)
-    ray.get([actor.__ray_call__.remote(lambda self: setattr(self, "_config", config)) for actor in two_ranks._actors])
-    two_ranks._config, two_ranks._version = config, 0
+    ray.get([actor.__ray_call__.remote(lambda self: setattr(self, "_config", config)) for actor in two_ranks._ranks.actors])
+    two_ranks._publisher.version = 0
     return two_ranks
 
 
@@ -243,7 +245,7 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     before = group.logprobs(samples)
     stats = [group.update(samples) for _ in range(NUM_UPDATES)]
     group.save(tmp_path / "checkpoints", NUM_UPDATES)
-    weights = group.publish()
+    weights = publish(group)
     published = published_weights(weights)
     assert_same_run(published, stats, plain_run)
 
@@ -264,14 +266,15 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     group.begin(grpo_stage(tiny_model))
     assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
     alone = group.update(samples[:1])  # a rank without samples
-    after = group.publish()
+    after = publish(group)
     assert after.version == weights.version + 1 and not equal(published_weights(after), published)
     group.begin(grpo_stage(tiny_model))
     assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
-    again = group.publish_again(weights.version)
+    again = group.publish_again(weights.version).for_late_joiner()
+    assert again
     assert (again.version, again.checksums) == (weights.version, weights.checksums) and equal(published_weights(again), published)
     assert group.update(samples[:1]) == alone
-    once_more = group.publish()
+    once_more = publish(group)
     assert once_more.version == after.version and equal(published_weights(once_more), published_weights(after))
 
 
@@ -325,8 +328,8 @@ def test_sft_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sh
     moved = torch.cat([(expected[name] - first[name]).flatten() for name in first])
     assert moved.abs().mean() > 5e-4
     assert sft_losses(group, taught) == pytest.approx(losses, rel=1e-5)
-    found = [published_weights(group.publish())]
-    if zero_stage := group._config.zero_stage:
+    found = [published_weights(publish(group))]
+    if zero_stage := ray.get(group._ranks.actors[0].__ray_call__.remote(lambda self: self._config.zero_stage)):
         rank = single_rank(EMBEDDED_MODEL, learner_config(zero_stage))
         assert sft_losses(rank, taught) == pytest.approx(losses, rel=1e-5)
         found.append(current_weights(rank))
@@ -338,7 +341,7 @@ def test_sft_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sh
 
 def test_a_killed_rank_ends_the_call_with_an_error(two_ranks: LearnerGroup, tiny_model: Path, samples: list[TrainSample]) -> None:
     two_ranks.begin(grpo_stage(tiny_model))
-    pids = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in two_ranks._actors])
+    pids = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in two_ranks._ranks.actors])
     os.kill(pids[1], signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(LearnerError, match="a learner rank"):

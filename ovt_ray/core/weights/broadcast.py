@@ -10,12 +10,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ovt_ray.core.errors import BroadcastError
-from ovt_ray.core.weights.carriers import Gloo, Nccl, SameGpu, carrier_between, gpu_of
+from ovt_ray.core.weights.carriers import Carrier, carrier_between, gpu_of
+from ovt_ray.core.weights.meeting import Meeting
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -29,32 +28,6 @@ LONGEST_PAUSE_S = 0.002
 """Longest time between two looks whether the bytes are there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
-    """Where the members of a group find each other."""
-
-    host: str
-    port: int
-    num_members: int
-    """The sender and each process of each engine."""
-    deadline_s: float
-    """Longest wait for the others, and for one bucket."""
-
-    def store(self) -> "TCPStore":
-        """Return the store that the sender keeps; raises RuntimeError if it is not there before the deadline."""
-        from torch.distributed import TCPStore
-
-        return TCPStore(self.host, self.port, is_master=False, timeout=timedelta(seconds=self.deadline_s))
-
-
-def called(host: str, num_members: int, deadline_s: float) -> "tuple[Meeting, TCPStore]":
-    """Return where a new group meets, and its store, which this process keeps."""
-    from torch.distributed import TCPStore
-
-    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
-    return Meeting(host=host, port=store.port, num_members=num_members, deadline_s=deadline_s), store
-
-
 class Group:
     """One end of a group. Once anything has failed the group is of no use to any member."""
 
@@ -65,7 +38,7 @@ class Group:
         """
         self._store, self._deadline_s, self._device = store, meeting.deadline_s, on
         self._far_failure = far_failure
-        self._carrier: Gloo | Nccl | SameGpu | None = None
+        self._carrier: Carrier | None = None
         store.set(f"gpu/{rank}", gpu_of(on))
         store.add("joined", 1)
         self._wait(lambda: store.add("joined", 0) == meeting.num_members, "not all members of the group are there")

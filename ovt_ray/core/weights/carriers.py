@@ -4,32 +4,42 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ovt_ray.core.weights.meeting import Meeting
 
 if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.distributed import TCPStore
 
-    from ovt_ray.core.weights.broadcast import Meeting
-
 SHARED_BYTES = 2**28
 """Memory through which members on one GPU hand each other a bucket."""
+
+
+class Carrier(Protocol):
+    """One member's end of the way that bytes take from rank 0 to all other members."""
+
+    def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
+        """Start to send, or to fill, tensors of bytes; all members start with tensors of the same sizes.
+
+        Return a function that says whether the transfer is done; it raises RuntimeError if the transfer failed.
+        """
+
+    def close(self) -> None:
+        """Leave the group, even in the middle of a transfer."""
 
 
 class Gloo:
     """Carries bytes between processes on a CPU. It hears of a member's death."""
 
-    def __init__(self, store: "TCPStore", rank: int, meeting: "Meeting", on: "device") -> None:
+    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting, on: "device") -> None:
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
         limit = timedelta(seconds=meeting.deadline_s)
         self._group: ProcessGroupGloo | None = ProcessGroupGloo(PrefixStore("gloo", store), rank, meeting.num_members, limit)
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
-        """Start to send, or to fill, tensors of bytes; return what says whether that is done, and raises RuntimeError if it failed.
-
-        All members start with tensors of the same sizes.
-        """
+        """Start a transfer, as `Carrier.start` says."""
         assert self._group
         works = [self._group.broadcast(content, 0) for content in contents]
 
@@ -48,7 +58,7 @@ class Gloo:
 class Nccl:
     """Carries bytes between GPUs, by vLLM's own communicator. It hears of nothing."""
 
-    def __init__(self, store: "TCPStore", rank: int, meeting: "Meeting", on: "device") -> None:
+    def __init__(self, store: "TCPStore", rank: int, meeting: Meeting, on: "device") -> None:
         from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
         from vllm.distributed.utils import StatelessProcessGroup
         from vllm.utils.nccl import unpinned_nccl_env
@@ -59,7 +69,7 @@ class Nccl:
             raise RuntimeError("vLLM cannot load the NCCL library; install it, or set learner.weight_transport=object_store")
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
-        """Do what `Gloo.start` does, on the device's current stream."""
+        """Start a transfer on the device's current stream."""
         import torch
 
         for content in contents:
@@ -131,8 +141,9 @@ class SameGpu:
         self,
         store: "TCPStore",
         rank: int,
-        meeting: "Meeting",
+        meeting: Meeting,
         on: "device",
+        *,
         memory: CudaMemory | None = None,
         num_bytes: int = SHARED_BYTES,
     ) -> None:
@@ -146,7 +157,7 @@ class SameGpu:
         """Times that the shared memory was full of bytes to read."""
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
-        """Do what `Gloo.start` does."""
+        """Start a transfer, as `Carrier.start` says."""
         steps = self._send(contents) if self._rank == 0 else self._receive(contents)
         return lambda: next(steps, True)
 
@@ -210,7 +221,7 @@ def gpu_of(on: "device") -> str:
     return str(torch.cuda.get_device_properties(on).uuid) if on.type == "cuda" else ""
 
 
-def carrier_between(gpus: Sequence[str]) -> "type[Gloo | Nccl | SameGpu]":
+def carrier_between(gpus: Sequence[str]) -> "Callable[[TCPStore, int, Meeting, device], Carrier]":
     """Return what carries bytes between members on these GPUs; raises RuntimeError where nothing does."""
     if not any(gpus):
         return Gloo

@@ -1,13 +1,8 @@
-"""A published version of the policy: its tensors, its adapters, and where they are."""
+"""A version of the policy's weights as data: its tensors, its adapters, and where to pull them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ovt_ray.core.weights.broadcast import Meeting
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,20 +10,20 @@ class WeightTensor:
     """One tensor of a published version."""
 
     name: str
-    """As in a Hugging Face folder."""
+    """Name of the tensor in a Hugging Face folder."""
     dtype: str
-    """Its name in torch."""
+    """Name of the dtype in torch."""
     shape: tuple[int, ...]
     content: Any
-    """Its bytes in row-major order, a `numpy.uint8` array of shape (num_bytes,)."""
+    """Bytes of the tensor in row-major order, a `numpy.uint8` array of shape (num_bytes,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What a version adds to one tensor of its base: scale B A (LoRA)."""
+    """The change that a version makes to one tensor of its base: scale B A (LoRA)."""
 
     name: str
-    """Of that tensor."""
+    """Name of the base's tensor."""
     scale: float
     """alpha / rank."""
     up: WeightTensor
@@ -37,50 +32,16 @@ class Adapter:
     """A, (rank, in)."""
 
 
-MERGED_ROWS = 128
-"""Rows summed at a time: as many as stay in a processor's cache in float32, which makes it three times as fast as all at once."""
-
-
-def merged(base: "Tensor", up: "Tensor", down: "Tensor", scale: float) -> "Tensor":
-    """Return W + scale B A, summed in float32 and rounded once to the type of W; whoever merges an adapter does it so, to the bit."""
-    whole = base.new_empty(base.shape)
-    up, down = scale * up.float(), down.float()
-    for start in range(0, len(base), MERGED_ROWS):
-        rows = slice(start, start + MERGED_ROWS)
-        whole[rows] = (up[rows] @ down).add_(base[rows])
-    return whole
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A version of the policy and where to pull it."""
+    """A version of the policy in Ray's object store."""
 
     version: int
-    """Grows by one with each publication."""
+    """Number of the version; it grows by one with each publication."""
     buckets: tuple[Any, ...]
-    """Ray object references, each to a list of `WeightTensor`; a tensor is in exactly one. With adapters, the version's base: the same
-    references in every version of a stage."""
+    """Ray object references, each to a list of `WeightTensor`; a tensor is in exactly one. With adapters, the buckets of the base: the
+    same references in every version of a stage."""
     adapters: tuple[Any, ...] = ()
-    """Ray object references, each to a list of `Adapter`: what the version adds to its base; none where `buckets` are all of it."""
+    """Ray object references, each to a list of `Adapter`; empty where `buckets` hold the whole version."""
     checksums: Mapping[str, str]
-    """SHA-256 of each tensor's bytes by its name, the adapters' among them; empty for a version that is not checked."""
-
-    def stored(self) -> "Weights":
-        """Return itself: it lies in the object store, and `Broadcast` may have to be put there."""
-        return self
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broadcast:
-    """A version of the policy that the learner itself sends to all engines at once; for the driver alone."""
-
-    version: int
-    """Grows by one with each publication."""
-    call_group: "Callable[[int, float], Meeting]"
-    """Returns where the learner awaits so many members, itself among them, each wait lasting at most so many seconds; the group before it
-    is of no use any more."""
-    send: Callable[[Sequence[Any]], str]
-    """Returns when the version has been sent to the group, or why it could not be, empty if it was. Takes references to what the receivers
-    were called for, whose failures it watches."""
-    stored: Callable[[], Weights | None]
-    """Returns the version once the learner has put it into the object store; None where it has other weights by now."""
+    """SHA-256 of each tensor's bytes by its name, adapters included; empty for a version that is not checked."""

@@ -1,6 +1,6 @@
 """The receiving end of a weight update, inside vLLM's engine process.
 
-vLLM imports this module in each of its worker processes because the rollout worker names `WeightReceiver` as its worker
+vLLM imports this module in each of its worker processes because the rollout worker names `WeightExtension` as its worker
 extension; importing it registers the backend `learner` with vLLM's weight-transfer API. A version arrives as the places
 of its tensors in files in memory, and is read from there, or is broadcast to a group that the engine's processes have joined.
 """
@@ -24,8 +24,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
 from actors.reload import InPlaceReload, LayerwiseReload, pack_anew, packs_in_place
 from actors.worker import WORKER_PID
-from ovt_ray.core.weights.broadcast import Group, Meeting, checksum, content_of
-from ovt_ray.core.weights.version import merged
+from ovt_ray.core.weights.adapters import merged
+from ovt_ray.core.weights.broadcast import Group, checksum, content_of
+from ovt_ray.core.weights.meeting import Meeting
 
 BACKEND = "learner"
 
@@ -205,7 +206,7 @@ class _Sent:
         return tensor
 
 
-class WeightReceiver:
+class WeightExtension:
     """What vLLM adds to the class of its workers, whose processes import this module for it."""
 
     weight_transfer_engine: LearnerWeights

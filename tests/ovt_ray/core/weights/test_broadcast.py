@@ -1,32 +1,21 @@
-"""Weights sent to all engines at once: every tensor arrives, a member that fails holds nobody up, and who was not there catches up."""
+"""A group of processes to which tensors are broadcast: every tensor arrives, and a member that fails holds nobody up."""
 
 import json
-import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from torch import Tensor
 from torch.distributed import TCPStore
 
-from actors.pool import RolloutPool
-from learner.group import LearnerGroup
-from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import BroadcastError
-from ovt_ray.core.types import Problem, Sampling, TrainSample
-from ovt_ray.core.weights.broadcast import Group, called, content_of
+from ovt_ray.core.weights.broadcast import Group, content_of
 from ovt_ray.core.weights.carriers import CudaMemory, Gloo, Nccl, SameGpu, carrier_between
-from ovt_ray.world import world_problems
-from tests.learner.plain import OPTIMIZER, learner_config, sft_stage
-from tests.processes import engines_of
-
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+from ovt_ray.core.weights.meeting import called
 
 CPU = torch.device("cpu")
 VERSION = {
@@ -70,7 +59,7 @@ def members(
     def joined(rank: int, store: TCPStore, far_failure: Callable[[], str] = str) -> Group:
         group = Group(meeting, store, rank, CPU, far_failure)
         if one_gpu:
-            group._carrier = SameGpu(store, rank, meeting, CPU, FileMemory(one_gpu), num_bytes=2**20)
+            group._carrier = SameGpu(store, rank, meeting, CPU, memory=FileMemory(one_gpu), num_bytes=2**20)
         return group
 
     receiving = [threads.submit(lambda rank, then: then(joined(rank, meeting.store())), *one) for one in enumerate(receive, start=1)]
@@ -155,7 +144,7 @@ def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_t
     meeting, store = called("127.0.0.1", 3, 20)
 
     def read(rank: int) -> list[Tensor]:
-        carrier = SameGpu(meeting.store(), rank, meeting, CPU, FileMemory(tmp_path), num_bytes=64)
+        carrier = SameGpu(meeting.store(), rank, meeting, CPU, memory=FileMemory(tmp_path), num_bytes=64)
         got = [torch.zeros_like(content) for content in sent]
         for content in got[:2]:
             assert finish(carrier.start([content]))
@@ -164,7 +153,7 @@ def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_t
 
     with ThreadPoolExecutor(2) as threads:
         reading = [threads.submit(read, rank) for rank in (1, 2)]
-        sender = SameGpu(store, 0, meeting, CPU, FileMemory(tmp_path), num_bytes=64)
+        sender = SameGpu(store, 0, meeting, CPU, memory=FileMemory(tmp_path), num_bytes=64)
         assert finish(sender.start(sent[:1])) and finish(sender.start(sent[1:]))
         for got in reading:
             assert all(map(torch.equal, got.result(20), sent))
@@ -173,11 +162,11 @@ def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_t
 
 def test_a_sender_on_one_gpu_waits_for_every_reader(tmp_path: Path) -> None:
     meeting, store = called("127.0.0.1", 3, 20)
-    sender = SameGpu(store, 0, meeting, CPU, FileMemory(tmp_path))
+    sender = SameGpu(store, 0, meeting, CPU, memory=FileMemory(tmp_path))
     is_sent = sender.start([torch.ones(8, dtype=torch.uint8)])
     for rank in (1, 2):
         assert not finish(is_sent, 0.2)
-        assert finish(SameGpu(meeting.store(), rank, meeting, CPU, FileMemory(tmp_path)).start([torch.zeros(8, dtype=torch.uint8)]))
+        assert finish(SameGpu(meeting.store(), rank, meeting, CPU, memory=FileMemory(tmp_path)).start([torch.zeros(8, dtype=torch.uint8)]))
     assert finish(is_sent)
 
 
@@ -203,111 +192,3 @@ def test_where_the_members_are_says_what_carries_the_bytes() -> None:
         store.add("joined", 1)
     with pytest.raises(BroadcastError, match="some members share a GPU and others do not"):
         Group(meeting, store, 0, CPU)
-
-
-@pytest.fixture(scope="module")
-def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
-    config = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
-    pool = RolloutPool(config, ModelConfig(path=str(tiny_model)), str(tiny_model))
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
-def learner(ray_session: None, tiny_model: Path, pool: RolloutPool) -> Iterator[LearnerGroup]:
-    """Two ranks that share every weight."""
-    learner = LearnerGroup(learner_config(3, num_ranks=2, weight_transport="broadcast"), ModelConfig(path=str(tiny_model)), seed=0)
-    learner.begin(sft_stage(tiny_model, OPTIMIZER, num_updates=8))
-    yield learner
-    learner.close()
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
-    return world_problems("train", 6, 0, tmp_path_factory.mktemp("images"))
-
-
-def answers(pool: RolloutPool, problems: list[Problem]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
-    greedy = Sampling(num_completions=1, temperature=0.0, max_tokens=24, seed=0)
-    groups = pool.generate(problems, greedy)
-    return {group.problem.id: (group.completions[0].token_ids, group.completions[0].rollout_logprobs) for group in groups}
-
-
-def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_version(
-    pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
-) -> None:
-    seen = []
-    for _ in range(2):
-        learner.update(samples[:3])
-        weights = learner.publish()
-        pool.load_weights(weights)
-        seen.append((pool.weight_checksums(), answers(pool, problems), pool._receivers._meeting))
-    assert weights.version == 2 and seen[0][:2] != seen[1][:2]
-    assert seen[0][2] is seen[1][2] is not None, "both came through one group"
-    pulled = weights.stored()
-    assert pulled is not None
-    learner.update(samples[:3])
-    later = learner.publish()
-    pool.load_weights(later)
-    assert pool.weight_checksums() != seen[1][0]
-    learner.update(samples[:3])
-    assert later.stored() is None, "the learner has others by now"
-    pool.load_weights(pulled)
-    assert (pool.weight_checksums(), answers(pool, problems)) == seen[1][:2]
-    [first, second] = pool.weight_checksums()
-    assert first == second
-
-
-def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_version(
-    pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
-) -> None:
-    pool.load_weights(learner.publish())  # all are in one group
-    before, workers = pool.weight_checksums(), pool.process_ids()
-    [engine] = engines_of(psutil.Process(workers[1]))
-    engine.suspend()  # it takes the call, and its part of the group never comes
-    killer = threading.Timer(1.0, engine.kill)
-    killer.start()
-    learner.update(samples[:3])
-    pool.load_weights(learner.publish())
-    killer.join()
-    assert pool.process_ids()[0] == workers[0] and pool.process_ids()[1] != workers[1]
-    served, said = pool.weight_checksums(), answers(pool, problems)
-    assert served[0] == served[1] != before[0]
-    pool.load_weights(learner.publish())
-    assert pool._receivers._meeting is not None and pool.weight_checksums() == served, "the next version goes through a group of both"
-    assert answers(pool, problems) == said, "what an engine computes with is not in its checksums"
-
-
-def num_gpus() -> int:
-    return torch.cuda.device_count() if shutil.which("nvidia-smi") else 0
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("of_rank", "of_worker", "num_needed"), [(1, 1, 2), (0.6, 0.4, 1)], ids=["NCCL", "CUDA IPC"])
-def test_an_engine_on_a_gpu_computes_the_same_after_a_broadcast_as_after_pulling(
-    ray_session: None,
-    tiny_model: Path,
-    samples: list[TrainSample],
-    problems: list[Problem],
-    of_rank: float,
-    of_worker: float,
-    num_needed: int,
-) -> None:
-    if num_gpus() < num_needed:
-        pytest.skip(f"{num_needed} GPUs are needed, {num_gpus()} are here")
-    model = ModelConfig(path=str(tiny_model))
-    learner = LearnerGroup(learner_config(0, gpus_per_rank=of_rank, weight_transport="broadcast"), model, seed=0)
-    config = RolloutConfig(gpus_per_worker=of_worker, max_model_len=256, gpu_memory_utilization=0.3)
-    pool = RolloutPool(config, model, str(tiny_model))
-    learner.begin(sft_stage(tiny_model, OPTIMIZER, num_updates=8))
-    for _ in range(2):
-        learner.update(samples[:3])
-        weights = learner.publish()
-        pool.load_weights(weights)
-    assert pool._receivers._meeting is not None
-    sums, by_broadcast = pool.weight_checksums(), answers(pool, problems)
-    assert (pulled := weights.stored()) is not None
-    pool.load_weights(pulled)
-    assert (pool.weight_checksums(), answers(pool, problems)) == (sums, by_broadcast)
-    pool.close()
-    learner.close()
