@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale [WORKERS ...]
 
-The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`): no vLLM, no
+The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`workloads/simulated.py`): no vLLM, no
 learner, no reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
 sizes are offered the same rate, OFFERED_PER_S completions a second: what their engines make together while no slot is empty. So a size that
 costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest

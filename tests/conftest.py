@@ -68,7 +68,7 @@ def compiled_operators(extensions_folder: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def samples(tiny_model: Path) -> list["TrainSample"]:
     """Three completions of each of five problems, with one, two or no images."""
-    from tests.learner.plain import drawn_samples
+    from tests.learner.plain_torch import drawn_samples
 
     return drawn_samples(tiny_model)
 
@@ -76,6 +76,6 @@ def samples(tiny_model: Path) -> list["TrainSample"]:
 @pytest.fixture(scope="module")
 def plain_run(tiny_model: Path, samples: list["TrainSample"]) -> tuple[dict[str, "Tensor"], list[tuple[float, float]]]:
     """Weights after two plain steps, and each step's loss and gradient norm."""
-    from tests.learner.plain import plain_steps
+    from tests.learner.plain_torch import plain_steps
 
     return plain_steps(tiny_model, samples)

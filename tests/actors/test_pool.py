@@ -23,7 +23,7 @@ from ovt_ray.core.types import AnswerKind, Problem, RolloutGroup, Sampling
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights, WeightTensor
-from tests.actors.scripted import ScriptedPool
+from tests.actors.scripted_workers import ScriptedPool
 from workloads.simulated import HostedPool, Speed
 
 

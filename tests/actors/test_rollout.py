@@ -37,7 +37,7 @@ from tests.actors.engine_weights import (
     transformers_logprobs,
     transformers_model,
 )
-from tests.processes import engines_of
+from tests.engine_processes import engines_of
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 

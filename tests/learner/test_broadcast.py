@@ -17,8 +17,8 @@ from ovt_ray.core.types import Problem, Sampling, TrainSample
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.world import world_problems
-from tests.learner.plain import OPTIMIZER, learner_config, sft_stage
-from tests.processes import engines_of
+from tests.engine_processes import engines_of
+from tests.learner.plain_torch import OPTIMIZER, learner_config, sft_stage
 
 pytestmark = pytest.mark.usefixtures("compiled_operators")
 

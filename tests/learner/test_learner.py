@@ -31,7 +31,7 @@ from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.core.types import TrainSample, UpdateStats
 from ovt_ray.world import ProceduralReasoner, world_problems
 from ovt_ray.world.teacher import picture_caption
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     GRPO,
     NUM_UPDATES,
     OPTIMIZER,

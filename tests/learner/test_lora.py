@@ -19,7 +19,7 @@ from learner.rank import LearnerRank
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig
 from ovt_ray.core.config.stages import Optimizer
 from ovt_ray.core.types import TrainSample, UpdateStats
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     GRPO,
     OPTIMIZER,
     PlainModel,

@@ -15,7 +15,7 @@ import torch
 from ovt_ray.core.config.stages import GrpoConfig
 from ovt_ray.core.errors import LearnerError
 from ovt_ray.core.types import TrainSample
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     OPTIMIZER,
     PROBLEMS,
     PlainModel,

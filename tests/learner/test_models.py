@@ -36,8 +36,8 @@ from ovt_ray.core.config.run import Layout, LoraConfig, ModelConfig
 from ovt_ray.core.errors import ConfigError, DataError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import AnswerKind, Problem, TrainSample
-from tests.learner.families import CAUSAL_FAMILIES, FAMILIES
-from tests.learner.plain import GRPO, as_tensor, grpo_stage, learner_config, single_rank
+from tests.learner.plain_torch import GRPO, as_tensor, grpo_stage, learner_config, single_rank
+from tests.learner.tiny_families import CAUSAL_FAMILIES, FAMILIES
 
 pytestmark = pytest.mark.usefixtures("compiled_operators")
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from tests.engine_processes import command_of, engines_of
 from tests.ovt_ray.test_recipe import SHORT, accuracies, assert_all_end, eventually, figures, of_a_turn
-from tests.processes import command_of, engines_of
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]

@@ -17,6 +17,6 @@ def test_scores_of_what_a_dead_worker_had_generated_are_told_from_those_of_its_s
 
 
 def test_a_rank_and_an_engine_with_shares_of_a_gpu_fit_on_one() -> None:
-    command = [sys.executable, "-m", "tests.actors.shared_gpu"]
+    command = [sys.executable, "-m", "tests.ovt_ray.shared_gpu"]
     answered = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
     assert answered.stdout.splitlines()[-1] == "[[0], [0]]"

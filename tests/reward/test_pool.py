@@ -15,7 +15,7 @@ from reward.pool import RewardPool
 from reward.protocol import Answer
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
+OBEY = f"{Path(__file__).parent}/obedient_reward.py:obey"
 
 
 def _config(*names: str, **values: float) -> RewardConfig:

@@ -22,8 +22,8 @@ from ovt_ray.data.sources import read_problems
 from ovt_ray.data.store import MAX_FETCHES, ROWS_AHEAD, keep, problem_set
 from ovt_ray.data.table import ProblemSet
 from ovt_ray.distil import read_traces
-from tests.ovt_ray.data.published import write_json
-from tests.ovt_ray.data.test_sources import encoded, png_header_of, row, write_rows
+from tests.ovt_ray.data.formats.published import write_json
+from tests.ovt_ray.data.row_files import encoded, png_header_of, row, write_rows
 
 MIB = 2**20
 

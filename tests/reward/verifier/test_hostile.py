@@ -15,7 +15,7 @@ from workloads.survival import REWARDS, TOLERANCE_S, survive
 NUM_ANSWERS = 600
 """Answers in the default run, shared between the rewards."""
 DEADLINE_S = 2.0
-OBEY = f"{Path(__file__).parents[1]}/hostile_rewards.py:obey"
+OBEY = f"{Path(__file__).parents[1]}/obedient_reward.py:obey"
 
 
 def test_hostile_answers_are_survived_in_time_and_never_right() -> None:

@@ -1,4 +1,4 @@
-"""Prints the GPU that Ray gives to a rank and an engine that share one: `python -m tests.actors.shared_gpu`, in a cluster of its own."""
+"""Prints the GPU that Ray gives to a rank and an engine that share one: `python -m tests.ovt_ray.shared_gpu`, in a cluster of its own."""
 
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
