@@ -8,6 +8,9 @@ help:          ## this list
 demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, two iterations of distil, SFT, GRPO
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/tiny.yaml
 
+test-fast: $(INSTALLED)  ## set up if needed, then the tests that start no Ray, no engine and no DeepSpeed (less than a minute)
+	$(PYTHON_IN_VENV) -m pytest -m "not heavy and not long"
+
 test: $(INSTALLED)  ## set up if needed, then all tests but the longest
 	$(PYTHON_IN_VENV) -m pytest -m "not long"
 
@@ -37,4 +40,4 @@ clean:         ## remove the virtual environment and caches; runs/ stays
 $(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
 	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
 
-.PHONY: help demo test test-long check lock base teachers clean
+.PHONY: help demo test test-fast test-long check lock base teachers clean

@@ -1,6 +1,7 @@
 """Fixtures of all tests. Tests that need real data skip, saying so, where it is absent."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ovt_ray.core.types import TrainSample
+
+
+HEAVY_FIXTURES = {"ray_session", "compiled_operators"}
+"""A test that uses one starts Ray or DeepSpeed, and so is heavy without a mark of its own."""
+
+
+HEAVY_MODULE = re.compile(r"^pytestmark = .*pytest\.mark\.heavy", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave heavy modules out of `make test-fast` before they are imported: vLLM and DeepSpeed take seconds."""
+    if "not heavy" in config.option.markexpr and collection_path.name.startswith("test_") and collection_path.is_file():
+        return bool(HEAVY_MODULE.search(collection_path.read_text())) or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as heavy by their fixtures: `make test-fast` runs the others."""
+    for item in items:
+        if isinstance(item, pytest.Function) and HEAVY_FIXTURES & set(item.fixturenames):
+            item.add_marker("heavy")
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from actors.worker import engine_arguments, joined_completion, sampling_params
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import Completion, Sampling, VersionSpan
+
+pytestmark = pytest.mark.heavy
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput

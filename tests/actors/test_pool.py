@@ -26,6 +26,8 @@ from ovt_ray.core.weights.version import Weights, WeightTensor
 from tests.actors.scripted_workers import ScriptedPool
 from workloads.simulated import HostedPool, Speed
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def pair(ray_session: None) -> Iterator[ScriptedPool]:

@@ -39,6 +39,8 @@ from tests.actors.engine_weights import (
 )
 from tests.engine_processes import engines_of
 
+pytestmark = pytest.mark.heavy
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
 CONFIG = RolloutConfig(num_workers=1, max_model_len=256, kv_cache_gib=0.1)

@@ -20,7 +20,7 @@ from ovt_ray.world import world_problems
 from tests.engine_processes import engines_of
 from tests.learner.plain_torch import OPTIMIZER, learner_config, sft_stage
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 
 def group_of(learner: LearnerGroup) -> Meeting | None:

@@ -47,7 +47,7 @@ from tests.learner.plain_torch import (
     single_rank,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 
 def test_joining_a_group_compiles_nothing(tiny_model: Path, compiled_operators: Path) -> None:

@@ -33,7 +33,7 @@ from tests.learner.plain_torch import (
     single_rank,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 LORA = LoraConfig(rank=4, alpha=12)
 FAST = OPTIMIZER.model_copy(update={"learning_rate": 1e-2})

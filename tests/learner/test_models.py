@@ -39,7 +39,7 @@ from ovt_ray.core.types import AnswerKind, Problem, TrainSample
 from tests.learner.plain_torch import GRPO, as_tensor, grpo_stage, learner_config, single_rank
 from tests.learner.tiny_families import CAUSAL_FAMILIES, FAMILIES
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 TEMPERATURE = 0.7
 LAYOUTS: dict[str, tuple[Layout, ...]] = {

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tests.engine_processes import command_of, engines_of
 from tests.ovt_ray.test_recipe import SHORT, accuracies, assert_all_end, eventually, figures, of_a_turn
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.heavy, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 

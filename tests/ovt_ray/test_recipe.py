@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 SHORT = ["data.num_eval=20", "learner.checkpoint_every=2"]
 """With `of_a_turn`: a recipe of seconds. The model learns next to nothing in it, but every stage runs on the real parts."""

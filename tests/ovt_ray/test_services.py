@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from ovt_ray.services import Scoring, of_last_generation
 
 
@@ -16,6 +18,7 @@ def test_scores_of_what_a_dead_worker_had_generated_are_told_from_those_of_its_s
     assert of_last_generation(parts[2:], 4) == (parts[2:], [])
 
 
+@pytest.mark.heavy
 def test_a_rank_and_an_engine_with_shares_of_a_gpu_fit_on_one() -> None:
     command = [sys.executable, "-m", "tests.ovt_ray.shared_gpu"]
     answered = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)

@@ -16,6 +16,8 @@ from ovt_ray.core.errors import ConfigError, DataError, RewardError
 from ovt_ray.core.types import AnswerKind, Outcome
 from reward.protocol import Part
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[3]
 RIGHT = "<think> a </think> <answer> 6 </answer>"
 

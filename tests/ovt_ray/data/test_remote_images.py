@@ -129,6 +129,7 @@ def test_an_address_is_fetched_once_however_many_rows_and_starts_ask_for_it(tmp_
     assert sorted(site.asked) == ["/blue.png", "/red.png"], "rows that are read anew find what was fetched"
 
 
+@pytest.mark.heavy
 def test_several_images_are_fetched_at_once_and_what_takes_long_is_seen(
     tmp_path: Path, site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from reward.pool import RewardPool
 from reward.protocol import Answer
 from tests.reward.obedient_actors import Batch
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("ray_session")]
 FILE = f"{Path(__file__).parents[1]}/obedient_actors.py"
 PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 

@@ -18,6 +18,7 @@ DEADLINE_S = 2.0
 OBEY = f"{Path(__file__).parents[1]}/obedient_reward.py:obey"
 
 
+@pytest.mark.heavy
 def test_hostile_answers_are_survived_in_time_and_never_right() -> None:
     tally = survive(hostile_answers(NUM_ANSWERS, seed=1), REWARDS, DEADLINE_S)
     assert tally.num_answers == NUM_ANSWERS
@@ -27,6 +28,7 @@ def test_hostile_answers_are_survived_in_time_and_never_right() -> None:
     assert tally.num_past_deadline == 0, f"up to {tally.max_overrun_s:.2f} s late, {TOLERANCE_S:g} s are allowed"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("reward", REWARDS)
 def test_an_answer_after_hostile_ones_is_still_scored_right(reward: str) -> None:
     """The tally's count of accepted answers means something: a right one among hostile ones is counted."""
@@ -36,6 +38,7 @@ def test_an_answer_after_hostile_ones_is_still_scored_right(reward: str) -> None
     assert len(tally.accepted) == 1
 
 
+@pytest.mark.heavy
 def test_what_goes_wrong_is_counted() -> None:
     """A reward that hangs, runs what it is told and accepts everything: none of it escapes the tally."""
     problem = Problem(id="p", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
