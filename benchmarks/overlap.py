@@ -1,18 +1,18 @@
-"""What generating ahead saves: seconds a GRPO step with `max_staleness` 0 and 1, beside those of its two halves.
+"""The gain of generating ahead: seconds of a GRPO step with `max_staleness` 0 and 1, and of the two halves of a step.
 
     python -m benchmarks.overlap [FOLDER]
 
-The training loop takes real steps of `configs/tiny.yaml` from its untrained model, one engine and one rank with a core each, once
-generating and learning in turns, once overlapping. The halves are generating with scoring, and updating with handing over the weights, as
-the steps in turns take them. `async_over_max` is the overlapping step over the longer half: 1 where nothing is lost.
+The training loop takes real steps of `configs/tiny.yaml` from its untrained model, with one engine and one rank on a core each. Some runs
+generate and learn by turns, others do both at once. One half of a step generates and scores, the other updates and hands over the
+weights; their seconds are those of the steps by turns. `async_over_max` is the overlapping step over the longer half: 1 is the best.
 
-That is done twice. Answers are scored by their parity, so that hardly a group is flat and both halves take about as long; then
-those to half of the problems are all right (`half_flat`): a group of these is generated and not learnt from, as in a real run, where
-generating takes the larger part of a step.
+All of that is done with two rewards. The first scores answers by their parity, so hardly a group has zero variance, and both halves take
+about as long. The second gives every answer to half of the problems the same score (`half_flat`). These groups are generated and not learnt
+from, as in a real run, where generation takes most of a step.
 
-All of a job's processes need a processor, not only the two that a step is made of. So the processor time of each is shown: its sum over the
-number of cores is the shortest that any step can be on this machine, and `floor_over_max` is what `async_over_max` would then be, 1 where
-there are cores enough. FOLDER keeps the timelines. The last line is one JSON object.
+All of a job's processes need a processor, not only the engine and the rank. So the processor time of each is shown. Its sum over the number
+of cores is the shortest that any step can be on this machine. `floor_over_max` is the value of `async_over_max` for such a step; it is 1
+where there are enough cores. FOLDER keeps the timelines. The last line is one JSON object.
 """
 
 import json
@@ -35,7 +35,7 @@ from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.run.metrics import read_metrics
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -88,8 +88,8 @@ def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, m
 
 def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
     """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
-    with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
-        train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
+    with Recorder(run, "iter1/grpo", num_steps=NUM_STEPS, first_step=0, take_spans=services.take_spans) as recorder:
+        train_grpo(stage, services, recorder, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)
     return [
         dict(row.values) | {"seconds_step": row.time - before.time}

@@ -1,15 +1,16 @@
-"""What the rollout pool costs on top of a bare vLLM engine, and what completions that share a prompt save.
+"""The cost of the rollout pool on top of a bare vLLM engine, and the gain of completions that share a prompt.
 
     python -m benchmarks.rollout [THREADS]
 
-For a tiny Qwen2.5-VL and for one of 200 M parameters, the pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh
-problems, several completions each, taking turns; both engines have the same arguments, environment and number of threads (default 2),
-and draw the same tokens. The bare one finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
-also answers as many problems as there were completions, one completion each (`separate`). Then the pool with the tiny model is shown
-large images, the same weights as a new version, and the images again. An untrained model nearly always goes to
-the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its round.
-Processor time (`cpu`) of all processes that took part is shown beside: on a machine that others use it says more. The last line is
-one JSON object.
+The pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh problems by turns, several completions each. One model is a tiny
+Qwen2.5-VL, the other has 200 M parameters. Both engines have the same arguments, environment and number of threads (default 2), and draw
+the same tokens. The bare engine finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool also answers
+one problem for each of these completions, with one completion each (`separate`).
+
+Then the pool with the tiny model is shown large images, the same weights as a new version, and the images again. An untrained model nearly
+always goes to the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its
+round. Processor time (`cpu`) of all processes that took part is shown too: it says more on a machine that others use. The last line is one
+JSON object.
 """
 
 import json
@@ -32,7 +33,7 @@ from ray.actor import ActorHandle
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from actors.placed import engine_environment
+from actors.placed import EngineLauncher, engine_environment
 from actors.pool import RolloutPool
 from benchmarks.bare_vllm import BareEngine, Timing
 from learner.weights import on_the_wire
@@ -105,7 +106,7 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
     environment = engine_environment(num_threads)
     bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
-    pool = RolloutPool(config, ModelConfig(path=model), model)
+    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
     timings: dict[str, list[Timing]] = {way: [] for way in WAYS}
     left = list(problems)
@@ -139,7 +140,8 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
     buckets = (ray.put(tensors),)
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=2048)
-    pool = RolloutPool(config, ModelConfig(path=str(folder / "model")), str(folder / "model"))
+    model = str(folder / "model")
+    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
     sampling = Sampling(num_completions=8, temperature=1.0, max_tokens=1, seed=0)
     timings: dict[str, list[Timing]] = {"first": [], "again": []}
@@ -174,7 +176,7 @@ def close(bare: ActorHandle, pool: RolloutPool) -> None:
 
 def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> Timing:
     """Return how long the pool took; its processes are the driver's, the worker's and the engine's."""
-    processes = [psutil.Process(), *(member for pid in pool.process_ids() for member in _family(pid))]
+    processes = [psutil.Process(), *(member for pid in pool.crew.process_ids() for member in _family(pid))]
     cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
     groups = list(pool.generate(problems, sampling))
     return Timing(

@@ -2,12 +2,16 @@
 
     python -m benchmarks.staleness [SEED ...]
 
-For each seed (default 1, 2, 3) the first iteration of `configs/tiny.yaml` makes its SFT model once; from it, on the same problems with the
-same seeds, the GRPO stage runs with each staleness, and with 0 once more, which has to give the same weights bit for bit. Accuracy is
-greedy on the config's held-out problems, with its 95 % Wilson interval. Beside it stand, as means over the stage's steps, how many
-versions the answers were behind and what rollout and learner differed by: the k3 estimate of their KL, the 1 % and 99 % quantiles of policy
-over rollout (with 0 the same weights compute both), the effective share of the importance weights, and the entropy. The last line is one
-JSON object.
+For each seed (default 1, 2, 3) the first iteration of `configs/tiny.yaml` makes its SFT model once. From it the GRPO stage runs with each
+staleness, on the same problems with the same seeds. It runs with 0 once more, which has to give the same weights bit for bit. Accuracy is
+greedy on the config's held-out problems, with its 95 % Wilson interval. The other figures are means over the stage's steps:
+
+- the number of versions that answers were behind;
+- the k3 estimate of the KL between rollout and learner;
+- the 1 % and 99 % quantiles of policy over rollout (with 0 the same weights compute both);
+- the effective share of the importance weights, and the entropy.
+
+The last line is one JSON object.
 """
 
 import hashlib

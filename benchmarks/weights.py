@@ -34,7 +34,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from actors.placed import KEPT_HEAP, engine_environment
+from actors.placed import KEPT_HEAP, EngineLauncher, engine_environment
 from actors.pool import RolloutPool
 from benchmarks import hosts
 from benchmarks.processes import kind_of
@@ -182,7 +182,7 @@ def services(model: Path, num_readers: int, threads: int, config: LearnerConfig)
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
-    pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
+    pool = RolloutPool(rollout, EngineLauncher(ModelConfig(path=str(model)), str(model)))
     pool.wait_until_ready()
     learner = publisher_of(model, config)
     return pool, learner

@@ -1,7 +1,7 @@
 """Distillation: a source is asked for k reasoning chains per problem, and each chain is verified.
 
-A source yields the chains of its problems in any order, as they are ready; they are kept on the disk as they come, so that a
-stage that is interrupted asks only for the rest.
+A source yields the chains of its problems in any order, as they are ready. They are kept on the disk as they come, so that an
+interrupted stage asks only for the rest.
 """
 
 import time
@@ -32,13 +32,13 @@ class Chains:
     responses: tuple[str, ...]
     scores: tuple[Score, ...]
     num_tokens: int = 0
-    """Tokens that the rollout workers sampled for them; 0 if something else wrote them."""
+    """Number of tokens that the rollout workers sampled for the responses; 0 if something else wrote them."""
     caption: str | None = None
-    """What a captioner said of the images; None where the source needs no caption, empty where it said nothing."""
+    """A captioner's description of the images; None where the source needs no caption, empty where the captioner wrote nothing."""
 
 
 def chains_by_policy(
-    services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int
+    services: Services, problems: Sequence[Problem], section: DistilConfig, *, max_tokens: int, seed: int
 ) -> Generator[Chains]:
     """Yield the scored chains of the model that the rollout workers serve."""
     sampling = Sampling(
@@ -47,7 +47,7 @@ def chains_by_policy(
         max_tokens=max_tokens,
         seed=stable_seed(seed, "distil"),
     )
-    for scored in services.answers(problems, sampling):
+    for scored in services.groups.answers(problems, sampling):
         completions = scored.group.completions
         yield Chains(
             problem=scored.group.problem,
@@ -60,8 +60,8 @@ def chains_by_policy(
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
     """Yield the worked solutions that came with the problems as scored chains, one each; a problem without one has none.
 
-    A solution that is a whole response, with an `<answer>` of its own, is taken as it is; around any other the format and the gold answer
-    are put.
+    A solution that is a whole response, with an `<answer>` of its own, is taken as it is. Any other solution is put into the format, with
+    the gold answer.
     """
     for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
@@ -81,11 +81,11 @@ def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
     return {row["id"]: _from_row(problem_of[row["id"]], row) for row in rows if row["id"] in problem_of}
 
 
-def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
+def keep_chains(path: Path, chains: Iterable[Chains], stage: str, *, num_before: int, num_problems: int) -> list[Chains]:
     """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before.
 
-    If the source raises, what had come is on the disk too, but for the last problems in a row without a response: it may have failed there
-    already, so they are asked for again.
+    If the source raises, all chains that had come are on the disk, except the last problems in a row without a response. The source may
+    have failed there already, so these are asked for again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[Chains] = []

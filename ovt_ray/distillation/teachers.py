@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
@@ -36,8 +37,8 @@ class Teachers:
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
         """Return the caption of each problem's images by the problem's id; empty where the captioner says nothing or there is no image.
 
-        The captioner does not hear the question, so it is asked once about the images that several problems have. Captions are put into the
-        file `path` as they come, a row for each problem; those that it holds from an interrupted attempt are not asked for again.
+        The captioner does not receive the question, so it is asked once about the images that several problems have. Captions are put into
+        the file `path` as they come, a row for each problem. Captions in it from an interrupted attempt are not asked for again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_end(path)
@@ -111,9 +112,9 @@ class Teachers:
 
     @contextmanager
     def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
-        """Yield a pool of a teacher's model, its engines ready, as many and as large as the policy's; they end with the block."""
+        """Yield a pool of a teacher's model, its engines ready, of the policy's number and size of workers; they end with the block."""
         size = self.rollout.model_copy(update={"dtype": section.dtype, "max_model_len": section.max_model_len})
-        with closing(RolloutPool(size, model, model.path)) as pool:
+        with closing(RolloutPool(size, EngineLauncher(model, model.path))) as pool:
             with phase(f"starting the {name}"):
                 pool.wait_until_ready()
             yield pool

@@ -39,7 +39,7 @@ class GrpoStage:
         return self.folder / "checkpoints"
 
     def for_learner(self, model: str) -> Stage:
-        """Return the stage as the learner is told of it; `model` is the one that it begins with."""
+        """Return the learner's part of the stage; `model` is the model that it begins with."""
         num_updates = self.section.num_steps * self.section.updates_per_step
         return Stage(model_path=model, optimizer=self.section.optimizer, num_updates=num_updates, policy_loss=self.section)
 
@@ -63,7 +63,7 @@ class GrpoStage:
         return batch_at(self.traces, place, self.section.sft_batch_size, stable_seed(self.seed, "traces"))
 
 
-def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
+def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, *, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
     """Return an iteration's stage."""
     key, section = stage_key(iteration, "grpo"), config.iterations[iteration - 1].grpo
     seed = stable_seed(config.seed, key)
