@@ -3,10 +3,10 @@
     python -m benchmarks.scale [WORKERS ...]
 
 The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`workloads/simulated.py`), without
-vLLM, learner or reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its time. All
-sizes are offered the same rate, OFFERED_PER_S completions a second: the rate of all their engines together while no slot is empty. So a
-size that costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's
-longest answers. Each step ends in a load of empty weights on every worker, and takes every worker's spans.
+vLLM, learner or reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its
+time. All sizes are offered the same rate, OFFERED_PER_S completions a second: the rate of all their engines together while no slot is
+empty. So a size that costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue
+behind a step's longest answers. Each step ends in a load of empty weights on every worker, and takes every worker's spans.
 
 - `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it received.
 - `collector_us_per_completion`: processor time of the collectors, which the driver is spared.
