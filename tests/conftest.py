@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,10 +50,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A Ray cluster of four logical CPUs in this process."""
+    """A Ray cluster in this process: four logical CPUs, and the machine's GPUs or a logical one that only tells who was put there."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
+    num_gpus = None if shutil.which("nvidia-smi") else 1
+    ray.init(num_cpus=4, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
     yield
     ray.shutdown()
 
