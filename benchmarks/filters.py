@@ -18,13 +18,14 @@ from ovt_ray.core.config.stages import DistilConfig, SftConfig
 from ovt_ray.core.config.traces import TraceFilters
 from ovt_ray.core.files import append_json_line, read_json_lines
 from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem, TrainSample
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.tasks import Tasks, Wanted, load_tasks
 from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
@@ -44,6 +45,7 @@ SETTINGS = {
 
 def main(arguments: Sequence[str]) -> None:
     """Train and measure what is not done yet, and print the table."""
+    show_logs()
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
     tasks = {seed: load_tasks(config.data, seed, FOLDER / "images", config.problem_folder) for seed in seeds}
@@ -54,13 +56,13 @@ def main(arguments: Sequence[str]) -> None:
     with Services(config, str(EMBEDDED_MODEL)) as services:
         for seed in seeds:
             if (seed, BASE) not in done:
-                measure(services, config, tasks[seed], seed, BASE, num_traces=0)
+                measure(services, config, tasks[seed], seed=seed, setting=BASE, num_traces=0)
         chains = all_chains(services, config, [problem for problems in asked.values() for problem in problems])
         for seed in seeds:
             of_seed = [chains[problem.id] for problem in asked[seed]]
             for setting in SETTINGS:
                 if (seed, setting) not in done:
-                    train(services, config, tasks[seed], of_seed, seed, setting)
+                    train(services, config, tasks[seed], of_seed, seed=seed, setting=setting)
     print_table(seeds)
 
 
@@ -86,7 +88,7 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
     return found
 
 
-def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], seed: int, setting: str) -> None:
+def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[Chains], *, seed: int, setting: str) -> None:
     """Fine-tune the base model on the traces that a setting leaves, and measure it."""
     distil, sft = sections(config)
     rules = distil.model_copy(update={"select": "random", "filters": SETTINGS[setting]})
@@ -99,7 +101,6 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
         train_sft(
             sft,
             samples,
-            [],
             services.learner,
             recorder,
             checkpoints=FOLDER / "checkpoints",
@@ -108,10 +109,10 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
             seed=stable_seed(seed, "iter1/sft"),
         )
     services.rollout.load_weights(services.learner.publish())
-    measure(services, config, tasks, seed, setting, num_traces=len(traces))
+    measure(services, config, tasks, seed=seed, setting=setting, num_traces=len(traces))
 
 
-def measure(services: Services, config: RunConfig, tasks: Tasks, seed: int, setting: str, num_traces: int) -> None:
+def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
     """Note how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
     evaluation = evaluate(

@@ -68,7 +68,7 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     with Services(config, str(model)) as services:
         for turn, max_staleness in enumerate((0, 1, 0, 1)):
             run = folder / f"{turn}-staleness-{max_staleness}"
-            stage = begun_stage(services, config, model, run, max_staleness)
+            stage = begun_stage(services, config, model, run=run, max_staleness=max_staleness)
             before = cpu_seconds()
             rows[max_staleness] += step_rows(services, stage, run)
             for name, spent in cpu_seconds().items() if max_staleness else ():
@@ -76,7 +76,7 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     return report(rows[0], rows[1], overlapping_cpu)
 
 
-def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, max_staleness: int) -> GrpoStage:
+def begun_stage(services: Services, config: RunConfig, model: Path, *, run: Path, max_staleness: int) -> GrpoStage:
     """Return a stage whose model the learner and the engine have."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
     problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, run / "images")

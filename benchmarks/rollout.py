@@ -2,10 +2,10 @@
 
     python -m benchmarks.rollout [THREADS]
 
-The pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh problems by turns, several completions each. One model is a
-tiny Qwen2.5-VL, the other has 200 M parameters. Both engines have the same arguments, environment and number of threads (default 2), and
-draw the same tokens. The bare engine finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool
-also answers one problem for each of these completions, with one completion each (`separate`).
+The pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh problems by turns, several completions each. One model is a tiny
+Qwen2.5-VL, the other has 200 M parameters. Both engines have the same arguments, environment and number of threads (default 2), and draw
+the same tokens. The bare engine finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool also
+answers one problem for each of these completions, with one completion each (`separate`).
 
 Then the pool with the tiny model is shown large images, the same weights as a new version, and the images again. An untrained model nearly
 always goes to the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its

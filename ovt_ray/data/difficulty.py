@@ -1,6 +1,6 @@
-"""How often each problem was answered correctly: measured by the stages that ask for several answers, for later ones to choose by.
+"""The pass rate of each problem. Stages that ask for several answers measure it, and later stages choose problems by it.
 
-A stage leaves `difficulty.jsonl` in its folder: a row of `Problem` with `num_correct` and `num_scored`.
+A stage leaves `difficulty.jsonl` in its folder: rows of `Problem` with `num_correct` and `num_scored`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ FILE = "difficulty.jsonl"
 EASY_FROM = 0.8
 """Pass rate from which a problem is easy."""
 MEDIUM_FROM = 0.4
-"""Pass rate from which it is medium. Below it is hard, and unsolved if no answer was correct."""
+"""Pass rate from which a problem is medium. Below, it is hard, and unsolved if no answer was correct."""
 Answered = tuple[Problem, Sequence[Score]]
 """A problem and the verdicts on the answers to it."""
 TIERS: tuple[Tier, ...] = ("easy", "medium", "hard", "unsolved")
@@ -30,11 +30,11 @@ class PassRate:
 
     num_correct: int
     num_scored: int
-    """Without those that could not be scored; at least 1."""
+    """Number of answers with a verdict; at least 1."""
 
     @property
     def tier(self) -> Tier:
-        """Return how difficult the problem was for who answered."""
+        """Difficulty of the problem for the model that answered."""
         if self.num_correct == 0:
             return "unsolved"
         rate = self.num_correct / self.num_scored
@@ -53,7 +53,7 @@ def write_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
 
 
 def begin_pass_rates(folder: Path, *, goes_on: bool) -> None:
-    """Make ready for `add_pass_rates`: none are left of a stage that begins, and no half-written one of a stage that goes on."""
+    """Prepare the file for `add_pass_rates`: a stage that begins empties it, a stage that goes on drops a half-written row."""
     folder.mkdir(parents=True, exist_ok=True)
     if goes_on:
         drop_torn_end(folder / FILE)
@@ -62,18 +62,18 @@ def begin_pass_rates(folder: Path, *, goes_on: bool) -> None:
 
 
 def add_pass_rates(folder: Path, answered: Iterable[Answered]) -> None:
-    """Add to the pass rates of a stage that measures step by step; a step that is done again is written again."""
+    """Add to the pass rates of a stage that measures step by step. A repeated step is written again."""
     append_json_lines(folder / FILE, [_row(problem, scores, folder) for problem, scores in answered])
 
 
 def read_pass_rates(folders: Sequence[Path]) -> dict[str, PassRate]:
-    """Return the pass rate of each problem that stages measured, by its id; of one that was measured again, the last one."""
+    """Return the last pass rate of each measured problem by its id."""
     rows = [row for folder in folders for row in read_json_lines(folder / FILE)]
     return {row["id"]: PassRate(num_correct=row["num_correct"], num_scored=row["num_scored"]) for row in rows if row["num_scored"]}
 
 
 def read_measured_problems(folders: Sequence[Path]) -> list[Problem]:
-    """Return each problem that stages measured once, as they kept it."""
+    """Return each measured problem once, as the stages kept it."""
     rows = {row["id"]: (folder, row) for folder in folders for row in read_json_lines(folder / FILE)}
     names = ProblemRow.model_fields
     return [stored_problem({name: row[name] for name in names}, folder) for folder, row in rows.values()]
