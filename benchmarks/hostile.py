@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from workloads.hostile_answers import hostile_answers
-from workloads.survival import REWARDS, Tally, survive
+from workloads.survival import REWARDS, HostileTally, survive
 
 NUM_ANSWERS = 20_000
 DEADLINE_S = 2.0
 
 
-def report(tally: Tally) -> None:
+def report(tally: HostileTally) -> None:
     """Print the table and the JSON line."""
     print(f"\n{'outcome':<14}{'answers':>9}")
     for outcome, count in tally.outcomes.most_common():

@@ -48,7 +48,7 @@ class Speed:
 
 
 class SimulatedWorker(RolloutWorker):
-    """A worker whose engine has so many slots, in each of which a completion takes its time."""
+    """A worker whose engine has slots; a completion takes its time in one of them."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
@@ -110,7 +110,7 @@ class SimulatedWorker(RolloutWorker):
 
 
 class Host:
-    """A process of simulated workers, which are made as they are called."""
+    """A process of simulated workers. It makes a worker at its first call."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed

@@ -23,7 +23,7 @@ EASY = "<think>Easy.</think><answer>0</answer>"
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
+class HostileTally:
     """Counts of one run over hostile answers."""
 
     num_answers: int = 0
@@ -43,9 +43,9 @@ class Tally:
     seconds: float = 0.0
 
 
-def survive(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadline_s: float) -> Tally:
+def survive(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadline_s: float) -> HostileTally:
     """Return the counts of scoring the cases. The rewards take turns, each with every pair of family and problem."""
-    tally = Tally()
+    tally = HostileTally()
     CANARY.unlink(missing_ok=True)
     sessions: set[int] = set()
     start = time.monotonic()
@@ -61,7 +61,7 @@ def survive(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadli
     return tally
 
 
-def _score(tally: Tally, process: ScoringProcess, problem: Problem, text: str, deadline_s: float) -> None:
+def _score(tally: HostileTally, process: ScoringProcess, problem: Problem, text: str, deadline_s: float) -> None:
     """Score one text and count what it did."""
     before = process.pid
     start = time.monotonic()
