@@ -17,7 +17,7 @@ pages that the kernel has to clear each time, which takes longer than the copyin
 
 
 class Worker(Protocol):
-    """What the pool has of a worker."""
+    """A worker as the pool knows it."""
 
     @property
     def actor(self) -> Any:
@@ -29,7 +29,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedWorker:
-    """A worker in a placement group of its own: a group has the size that it was made with, a pool has not."""
+    """A worker in a placement group of its own: a placement group cannot grow or shrink, a pool can."""
 
     actor: ActorHandle
     group: PlacementGroup
@@ -40,6 +40,13 @@ class PlacedWorker:
         remove_placement_group(self.group)
 
 
+class Launcher(Protocol):
+    """Starts the workers of a pool."""
+
+    def launch(self, config: RolloutConfig) -> Worker:
+        """Return a new worker; its engine starts once it has its place."""
+
+
 def placement(config: RolloutConfig) -> PlacementGroup:
     """Return a place for one worker; Ray finds it, and an actor that is put there waits until it has."""
     asked = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpus_per_worker)}
@@ -47,23 +54,31 @@ def placement(config: RolloutConfig) -> PlacementGroup:
 
 
 def into(group: PlacementGroup) -> PlacementGroupSchedulingStrategy:
-    """Return what makes Ray start an actor in a group of one bundle."""
+    """Return the strategy by which Ray starts an actor in a group of one bundle."""
     return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
 
 
-def launched(config: RolloutConfig, model: ModelConfig, model_path: str) -> PlacedWorker:
-    """Return a new worker, its engine starting once it has its place."""
-    threads = config.cpus_per_worker // config.tensor_parallel
-    environment = engine_environment(threads) | ({} if config.gpus_per_worker else KEPT_HEAP)
-    group = placement(config)
-    remote = ray.remote(
-        num_cpus=config.cpus_per_worker,
-        num_gpus=config.gpus_per_worker,
-        max_concurrency=1000,
-        scheduling_strategy=into(group),
-        runtime_env={"env_vars": environment},
-    )(RolloutWorker)
-    return PlacedWorker(remote.remote(model_path, model, config), group)
+@dataclass(frozen=True, slots=True)
+class EngineLauncher:
+    """Starts workers with a vLLM engine each."""
+
+    model: ModelConfig
+    model_path: str
+    """Folder or hub name of the weights that engines start with."""
+
+    def launch(self, config: RolloutConfig) -> PlacedWorker:
+        """Return a new worker; its engine starts once it has its place."""
+        threads = config.cpus_per_worker // config.tensor_parallel
+        environment = engine_environment(threads) | ({} if config.gpus_per_worker else KEPT_HEAP)
+        group = placement(config)
+        remote = ray.remote(
+            num_cpus=config.cpus_per_worker,
+            num_gpus=config.gpus_per_worker,
+            max_concurrency=1000,
+            scheduling_strategy=into(group),
+            runtime_env={"env_vars": environment},
+        )(RolloutWorker)
+        return PlacedWorker(remote.remote(self.model_path, self.model, config), group)
 
 
 def engine_environment(num_threads: int) -> dict[str, str]:

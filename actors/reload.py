@@ -29,7 +29,7 @@ def packs_in_place(config: VllmConfig) -> bool:
 
 
 class LayerwiseReload:
-    """vLLM's own way, for every device, sharding and quantisation: each layer is made anew when its last part has come."""
+    """vLLM's own way, for every device, sharding and quantisation: each layer is built again when its last part has come."""
 
     def __init__(self, model: nn.Module, model_config: Any) -> None:
         self._model = model
@@ -55,7 +55,7 @@ class LayerwiseReload:
 
 
 class InPlaceReload:
-    """Packs each matrix straight from where its parts lie; all else is copied over what was there.
+    """Packs each matrix straight from the memory of its parts; all other tensors are copied over their old values.
 
     vLLM's way copies each matrix before it packs it, and packs on one thread.
     """

@@ -1,8 +1,10 @@
 """The receiving end of a weight update, inside vLLM's engine process.
 
 vLLM imports this module in each of its worker processes because the rollout worker names `WeightExtension` as its worker
-extension; importing it registers the backend `learner` with vLLM's weight-transfer API. A version arrives as the places
-of its tensors in files in memory, and is read from there, or is broadcast to a group that the engine's processes have joined.
+extension. The import registers the backend `learner` with vLLM's weight-transfer API.
+
+A version arrives in one of two ways. Either the engine reads its tensors from files in memory, or it receives them through a group that
+its processes have joined.
 """
 
 import mmap
@@ -33,42 +35,43 @@ BACKEND = "learner"
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """The group that the engine's processes are to join, in place of the one before."""
+    """The group that the engine's processes are to join, in place of the group before."""
 
     meeting: dict[str, Any]
     """Fields of a `Meeting`."""
     first_rank: int
-    """Of the engine's first process in the group; the others follow."""
+    """Rank in the group of the engine's first process; the other processes follow."""
 
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Where one version lies."""
+    """The places of one version's tensors."""
 
     tensors: list[tuple[str, str, tuple[int, ...], str, int]] = field(default_factory=list)
-    """Of each tensor its Hugging Face name, dtype, shape, and the path and offset where this process finds its bytes."""
+    """Hugging Face name, dtype and shape of each tensor, and path and offset of its bytes for this process."""
     adapters: list[tuple[str, float, str, str]] = field(default_factory=list)
-    """Of each adapter the name of the tensor that it is added to, its scale, and the names of B and A; all three are among `tensors`."""
+    """Name of the tensor that each adapter is added to, its scale, and the names of B and A; all three tensors are among `tensors`."""
     is_complete: bool = True
-    """Whether all of the model is there; else it is what has an adapter, of a base that the engine has loaded whole before."""
+    """Whether the whole model is there; else only tensors with an adapter are, of a base that the engine has loaded before."""
     checksums: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each tensor's bytes by its name; empty for a version that is not checked."""
     is_broadcast: bool = False
-    """Whether the version comes through the group, and nothing of it is said here."""
+    """Whether the version comes through the group; all other fields are then empty."""
 
 
 class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     """Loads a version of the learner's weights into the running model.
 
-    What goes wrong is kept for the worker to ask for, not raised: where an engine is split over processes, vLLM 0.32 would take what
-    the others answer to the call that failed for their answers to the next one. The engine can begin another update.
+    Errors are kept until the worker asks for them, and are not raised. In an engine that is split over processes, one process may fail
+    in a call. vLLM 0.32 would then take the other processes' answers to this call for answers to the next. After an error the engine can
+    begin another update.
     """
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Join a group; returns when all of its members are there."""
+        """Join a group; returns when all of its members have joined."""
         self.shutdown()
         self.failure = ""
         try:
@@ -84,7 +87,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._reload = reload(self.model, self.model_config)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load all tensors, adapters merged; it is a failure if one is missing, unknown or damaged."""
+        """Load all tensors, adapters merged; a missing, unknown or damaged tensor is a failure."""
         self.failure, self._is_complete = "", False
         try:
             if update_info.is_broadcast:
@@ -98,7 +101,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         sent = _Sent(update_info, self._map({path for *_, path, _ in update_info.tensors}))
         apart = {part for name, _, up, down in update_info.adapters for part in (name, up, down)}
         written = self.model.load_weights((name, sent.read(name)) for name in sent.names if name not in apart)
-        changed = self.model.load_weights((adapter[0], self._merged(sent, *adapter)) for adapter in update_info.adapters)
+        changed = self.model.load_weights((adapter[0], self._merged(sent, adapter)) for adapter in update_info.adapters)
         expected = self._all if update_info.is_complete else self._adapted
         self._check_written(sent.unread, expected - written - changed)
         self._adapted = changed
@@ -111,7 +114,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             written = self.model.load_weights(received)
             self._check_written((name for name, _ in received), self._all - written)
         except Exception as error:
-            self._group.ended(str(error) or repr(error))  # without a reason the others would wait for the deadline
+            self._group.ended(str(error) or repr(error))  # or all other members would wait until the deadline
             raise
         self._adapted, self._is_complete = set(), True
 
@@ -120,16 +123,17 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         if lacking:
             raise RuntimeError(f"weight update leaves {len(lacking)} tensors as they were, for example {lacking[0]}")
 
-    def _merged(self, sent: "_Sent", name: str, scale: float, up: str, down: str) -> torch.Tensor:
-        """Return a tensor with its adapter, made on the engine's device."""
+    def _merged(self, sent: "_Sent", adapter: tuple[str, float, str, str]) -> torch.Tensor:
+        """Return a tensor with its adapter, computed on the engine's device."""
+        name, scale, up, down = adapter
         base, b, a = (sent.read(part).to(self.device) for part in (name, up, down))
         return merged(base, up=b, down=a, scale=scale)
 
     def _map(self, paths: set[str]) -> dict[str, torch.Tensor]:
-        """Return the bytes of each file, (num_bytes,) uint8, read only in effect: what would be written stays in this process.
+        """Return the bytes of each file, (num_bytes,) uint8, read only in effect: writes would stay in this process.
 
-        The object store stays mapped from update to update: finding its pages anew takes as long as copying them. What a worker copied
-        for this update alone does not, as that would hold its memory.
+        The object store stays mapped from update to update, because finding its pages again takes as long as copying them. Files that a
+        worker copied for this update alone do not stay mapped, because that would hold their memory.
         """
         mapped, kept = {}, {}
         for path in paths:
@@ -150,8 +154,8 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     def finish_weight_update(self) -> None:
         """Put the loaded weights into place.
 
-        On a CPU every layer computes with a packed copy of its weight. vLLM 0.32 packs anew only what was loaded under its own
-        name; an output head tied to the embedding never is, and would go on with the weights of the engine's start.
+        On a CPU every layer computes with a packed copy of its weight. vLLM 0.32 packs only layers that were loaded under their own names.
+        An output head that is tied to the embedding never is, and would go on with the weights of the engine's start.
         """
         self._reload.finish()
         if self.device.type == "cpu" and self._is_complete:
@@ -170,7 +174,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     """Why the last call failed; empty if it did not."""
     _group: Group | None = None
     _is_complete = False
-    """Whether all of the model has come with the last update."""
+    """Whether the last update brought the whole model."""
     _adapted: set[str] = set()
     """Parameters that the adapters of the last update changed; replaced, never changed."""
     _files: dict[tuple[str, int, int, int], torch.Tensor] = {}
@@ -185,11 +189,11 @@ class _Sent:
         self._checksums = update_info.checksums
         self._files = files
         self.unread = set(update_info.checksums) | set(self._places)
-        """Names of what is not read yet."""
+        """Names of the tensors that are not read yet."""
 
     @property
     def names(self) -> list[str]:
-        """In the order of the model's folder."""
+        """Names of the tensors in the order of the model's folder."""
         return list(self._places)
 
     def read(self, name: str) -> torch.Tensor:
@@ -207,19 +211,19 @@ class _Sent:
 
 
 class WeightExtension:
-    """What vLLM adds to the class of its workers, whose processes import this module for it."""
+    """The methods that vLLM adds to its own worker class."""
 
     weight_transfer_engine: LearnerWeights
 
     def weight_failure(self) -> str:
-        """Return why this process has not done what it was last asked to do with weights; empty if it has."""
+        """Return why the last call for weights failed in this process; empty if it succeeded."""
         return self.weight_transfer_engine.failure
 
 
 def exit_with_worker(parent: int, worker: int) -> None:
     """End this process within a second of the rollout worker's end, so that a killed one leaves no engine behind.
 
-    The processes of a split engine are children of the engine's own, in which nothing of ours runs: they take it along.
+    The processes of a split engine are children of the engine's own process, in which no code of ours runs: they end it too.
     """
 
     def watch() -> None:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 GATHER_S = 0.02
-"""How long a completion that has ended waits for others to be sent with: each message costs as much as a completion."""
+"""Time that an ended completion waits for others, to be sent with them: each message costs as much as a completion."""
 
 WORKER_PID = "OVT_WORKER_PID"
-"""Environment variable that tells the engine's processes whose they are."""
+"""Environment variable that names the worker of an engine's processes, by its process id."""
 MAX_TRIES = 3
 """Times that a request is sent to an engine that ends completions with an error."""
 
@@ -140,11 +140,11 @@ class RolloutWorker:
         self._update_turn = asyncio.Lock()
         self._spans = SpanLog()
         self._base_buckets: tuple[Any, ...] = ()
-        """References to the base that the engine has, where its weights are those of a base with adapters."""
+        """References to the base of the engine's weights; empty where they have no adapters."""
         self._base: list[WeightTensor] = []
-        """Its tensors: they hold the object store's copy on this node, of which every later version is made."""
+        """Tensors of the base. They keep the object store's copy on this node, from which every later version is made."""
         self._joined: Meeting | None = None
-        """Of the group that the engine's processes are in."""
+        """Meeting of the group that the engine's processes are in; None where they are in no group."""
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
         self._pixels = PixelsOnce(self.engine)
@@ -157,7 +157,7 @@ class RolloutWorker:
         return os.getpid()
 
     async def generate(self, problems: Sequence[Problem], sampling: Sampling) -> AsyncIterator[list[Ended]]:
-        """Yield the completions of all problems as they end, G of each, those that end close together in one list.
+        """Yield the completions of all problems as they end, G of each; completions that end close together are in one list.
 
         The completions of a problem share one prefill and one pass over the images. Raises RolloutError if a prompt leaves no room
         for a completion, or the engine gave up.
@@ -186,11 +186,11 @@ class RolloutWorker:
         self._spans.switch("load" if self._is_loading else "generate" if self._num_calls else None)
 
     async def take_spans(self) -> tuple[Span, ...]:
-        """Return when the worker generated, at least one problem being in work, and when it stood still to load weights."""
+        """Return the spans in which the worker had a problem in work, and in which it stood still to load weights."""
         return self._spans.take()
 
     async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
-        """Put each of a problem's completions into the queue when it ends, or what went wrong."""
+        """Put each of a problem's completions into the queue when it ends, or the error that ended the problem."""
         from vllm.inputs import TokensPrompt
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -221,9 +221,9 @@ class RolloutWorker:
     ) -> "AsyncIterator[tuple[RequestOutput, list[CompletionOutput]]]":
         """Yield each completion of a request once, when it has ended, in the parts that the engine sent.
 
-        vLLM's client sends no pixels that the engine should still have, but may be wrong: when a call was cancelled on its way, or where
-        both threw out what was shown least of late. The engine then ends the completion with an error, and the client, which has been
-        told, sends the pixels at the next try. What is drawn does not depend on the try.
+        vLLM's client sends no pixels that the engine should still have. It may be wrong: when a call was cancelled on its way, or where
+        both dropped the images that were shown least recently. The engine then ends the completion with an error. That corrects the
+        client, which sends the pixels at the next try. The tokens that are drawn do not depend on the try.
         """
         seen: set[int] = set()
         for number in range(MAX_TRIES):
@@ -243,9 +243,11 @@ class RolloutWorker:
     async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        Generation pauses when all is on this node. Of a version whose base the engine has, only what has an adapter is loaded. What was
-        computed with the old weights, of prompts and of images, is forgotten. Raises RolloutError if the engine did not take
-        every tensor; it then has some of each version, and stands still until it is sent another or replaced.
+        Generation pauses only when all bytes are on this node. If the engine has the version's base, only layers with an adapter are
+        loaded. The engine forgets all that it computed of prompts and images with the weights before.
+
+        Raises RolloutError if the engine did not take every tensor. It then has tensors of both versions, and stands still until it
+        loads another version or is replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
@@ -264,15 +266,17 @@ class RolloutWorker:
                 "is_complete": is_complete,
                 "checksums": {name: digest for name, digest in weights.checksums.items() if is_complete or name in names},
             }
-            async with self._update_turn:  # a collector that died was not the one to end its load; another asks for the same again
+            # The load of a collector that died goes on, while its successor asks for the same version.
+            async with self._update_turn:
                 await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
 
     async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
-        """Return the version that the engine now serves, once it has come through a group that the engine joins if need be.
+        """Return the version that the engine now serves, which came through a group; the engine joins the group if it is not in it.
 
-        Running generations go on under it. If it breaks off the engine stands still until it is sent another, by whatever way.
+        Running generations go on under the version. If the broadcast breaks off, the engine stands still until it has another version, by
+        either way.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
@@ -286,7 +290,8 @@ class RolloutWorker:
                 self._joined = meeting
             await self._update(WeightTransferUpdateRequest(update_info={"is_broadcast": True}), version)
 
-        async with self._update_turn:  # a load that follows a broadcast given up waits for this engine's own end of it
+        # A load may follow a broadcast that the learner has given up. It waits until this engine has ended the broadcast too.
+        async with self._update_turn:
             self._base_buckets, self._base = (), []
             await self._unless_dead(update())
         return version
@@ -301,6 +306,7 @@ class RolloutWorker:
         await self.engine.start_weight_update()
         await self.engine.update_weights(request)
         failure = await self._failure()
+        # Finished even after a failure: only then can the engine begin another update. It keeps its version and stays paused.
         await self.engine.finish_weight_update(None if failure else str(version))
         if failure:
             raise RolloutError(failure)
@@ -309,11 +315,11 @@ class RolloutWorker:
         self._note()
 
     async def _failure(self) -> str:
-        """Return what the engine's processes have to say of what they were last asked to do with weights; empty if that is done."""
+        """Return why the engine's processes failed in the last weight update; empty if they did not."""
         return next(filter(None, await self.engine.collective_rpc("weight_failure")), "")
 
     async def _unless_dead(self, work: Coroutine[None, None, None]) -> None:
-        """Wait for what was asked of the engine; one that has died never answers (vLLM 0.32), and the worker ends with it."""
+        """Wait for the engine to do some work. A dead engine never answers (vLLM 0.32), so the worker ends with it."""
         task = asyncio.create_task(work)
         while not task.done():
             await asyncio.wait([task], timeout=1.0)
@@ -334,7 +340,7 @@ class RolloutWorker:
 
 
 async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) -> "list[Ended | Exception]":
-    """Return what ends within GATHER_S of the next end, at once where nothing else can."""
+    """Return the completions that end within GATHER_S of the next one, at once where no other can."""
     parts = [await ended.get()]
     with suppress(TimeoutError):
         async with asyncio.timeout(GATHER_S):
@@ -356,7 +362,7 @@ def _version_span(span: "WeightVersionSpan") -> VersionSpan:
 
 
 def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArgs":
-    """Return what a worker's engine is started with."""
+    """Return the arguments that a worker's engine is started with."""
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
 
@@ -382,6 +388,6 @@ def engine_arguments(model_path: str, rollout: RolloutConfig) -> "AsyncEngineArg
         worker_extension_cls="actors.weight_extension.WeightExtension",
         scheduler_cls="actors.scheduler.scheduler",
         disable_log_stats=True,
-        # Of what the engine sends an output is made for a completion's first part and when it has ended, and for none between.
+        # An output is made of a completion's first part and of its end, and of no part between.
         stream_interval=rollout.max_model_len,
     )

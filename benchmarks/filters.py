@@ -25,7 +25,7 @@ from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
 from ovt_ray.sft import num_sft_steps, train_sft
@@ -80,7 +80,9 @@ def all_chains(services: Services, config: RunConfig, problems: Sequence[Problem
         teachers = Teachers(captioner=config.captioner, reasoner=config.reasoner, rollout=config.rollout, seed=config.seed)
         captions = teachers.captions(left, FOLDER / "captions.jsonl", "filters")
         written = teachers.chains(services.reward, left, captions, sections(config)[0].num_chains)
-        found |= {one.problem.id: one for one in keep_chains(path, written, "filters chains", len(found), len(problems))}
+        found |= {
+            one.problem.id: one for one in keep_chains(path, written, "filters chains", num_before=len(found), num_problems=len(problems))
+        }
     return found
 
 
@@ -93,13 +95,13 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
     samples = [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
     num_steps = num_sft_steps(sft, len(samples))
     services.learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=sft.optimizer, num_updates=num_steps, policy_loss=None))
-    with Track(FOLDER, f"seed {seed}, {setting}", num_steps, first_step=0) as track:
+    with Recorder(FOLDER, f"seed {seed}, {setting}", num_steps=num_steps, first_step=0) as recorder:
         train_sft(
             sft,
             samples,
             [],
             services.learner,
-            track,
+            recorder,
             checkpoints=FOLDER / "checkpoints",
             checkpoint_every=num_steps,
             first_step=0,
@@ -112,7 +114,13 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
 def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
     """Record how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
-    evaluation = evaluate(services, held_out, config.eval.temperature, config.max_completion_tokens, f"seed {seed}, {setting}")
+    evaluation = evaluate(
+        services,
+        held_out,
+        temperature=config.eval.temperature,
+        max_tokens=config.max_completion_tokens,
+        stage=f"seed {seed}, {setting}",
+    )
     row = {"seed": seed, "setting": setting, "num_traces": num_traces, "num_correct": evaluation.num_correct}
     append_json_line(FOLDER / "results.jsonl", {**row, "num_problems": len(held_out), "response_tokens": evaluation.response_tokens})
 

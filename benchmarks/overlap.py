@@ -35,7 +35,7 @@ from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.run.metrics import read_metrics
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
 
@@ -68,7 +68,7 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     with Services(config, str(model)) as services:
         for turn, max_staleness in enumerate((0, 1, 0, 1)):
             run = folder / f"{turn}-staleness-{max_staleness}"
-            stage = begun_stage(services, config, model, run, max_staleness=max_staleness)
+            stage = begun_stage(services, config, model, run=run, max_staleness=max_staleness)
             before = cpu_seconds()
             rows[max_staleness] += step_rows(services, stage, run)
             for name, spent in cpu_seconds().items() if max_staleness else ():
@@ -76,8 +76,8 @@ def measure(config: RunConfig, model: Path, folder: Path) -> dict[str, float]:
     return report(rows[0], rows[1], overlapping_cpu)
 
 
-def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, *, max_staleness: int) -> GrpoStage:
-    """Return a stage whose model the learner and the engine have loaded."""
+def begun_stage(services: Services, config: RunConfig, model: Path, *, run: Path, max_staleness: int) -> GrpoStage:
+    """Return a stage whose model the learner and the engine have."""
     section = config.iterations[0].grpo.model_copy(update={"num_steps": NUM_STEPS, "max_staleness": max_staleness})
     problems = world_problems("train", NUM_STEPS * section.problems_per_step, config.seed, run / "images")
     stage = replace(stage_of(config, problems, run), section=section, checkpoint_every=NUM_STEPS)
@@ -88,8 +88,8 @@ def begun_stage(services: Services, config: RunConfig, model: Path, run: Path, *
 
 def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
     """Return the metrics of each step after the warm-up, with the seconds since the previous step as `seconds_step`."""
-    with Track(run, "iter1/grpo", NUM_STEPS, 0, services.take_spans) as track:
-        train_grpo(stage, services, track, StreamState(rollout_is_exact=True))
+    with Recorder(run, "iter1/grpo", num_steps=NUM_STEPS, first_step=0, take_spans=services.take_spans) as recorder:
+        train_grpo(stage, services, recorder, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)
     return [
         dict(row.values) | {"seconds_step": row.time - before.time}

@@ -33,7 +33,7 @@ from ray.actor import ActorHandle
 from safetensors.torch import load_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
-from actors.placed import engine_environment
+from actors.placed import EngineLauncher, engine_environment
 from actors.pool import RolloutPool
 from benchmarks.bare_vllm import BareEngine, EngineTiming
 from learner.weights import on_the_wire
@@ -106,7 +106,7 @@ def take_turns(shape: Shape, model: str, problems: Sequence[Problem], num_thread
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=256)
     environment = engine_environment(num_threads)
     bare = ray.remote(num_cpus=num_threads, runtime_env={"env_vars": environment})(BareEngine).remote(model, config)
-    pool = RolloutPool(config, ModelConfig(path=model), model)
+    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
     timings: dict[str, list[EngineTiming]] = {way: [] for way in WAYS}
     left = list(problems)
@@ -140,7 +140,8 @@ def show_images(folder: Path, num_threads: int) -> dict[str, float]:
     tensors = on_the_wire(load_file(folder / "model" / "model.safetensors"))
     buckets = (ray.put(tensors),)
     config = RolloutConfig(cpus_per_worker=num_threads, max_model_len=2048)
-    pool = RolloutPool(config, ModelConfig(path=str(folder / "model")), str(folder / "model"))
+    model = str(folder / "model")
+    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=model), model))
     pool.wait_until_ready()
     sampling = Sampling(num_completions=8, temperature=1.0, max_tokens=1, seed=0)
     timings: dict[str, list[EngineTiming]] = {"first": [], "again": []}
@@ -175,7 +176,7 @@ def close(bare: ActorHandle, pool: RolloutPool) -> None:
 
 def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> EngineTiming:
     """Return the pool's timing over the processes of the driver, the worker and the engine."""
-    processes = [psutil.Process(), *(member for pid in pool.process_ids() for member in _family(pid))]
+    processes = [psutil.Process(), *(member for pid in pool.crew.process_ids() for member in _family(pid))]
     cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
     groups = list(pool.generate(problems, sampling))
     return EngineTiming(

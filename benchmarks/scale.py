@@ -35,7 +35,8 @@ from typing import cast
 import psutil
 import ray
 
-from benchmarks.simulated import LONGEST_OVER_MEAN, HostedPool, PlacedPool, SimulatedWorker, Speed
+from actors.pool import RolloutPool
+from benchmarks.simulated import LONGEST_OVER_MEAN, HostedLauncher, PlacedLauncher, SimulatedWorker, Speed
 from learner.group import LearnerGroup
 from learner.publisher import Publisher
 from ovt_ray.core.config.run import RolloutConfig
@@ -46,9 +47,10 @@ from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.stream import ItemStream, MixturePart
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.samples import staleness
+from ovt_ray.rl.scored_rollouts import ScoredRollouts, Scores
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.rl.stream import GroupStream
-from ovt_ray.services import SPANS_S, Scores, Services
+from ovt_ray.services import SPANS_S
 from reward.pool import RewardPool
 from reward.protocol import Answer
 
@@ -83,12 +85,15 @@ class NoReward(RewardPool):
     """Stands for a reward pool: counts the answers and finds all of them right."""
 
     def __init__(self) -> None:
-        self.num_heard = 0
+        self.num_received = 0
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> Scores:
         """Return the number of answers in place of a reference to their scores."""
-        self.num_heard += len(answers)
+        self.num_received += len(answers)
         return cast(Scores, len(answers))
+
+    def discard(self, scores: Scores) -> None:
+        """Do nothing."""
 
     def are_ready(self, scoring: Sequence[Scores]) -> bool:
         """Return True."""
@@ -100,7 +105,7 @@ class NoReward(RewardPool):
 
 
 class NoWeights:
-    """A transport of versions without tensors."""
+    """A transport of versions that have no tensor."""
 
     def begin_stage(self) -> None:
         """Do nothing."""
@@ -117,22 +122,19 @@ class NoLearner(LearnerGroup):
         self._publisher = Publisher(NoWeights())
 
 
-class RolloutsOnly(Services):
-    """The services without learner and reward."""
+@dataclass(frozen=True, slots=True)
+class RolloutsOnly:
+    """The services with a learner and a reward that do nothing."""
 
-    reward: NoReward
-
-    def __init__(self, rollout: HostedPool | PlacedPool) -> None:
-        self._rollout = rollout
-        self.reward = NoReward()
-        self.learner = NoLearner()
+    groups: ScoredRollouts
+    learner: NoLearner
 
 
 class Meter:
     """Reads the clocks of the driver, its collectors and the workers' slots."""
 
-    def __init__(self, pool: HostedPool | PlacedPool) -> None:
-        self._pool = pool
+    def __init__(self, launcher: HostedLauncher | PlacedLauncher) -> None:
+        self._launcher = launcher
         self._collectors: list[psutil.Process] = []
 
     def read(self) -> tuple[float, float, float, float]:
@@ -141,7 +143,7 @@ class Meter:
             children = psutil.Process().children(recursive=True)
             self._collectors = [process for process in children if "Collector" in " ".join(process.cmdline())]
         collectors = sum(sum(process.cpu_times()[:2]) for process in self._collectors)
-        return time.monotonic(), time.process_time(), collectors, self._pool.busy_s()
+        return time.monotonic(), time.process_time(), collectors, self._launcher.busy_s()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -152,10 +154,9 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{'workers':<14}" + "".join(f"{name:>29}" for name in Figures.__slots__))
     figures: dict[str, dict[str, float]] = {}
     for num_workers in sizes:
-        pool = HostedPool(settings(num_workers), speed(num_workers), min(NUM_HOSTS, num_workers))
-        figures[str(num_workers)] = report(str(num_workers), pool, num_workers)
-    real = PlacedPool(settings(REAL_WORKERS), speed(REAL_WORKERS))
-    in_processes = report(f"{REAL_WORKERS} processes", real, REAL_WORKERS)
+        launcher = HostedLauncher(speed(num_workers), min(NUM_HOSTS, num_workers))
+        figures[str(num_workers)] = report(str(num_workers), launcher, num_workers)
+    in_processes = report(f"{REAL_WORKERS} processes", PlacedLauncher(speed(REAL_WORKERS)), REAL_WORKERS)
     bare = bare_us_per_message()
     print(f"bare streams of {REAL_WORKERS} processes: {bare:.0f} us of the driver for each message")
     ray.shutdown()
@@ -173,36 +174,39 @@ def speed(num_workers: int) -> Speed:
     return Speed(num_slots=SLOTS[num_workers], mean_tokens=MEAN_TOKENS, token_s=num_slots / OFFERED_PER_S / MEAN_TOKENS)
 
 
-def report(name: str, pool: HostedPool | PlacedPool, num_workers: int) -> dict[str, float]:
+def report(name: str, launcher: HostedLauncher | PlacedLauncher, num_workers: int) -> dict[str, float]:
     """Measure a size, print its row and return its figures."""
+    pool = RolloutPool(settings(num_workers), launcher)
     pool.wait_until_ready()
     try:
-        figures = {key: round(value, 3) for key, value in asdict(measure(pool, num_workers * SLOTS[num_workers])).items()}
+        measured = measure(pool, Meter(launcher), num_workers * SLOTS[num_workers])
+        figures = {key: round(value, 3) for key, value in asdict(measured).items()}
     finally:
         pool.close()
+        launcher.close()
     print(f"{name:<14}" + "".join(f"{value:>29,.2f}" for value in figures.values()), flush=True)
     return figures
 
 
-def measure(pool: HostedPool | PlacedPool, num_slots: int) -> Figures:
+def measure(pool: RolloutPool, meter: Meter, num_slots: int) -> Figures:
     """Return the cost of steps from the end of the first step to the end of the last."""
     num_problems = ROUNDS_PER_STEP * num_slots // NUM_COMPLETIONS
     num_steps = 1 + max(1, round(MIN_WINDOW_S * OFFERED_PER_S / (num_problems * NUM_COMPLETIONS)))
     stage = stage_of(num_steps + 1, num_problems)
-    services = RolloutsOnly(pool)
-    meter = Meter(pool)
+    reward = NoReward()
+    services = RolloutsOnly(ScoredRollouts(pool, reward), NoLearner())
     readings, loads = [], []
     with GroupStream(stage, services, StreamState()) as stream, ThreadPoolExecutor(1) as background:
         for step in range(num_steps):
             stream.generate(step)
-            groups = list(stream.take(step).groups.values())
+            groups = stream.take(step).groups
             assert max(staleness(groups, services.learner.version)) <= 1
             stream.work_until(background.submit(time.sleep, LEARN_S))
             began = time.monotonic()
             pool.load_weights(services.learner.publish())
             loads.append(time.monotonic() - began)
             pool.take_spans(SPANS_S)
-            readings.append((services.reward.num_heard, *meter.read()))
+            readings.append((reward.num_received, *meter.read()))
     completions, seconds, driver_s, collector_s, busy_s = (last - first for first, last in zip(readings[0], readings[-1], strict=True))
     return Figures(
         driver_us_per_completion=1e6 * driver_s / completions,
@@ -246,20 +250,20 @@ def bare_us_per_message() -> float:
     ray.get([actor.ready.remote() for actor in actors])
     problem = Problem(id="bare", question="How many?", images=(), answer="1", kind=AnswerKind.NUMBER)
     sampling = Sampling(num_completions=num_completions, temperature=1.0, max_tokens=LONGEST_OVER_MEAN * MEAN_TOKENS, seed=0)
-    began, num_heard = time.process_time(), 0
+    began, num_received = time.process_time(), 0
     streams = [actor.generate.remote([problem], sampling) for actor in actors]
     while streams:
         ready, _ = ray.wait(streams, num_returns=1, fetch_local=False)
         for stream in ready:
             try:
                 ray.get(next(stream))
-                num_heard += 1
+                num_received += 1
             except StopIteration:
                 streams.remove(stream)
     seconds = time.process_time() - began
     for actor in actors:
         ray.kill(actor)
-    return 1e6 * seconds / num_heard
+    return 1e6 * seconds / num_received
 
 
 if __name__ == "__main__":

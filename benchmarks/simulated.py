@@ -16,9 +16,8 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.placed import PlacedWorker, Worker, into, placement
-from actors.pool import RolloutPool
 from actors.worker import Ended, RolloutWorker, completion_seed
-from ovt_ray.core.config.run import ModelConfig, RolloutConfig
+from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.spans import SpanLog
 from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
 from ovt_ray.core.weights.version import Weights
@@ -189,20 +188,20 @@ class HostedWorker:
         """Do nothing: the worker is not called again."""
 
 
-class HostedPool(RolloutPool):
-    """The pool with simulated workers that live in a few processes."""
+class HostedLauncher:
+    """Starts simulated workers that live in a few processes, which `close` ends."""
 
-    def __init__(self, config: RolloutConfig, speed: Speed, num_hosts: int) -> None:
+    def __init__(self, speed: Speed, num_hosts: int) -> None:
         self._speed = speed
         self._numbers_of_workers = count()
         self.hosts = [self.new_host() for _ in range(num_hosts)]
-        super().__init__(config, ModelConfig(path=""), "")
 
     def new_host(self) -> ActorHandle:
         """Return a process for simulated workers."""
         return ray.remote(num_cpus=0, max_concurrency=100_000)(Host).remote(self._speed)
 
-    def _launch(self) -> Worker:
+    def launch(self, config: RolloutConfig) -> Worker:
+        """Return a worker in the next of the processes."""
         number = next(self._numbers_of_workers)
         return HostedWorker(Hosted(self.hosts[number % len(self.hosts)], number))
 
@@ -211,24 +210,28 @@ class HostedPool(RolloutPool):
         return sum(ray.get([host.busy_s.remote() for host in self.hosts]))
 
     def close(self) -> None:
-        """End the workers and their hosts."""
-        super().close()
+        """End the processes."""
         for host in self.hosts:
             ray.kill(host)
 
 
-class PlacedPool(RolloutPool):
-    """The pool with simulated workers that, like real workers, have an actor and a placement each."""
+class PlacedLauncher:
+    """Starts simulated workers that, like real workers, have an actor and a placement each."""
 
-    def __init__(self, config: RolloutConfig, speed: Speed) -> None:
+    def __init__(self, speed: Speed) -> None:
         self._speed = speed
-        super().__init__(config, ModelConfig(path=""), "")
+        self._actors: list[ActorHandle] = []
 
-    def _launch(self) -> Worker:
-        group = placement(self.config)
-        remote = ray.remote(num_cpus=self.config.cpus_per_worker, max_concurrency=1000, scheduling_strategy=into(group))(SimulatedWorker)
-        return PlacedWorker(remote.remote(self._speed), group)
+    def launch(self, config: RolloutConfig) -> Worker:
+        """Return a worker in a process of its own."""
+        group = placement(config)
+        remote = ray.remote(num_cpus=config.cpus_per_worker, max_concurrency=1000, scheduling_strategy=into(group))(SimulatedWorker)
+        self._actors.append(remote.remote(self._speed))
+        return PlacedWorker(self._actors[-1], group)
 
     def busy_s(self) -> float:
         """Return the time that all slots of all workers were busy."""
-        return sum(ray.get([seat.worker.actor.busy_s.remote() for seat in self._seats]))
+        return sum(ray.get([actor.busy_s.remote() for actor in self._actors]))
+
+    def close(self) -> None:
+        """Leave them: the pool ends each."""

@@ -18,13 +18,12 @@ from statistics import median
 import psutil
 
 from benchmarks.processes import RAYS_OWN, kind_of
-from learner.stage import Stage
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.types import Problem, ScoredGroup, TrainSample
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.rl.checkpoint import StreamState
-from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.rl.stage import GrpoStage, learner_stage
 from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import Services
 from ovt_ray.world import build_tiny_model, world_problems
@@ -63,17 +62,17 @@ def measure(config: RunConfig, model: str, problems: Sequence[Problem]) -> tuple
 def begin(services: Services, config: RunConfig, model: str, *, num_updates: int) -> None:
     """Load the model for the config's first RL stage, and wait until every service can take a step."""
     section = config.iterations[0].grpo
-    services.learner.begin(Stage(model_path=model, optimizer=section.optimizer, num_updates=num_updates, policy_loss=section))
+    services.learner.begin(learner_stage(section, model, num_updates))
     services.rollout.wait_until_ready()
 
 
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
-    """Take a GRPO step and return the seconds of each phase, and its groups. Every group has a signal: advantages alternate 1 and -1."""
+    """Take one GRPO step and return the seconds of each phase, and its groups. Advantages alternate 1 and -1."""
     clock = [time.monotonic()]
     with GroupStream(stage_of(config, problems, Path()), services, StreamState(step=step)) as stream:
         stream.generate(step)
         clock.append(time.monotonic())
-        groups = list(stream.take(step).groups.values())
+        groups = stream.take(step).groups
     clock.append(time.monotonic())
     services.learner.update(
         [

@@ -11,11 +11,11 @@ def score(problem: Problem, text: str) -> Score:
 
 
 def score_parity(problem: Problem, text: str) -> Score:
-    """Return 1 for an answer with an even number of characters, else 0. Hardly any group of answers has zero variance."""
+    """Return 1 for an answer of an even number of characters, else 0: hardly a group of answers has zero variance."""
     is_even = len(text) % 2 == 0
     return Score(value=float(is_even), outcome=Outcome.CORRECT if is_even else Outcome.WRONG, extracted=None)
 
 
 def score_parity_of_half(problem: Problem, text: str) -> Score:
-    """Return the parity score for half of the problems, and 1 for every answer to the other half, whose groups have zero variance."""
+    """Return the same for one half of the problems, and 1 for every answer to the others, whose groups have zero variance."""
     return score(problem, text) if zlib.crc32(problem.id.encode()) % 2 else score_parity(problem, text)

@@ -33,8 +33,9 @@ import psutil
 import ray
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from actors.placed import KEPT_HEAP, engine_environment
+from actors.placed import KEPT_HEAP, EngineLauncher, engine_environment
 from actors.pool import RolloutPool
 from benchmarks import hosts
 from benchmarks.processes import kind_of
@@ -45,10 +46,8 @@ from learner.publisher import CHECKSUM_EVERY, Publisher
 from learner.rank_actor import RankActor
 from learner.ranks import Ranks
 from learner.transports import transport_of
-from learner.weights import adapter_buckets, base_buckets, weight_buckets
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig, RolloutConfig
 from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
-from ovt_ray.core.weights.version import Adapter
 
 NUM_READERS = (1, 2, 4)
 NUM_WARM_UP = 4
@@ -101,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def lack_of_memory(num_bytes: int, num_readers: int) -> str:
-    """Return the reason why the engines do not fit next to the learner and the object store; empty if they fit."""
+    """Return why this number of engines does not fit into memory with the learner and the object store; empty if it fits."""
     store = STORE_VERSIONS * num_bytes
     engines = num_readers * (ENGINE_BYTES_PER_BYTE * num_bytes + ENGINE_BYTES)
     needed, free = num_bytes + store + engines, psutil.virtual_memory().available
@@ -142,7 +141,7 @@ def started_ray(**options: object) -> Iterator[None]:
 
 
 def publisher_of(model: Path, config: LearnerConfig) -> Publisher:
-    """Return a learner with a single rank that only publishes."""
+    """Return a learner of one rank that only publishes."""
     actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(PublishingRank).remote(str(model), config)
     ray.get(actor.__ray_ready__.remote())
     return Publisher(transport_of(config, Ranks([actor], None, config.deadline_s)))
@@ -159,17 +158,10 @@ class PublishingRank(RankActor):
             add_adapters(self._policy, config.lora, seed=0)
             self._policy.to(torch.bfloat16)
 
-    def weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets."""
-        return weight_buckets(self._policy, keep=True)
-
-    def base_weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield all buckets of the model without adapters."""
-        return base_buckets(self._policy, keep=True)
-
-    def adapters(self) -> Iterator[list[Adapter]]:
-        """Yield all adapters."""
-        return adapter_buckets(self._policy, keep=True)
+    @property
+    def policy(self) -> nn.Module:
+        """The model."""
+        return self._policy
 
 
 def is_checked_version(version: int) -> bool:
@@ -182,7 +174,7 @@ def services(model: Path, num_readers: int, threads: int, config: LearnerConfig)
     rollout = RolloutConfig(
         num_workers=num_readers, cpus_per_worker=threads, dtype="bfloat16", max_model_len=256, max_num_seqs=8, kv_cache_gib=0.1
     )
-    pool = RolloutPool(rollout, ModelConfig(path=str(model)), str(model))
+    pool = RolloutPool(rollout, EngineLauncher(ModelConfig(path=str(model)), str(model)))
     pool.wait_until_ready()
     learner = publisher_of(model, config)
     return pool, learner
@@ -217,7 +209,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Publisher, num_bytes: int, num_
 
 
 def num_bytes_of(published: PublishedVersion, num_bytes: int) -> int:
-    """Return the bytes that a version brings to an engine with the previous version. A broadcast brings all bytes."""
+    """Return the bytes that a version brings to an engine with the previous version; a broadcast brings all."""
     if not isinstance(published, StoredVersion):
         return num_bytes
     weights = published.weights

@@ -1,6 +1,6 @@
 """LoRA (arXiv 2106.09685, section 4.1) through peft: adapters in the model, the model without them, and the weights with them merged.
 
-Exported folders hold W + (alpha / rank) B A; what is published is W, once, and B and A with every version.
+Exported folders hold W + (alpha / rank) B A. The learner publishes W once, and B and A with every version.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from learner.parts import part_of
 from ovt_ray.core.config.run import LoraConfig
-from ovt_ray.core.config.section import Part
+from ovt_ray.core.config.section import ModelPart
 from ovt_ray.core.errors import LearnerError
 from ovt_ray.core.weights.adapters import merged
 
@@ -23,8 +23,8 @@ ADAPTER = "default"
 def add_adapters(model: nn.Module, section: LoraConfig, seed: int) -> None:
     """Freeze the model and give every linear layer of the section's parts an adapter, which begins as zero.
 
-    The seed alone decides the adapters' first weights, so that a stage begun again begins alike. Raises LearnerError for a part
-    without linear layers.
+    The seed alone decides the adapters' first weights, so that a stage that begins again has the same ones. Raises LearnerError for a
+    part without linear layers.
     """
     import peft
 
@@ -32,11 +32,11 @@ def add_adapters(model: nn.Module, section: LoraConfig, seed: int) -> None:
     settings = peft.LoraConfig(r=section.rank, lora_alpha=section.alpha, lora_dropout=0.0, bias="none", target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(settings, model, ADAPTER)  # in place: the model keeps its class, and all but these layers their names
+        peft.inject_adapter_in_model(settings, model, ADAPTER)  # in place: the model keeps its class, and all other layers keep their names
 
 
-def _linear_layers(model: nn.Module, parts: tuple[Part, ...]) -> list[str]:
-    """Return the names of the linear layers of some parts. The output head is none of them: it may be the embedding."""
+def _linear_layers(model: nn.Module, parts: tuple[ModelPart, ...]) -> list[str]:
+    """Return the names of the linear layers of some parts. The output head is left out: it may be the embedding."""
     head = model.get_output_embeddings()
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
     place = {name: part_of(name) for name in linear}
@@ -48,9 +48,9 @@ def _linear_layers(model: nn.Module, parts: tuple[Part, ...]) -> list[str]:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """Let the model compute what it did before it was given adapters.
+    """Let the model compute as it did before it had adapters.
 
-    Not between a forward pass and its backward pass: ZeRO-3 counts the passes of each layer.
+    Not to be used between a forward pass and its backward pass: ZeRO-3 counts the passes of each layer.
     """
     layers = _adapted(model)
     for layer in layers:
@@ -63,21 +63,21 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 class BasePolicy:
-    """The policy without its adapters, which is the stage's first model: LoRA's reference costs no memory."""
+    """The policy without its adapters. It is the stage's first model, so that LoRA's reference costs no memory."""
 
     def __init__(self, policy: nn.Module, model: nn.Module) -> None:
         self._policy = policy
         self._model = model
 
     def __call__(self, *inputs: Any) -> Any:
-        """Return what the policy would return without adapters."""
+        """Return the output of the policy without adapters."""
         with without_adapters(self._model):
             return self._policy(*inputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlainWeight:
-    """A weight under the name it has in a model without adapters, and what it is made of."""
+    """A weight under the name that it has in a model without adapters, and its parameters."""
 
     name: str
     base: nn.Parameter
@@ -88,11 +88,11 @@ class PlainWeight:
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        """All that has to be whole for `merged`."""
+        """Parameters that `merged` needs whole."""
         return (self.base, *(self.adapter or ()))
 
     def merged(self) -> Tensor:
-        """Return W + scale B A, summed in float32 and rounded once to the type of W; W itself, not a copy, where there is no adapter."""
+        """Return W + scale B A; W itself, not a copy, where there is no adapter."""
         if self.adapter is None:
             return self.base.detach()
         up, down = self.adapter
@@ -100,7 +100,7 @@ class PlainWeight:
 
 
 def plain_weights(model: nn.Module) -> Iterator[PlainWeight]:
-    """Yield the model's weights in order, adapters with the weight they belong to. Tied ones come once."""
+    """Yield the model's weights in order, adapters with the weight that they belong to. Tied weights come once."""
     factors: set[nn.Parameter] = set()
     layers: dict[nn.Parameter, Any] = {}
     for layer in _adapted(model):

@@ -1,8 +1,9 @@
 """Attention within a pack: a completion sees its prompt and itself, a prompt sees itself, and nothing else is seen.
 
 A pack is one row of tokens made of blocks, each a prompt followed by the completions that go on from it. No mask of the whole row
-is ever made, so work and memory grow with the samples and not with the square of the pack. transformers calls `packed_attention`
-by its name in the language model's layers and hands it the keyword `spans`.
+is ever made. So work and memory grow with the samples and not with the square of the pack.
+
+transformers calls `packed_attention` by its name in the language model's layers and hands it the keyword `spans`.
 """
 
 from collections.abc import Sequence
@@ -18,20 +19,21 @@ from ovt_ray.core.errors import LearnerError
 
 PACKED_ATTENTION = "ovt_ray_packed"
 OTHER_ATTENTION = ("sliding_window", "softcap", "s_aux", "position_bias")
-"""What layers of other families hand their attention function: a window, capped scores, sinks, a bias."""
+"""Arguments of attention in other families: a window, capped scores, sinks, a bias."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Where a block's tokens stand: the prompt first, the completions after it, one after the other."""
+class BlockSpan:
+    """Lengths of a block's parts: the prompt first, then the completions, one after the other."""
 
     num_prompt: int
+    """Token count of the prompt."""
     num_completion: tuple[int, ...]
-    """Of each completion; some may be 0."""
+    """Token count of each completion; some may be 0."""
 
     @property
     def num_tokens(self) -> int:
-        """Of the whole block."""
+        """Token count of the whole block."""
         return self.num_prompt + sum(self.num_completion)
 
 
@@ -49,26 +51,26 @@ def packed_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    spans: Sequence[Span],
+    spans: Sequence[BlockSpan],
     scaling: float,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Return what each token attends to, (1, T, heads, D), from queries (1, heads, T, D), keys and values (1, key heads, T, D).
+    """Return the attention's output at each token, (1, T, heads, D), from queries (1, heads, T, D), keys and values (1, key heads, T, D).
 
-    Its signature is that of transformers' attention functions. Raises LearnerError for a layer that asks for another attention.
+    The signature is that of transformers' attention functions. Raises LearnerError for a layer that asks for another attention.
     """
     if asked := [name for name in OTHER_ATTENTION if others.get(name) is not None]:
         raise LearnerError(
             f"{type(module).__name__} asks for attention with {asked[0]}, which a pack does not have: set learner.layout=padded for a "
-            "sliding window, use another model for all else"
+            "sliding window, use another model otherwise"
         )
     lengths = [span.num_tokens for span in spans]
     queries, keys, values = (tensor.split(lengths, dim=2) for tensor in (query, key, value))
-    blocks = [_block_attention(*part, scaling) for part in zip(queries, keys, values, spans, strict=True)]
+    blocks = [_block_attention(*part, scaling=scaling) for part in zip(queries, keys, values, spans, strict=True)]
     return torch.cat(blocks, dim=2).transpose(1, 2), None
 
 
-def _block_attention(query: Tensor, key: Tensor, value: Tensor, span: Span, scaling: float) -> Tensor:
+def _block_attention(query: Tensor, key: Tensor, value: Tensor, span: BlockSpan, *, scaling: float) -> Tensor:
     """Return (1, heads, T, D) of one block."""
     at = span.num_prompt
     if len(span.num_completion) < 2 or at == span.num_tokens:  # one sequence
@@ -90,7 +92,7 @@ def _block_attention(query: Tensor, key: Tensor, value: Tensor, span: Span, scal
     return torch.cat([prompt, torch.cat(completions, dim=1)[None]], dim=2)
 
 
-def _rows(tensor: Tensor, span: Span) -> Tensor:
+def _rows(tensor: Tensor, span: BlockSpan) -> Tensor:
     """Return the completions of a block, (1, heads, T, D), as rows, (G, heads, longest, D), padded with zeros."""
     sequences = tensor[0].transpose(0, 1).split(list(span.num_completion))
     return pad_sequence(sequences, batch_first=True).transpose(1, 2)

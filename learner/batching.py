@@ -11,7 +11,7 @@ from typing import Self, TypeAlias
 import torch
 from torch import Tensor
 
-from learner.attention import Span
+from learner.attention import BlockSpan
 from learner.packing import Block
 from ovt_ray.core.config.run import Layout
 from ovt_ray.core.types import TrainSample
@@ -19,14 +19,14 @@ from ovt_ray.core.types import TrainSample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedPrompt:
-    """A prompt as the model takes it."""
+    """A prompt in the form that the model takes."""
 
     ids: tuple[int, ...]
     """(T,) image placeholders expanded."""
     position_ids: Tensor
-    """(A, T) where its tokens stand: in time, height and width (M-RoPE), or in the text alone."""
+    """(A, T) places of its tokens: in time, height and width (M-RoPE), or in the text alone."""
     images: Mapping[str, Tensor]
-    """What the processor makes of its images, by the names of the model's arguments; empty without images."""
+    """Tensors that the processor makes of its images, by the names of the model's arguments; empty without images."""
 
 
 PromptBlock: TypeAlias = Block[RenderedPrompt]
@@ -42,10 +42,10 @@ class MicroBatch:
     """(A, B, T) int64"""
     attention_mask: Tensor | None
     """(B, T) int64, 1 on tokens, where each row is one sequence; None for a pack."""
-    spans: tuple[Span, ...] | None
+    spans: tuple[BlockSpan, ...] | None
     """The blocks of a pack, which is a single row; None where each row is one sequence."""
     images: dict[str, Tensor]
-    """What the model takes of all images shown, in the order of their placeholders. Never empty."""
+    """Tensors of all images shown, by the names of the model's arguments, in the order of their placeholders. Never empty."""
     logit_index: Tensor
     """(N,) int64 into B * T: the position whose logits predict each completion token."""
     target_ids: Tensor
@@ -73,7 +73,7 @@ def collate(
 ) -> MicroBatch:
     """Return the micro-batch of some blocks; without any, one that gives every parameter a zero gradient.
 
-    `blank` is a prompt with one image, which is shown where no block has one: under ZeRO-3 every rank has to run every module.
+    `blank` is a prompt with one image. It is shown where no block has an image: under ZeRO-3 every rank has to run every module.
     Completion tokens among `forbidden_ids` (image placeholders) are fed as `filler_id` and have no loss.
     """
     if not any(block.prompt.images for block in blocks):
@@ -88,11 +88,12 @@ def collate(
     fed = iter([completion[:-1] for completion in completions])
     ids = [[id for block in row for part in (block.prompt.ids, *(next(fed) for _ in block.samples)) for id in part] for row in rows]
     length = max(map(len, ids))
+    spans = tuple(BlockSpan(num_prompt=block.num_prompt, num_completion=block.num_fed) for block in blocks)
     return MicroBatch(
         input_ids=torch.tensor([row + [filler_id] * (length - len(row)) for row in ids]),
         position_ids=torch.stack([_row_positions(row, length) for row in rows], dim=1),
         attention_mask=torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids]) if layout == "padded" else None,
-        spans=None if layout == "padded" else tuple(Span(num_prompt=block.num_prompt, num_completion=block.num_fed) for block in blocks),
+        spans=None if layout == "padded" else spans,
         images=_joined([block.prompt.images for block in blocks if block.prompt.images]),
         logit_index=_integers(n * length + t for n, row in enumerate(rows) for t in _logit_places(row)),
         target_ids=_integers(id for completion in completions for id in completion),

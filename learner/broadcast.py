@@ -77,7 +77,7 @@ class BroadcastTransport:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.meeting: Meeting | None = None
-        """Where the group met; None where a new one has to be called."""
+        """Meeting of the group; None where a new group has to be called."""
         self._members: list[Any] = []
         """Workers of the group in the order of their ranks."""
         self._num_in_vain = 0
@@ -91,7 +91,7 @@ class BroadcastTransport:
         self.sender.check_open()
         return BroadcastVersion(version, self, is_checked=is_checked)
 
-    def failure_to_send(self, version: int, workers: Workers, *, is_checked: bool) -> str:
+    def send(self, version: int, workers: Workers, *, is_checked: bool) -> str:
         """Send the weights to all workers; return why not all of them serve the version, empty if they do."""
         members = list(workers.members)
         # The group counts as broken until every member has the version: whoever raises on the way leaves no half-used group behind.
@@ -130,7 +130,7 @@ class BroadcastVersion:
 
     def deliver(self, workers: Workers) -> None:
         """Send the version to all workers; if that fails, have all of them pull it."""
-        failure = self._transport.failure_to_send(self.version, workers, is_checked=self._is_checked)
+        failure = self._transport.send(self.version, workers, is_checked=self._is_checked)
         if not failure:
             return
         reason = f"weights of version {self.version} come from the object store, as not all workers received them: {failure}"

@@ -1,11 +1,11 @@
-"""Where a stage's checkpoints lie: `step-000020` in the stage's folder, which appears by rename when all ranks have written."""
+"""The places of a stage's checkpoints: `step-000020` in the stage's folder, which appears by rename when all ranks have written."""
 
 import os
 import shutil
 from pathlib import Path
 
 INCOMPLETE = "incomplete"
-"""Name of the checkpoint being written; what a crash leaves there is overwritten."""
+"""Name of the checkpoint being written; remains of a crash are overwritten."""
 
 
 def newest(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""What is reported of an update: sums over a rank's micro-batches, put together over all ranks at the end."""
+"""The figures of an update: sums over a rank's micro-batches, put together over all ranks at the end."""
 
 import torch
 from torch import Tensor, distributed
@@ -16,9 +16,9 @@ class UpdateFigures:
         self._sums = torch.zeros(10, dtype=torch.float64, device=device)
         self._log_ratios: list[Tensor] = []
 
-    def add(self, losses: TokenLosses, entropy: Tensor, mask: Tensor, loss_weights: Tensor, is_sft: Tensor) -> None:
-        """Count a micro-batch's tokens, all (N,), where the mask is 1; those of SFT samples beside RL ones only in the two losses."""
-        rl_mask = mask * ~is_sft
+    def add(self, losses: TokenLosses, *, entropy: Tensor, mask: Tensor, loss_weights: Tensor, is_trace: Tensor) -> None:
+        """Count a micro-batch's tokens, all (N,), where the mask is 1. Tokens of traces count in the two losses alone."""
+        rl_mask = mask * ~is_trace
         loss = losses.loss.detach()
         rows = torch.stack(
             [
@@ -32,20 +32,22 @@ class UpdateFigures:
                 losses.rollout_weights.square(),
             ]
         )  # (8, N)
-        whole = torch.stack([loss * loss_weights, loss * is_sft])  # (2, N)
+        whole = torch.stack([loss * loss_weights, loss * is_trace])  # (2, N)
         self._sums += torch.cat([whole.double() * mask, rows.double() * rl_mask]).sum(-1)
         self._log_ratios.append(losses.log_ratio[rl_mask > 0])
 
-    def stats(self, *, grad_norm: float, learning_rate: float, num_samples: int, num_loss_tokens: int, num_sft_tokens: int) -> UpdateStats:
-        """Return the figures of all ranks, the same on each. `num_sft_tokens` of the loss tokens are of SFT samples beside RL ones."""
+    def stats(
+        self, *, grad_norm: float, learning_rate: float, num_samples: int, num_loss_tokens: int, num_trace_tokens: int
+    ) -> UpdateStats:
+        """Return the figures of all ranks, the same on each. `num_trace_tokens` of the loss tokens are of traces."""
         distributed.all_reduce(self._sums)
         loss, sft_sum, *sums = self._sums.tolist()
-        num_rl_tokens = num_loss_tokens - num_sft_tokens
+        num_rl_tokens = num_loss_tokens - num_trace_tokens
         entropy, clip_low, clip_high, kl_k3, kl_k1, kl_ref, weights, square_weights = (value / num_rl_tokens for value in sums)
         ratio_p01, ratio_p50, ratio_p99 = quantiles(_of_all_ranks(torch.cat(self._log_ratios))).exp().tolist()
         return UpdateStats(
             loss=loss,
-            sft_loss=sft_sum / num_sft_tokens if num_sft_tokens else 0.0,
+            sft_loss=sft_sum / num_trace_tokens if num_trace_tokens else 0.0,
             grad_norm=grad_norm,
             learning_rate=learning_rate,
             num_samples=num_samples,
@@ -70,7 +72,7 @@ def quantiles(values: Tensor) -> Tensor:
 
 
 def _of_all_ranks(values: Tensor) -> Tensor:
-    """Return the ranks' values one after the other: 4 bytes a token, which is nothing beside its logits."""
+    """Return the ranks' values one after the other. They take 4 bytes a token, far less than its logits."""
     lengths = values.new_zeros(distributed.get_world_size(), dtype=torch.long)
     lengths[distributed.get_rank()] = len(values)
     distributed.all_reduce(lengths)

@@ -1,33 +1,74 @@
 """The maths of the losses: pure torch, one value per completion token, shape (N,).
 
-N runs over all completion tokens of a micro-batch, sequence after sequence. The caller multiplies by `loss_weights`, which are
-known for the whole batch (all ranks, all micro-batches) before any pass, and sums: no split of the batch changes the gradient.
+N runs over all completion tokens of a micro-batch, sequence after sequence. The caller multiplies by `loss_weights` and sums.
+These weights are known for the whole batch (all ranks, all micro-batches) before any pass. So no split of the batch changes the gradient.
 
-Three policies meet at a token. The *rollout* engine sampled it. The *proximal* policy is the learner's as it stood when the step
-began, and the clip range is around it (decoupled PPO, arXiv 2110.00641, section 2; AReaL, arXiv 2505.24298, eq. 5). The *policy* is
-being trained.
-policy / proximal is the ratio of PPO. proximal / rollout is what two implementations of one model, or stale weights, differ by:
-no clip range is meant for it, and `rollout_weights` corrects it. In the first update of a step the proximal policy is the policy
-itself, so no second pass is needed: the ratio is 1 with the gradient of the log-probability.
+Three policies meet at a token:
+- The *rollout* policy sampled it in an engine, perhaps with weights of earlier steps.
+- The *proximal* policy is the learner's as it stood when the step began.
+- The *policy* is being trained.
+
+Two ratios compare them:
+- policy / proximal is the ratio of PPO. The clip range is around the proximal policy (decoupled PPO, arXiv 2110.00641, section 2; AReaL,
+  arXiv 2505.24298, eq. 5).
+- proximal / rollout is the gap between two implementations of one model, or between new and stale weights. It is not clipped;
+  `rollout_weights` corrects it.
+
+In the first update of a step the proximal policy is the policy itself, and no second pass is needed. The ratio is 1 there, and its gradient
+is that of the log-probability.
+
+The driver computes the advantages of a whole step with `group_advantages`, in `ovt_ray/rl/samples.py`, before any update. In a
+zero-variance group all rewards are equal. Its advantages are 0, and the driver sends none of its completions to the learner.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ovt_ray.core.config.stages import Advantage, GrpoConfig, KlEstimator, Normalisation, Ratio, RolloutCorrection
+from ovt_ray.core.config.stages import Advantage, KlEstimator, Normalisation, Ratio, RolloutCorrection
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this size before exp: e^20 is far outside every clip range, e^89 would overflow float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRange:
+    """Range around 1 to which the ratio policy / proximal is clipped."""
+
+    low: float
+    """The lower end is 1 - low."""
+    high: float
+    """The upper end is 1 + high."""
+    dual: float | None
+    """Largest ratio that counts for a negative advantage; None is without bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLoss:
+    """The variant of the loss that a stage asks for; `ovt_ray/core/config/stages.py` describes the choices."""
+
+    ratio: Ratio
+    clip: ClipRange
+    kl_coef: float
+    """Weight of the KL to the reference; 0 keeps no reference."""
+    kl_estimator: KlEstimator
+    kl_in: Literal["loss", "reward"]
+    rollout_correction: RolloutCorrection
+    rollout_cap: float
+    """Cap of the rollout correction."""
+    normalisation: Normalisation
+    sft_coef: float
+    """Weight of the cross entropy of traces in the loss; 0 where none are mixed in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLosses:
-    """One micro-batch's loss and what is reported of it, each (N,). Only `loss` carries a gradient."""
+    """A micro-batch's loss and its figures, each (N,). Only `loss` carries a gradient."""
 
     loss: Tensor
     clipped_low: Tensor
@@ -44,12 +85,12 @@ class TokenLosses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """Which sequence each token belongs to. Sums are taken in float64, so that their order does not show."""
+    """The sequence that each token belongs to. Sums are taken in float64, so that their order does not show."""
 
     index: Tensor
     """(N,) int64, ascending from 0."""
     mask: Tensor
-    """(N,) 1 on tokens with a loss; the others count in no sum."""
+    """(N,) 1 on tokens with a loss; all other tokens count in no sum."""
 
     def sums(self, values: Tensor) -> Tensor:
         """Return, at each token, the sum of the values over its sequence, (N,)."""
@@ -74,7 +115,7 @@ class Sequences:
 
 
 def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list[list[float]]:
-    """Return the advantages of the completions of all groups of a step, from their rewards; 0 in a flat group.
+    """Return the advantages of the completions of all groups of a step, from their rewards; 0 in a zero-variance group.
 
     With R the rewards of one group of G completions, and deviations those of the population:
     `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2.
@@ -83,7 +124,7 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
     `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740, section 2.3.
     `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262v9, eq. 6 and 7.
                     Each completion counts once there, however long it is; the mean over all groups is 0 already.
-    None adds an epsilon to a deviation, since flat groups are 0 anyway. They count in the deviation over all groups.
+    None adds an epsilon to a deviation: zero-variance groups are 0 anyway. They count in the deviation over all groups.
     """
     centred = [[reward - fmean(group) for reward in group] for group in groups]
     whole = pstdev([value for group in centred for value in group]) if groups else 0.0
@@ -100,7 +141,7 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
 
 
 def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Normalisation) -> list[float]:
-    """Return what each sample's tokens count in the loss of an update, (B,), from the loss tokens of all its samples.
+    """Return the weight of each sample's tokens in the loss of an update, (B,), from the loss tokens of all its samples.
 
     The sum over all loss tokens of all samples is 1.
     `token`     1 / all tokens, so that a long answer counts more than a short one.
@@ -121,13 +162,13 @@ def loss_weights(num_tokens: Sequence[int], group_ids: Sequence[str], kind: Norm
 
 
 def mixed_loss_weights(
-    num_tokens: Sequence[int], group_ids: Sequence[str], is_sft: Sequence[bool], kind: Normalisation, sft_coef: float
+    num_tokens: Sequence[int], group_ids: Sequence[str], is_sft: Sequence[bool], *, kind: Normalisation, sft_coef: float
 ) -> list[float]:
-    """Return what each sample's tokens count in a loss of two terms, (B,): L_RL + c L_SFT, c being `sft_coef`.
+    """Return the weight of each sample's tokens in a loss of two terms, (B,): L_RL + c L_SFT, c being `sft_coef`.
 
     It is the sum of InstructGPT, arXiv 2203.02155, section 3.5, eq. 2, with the cross entropy of verified traces in place of that of
-    pretraining text.
-    L_RL is normalised by `kind` among the other samples, L_SFT by token among the traces: neither changes with the size of the other.
+    pretraining text. L_RL is normalised by `kind` among the RL samples, L_SFT by token among the traces: neither changes with the size of
+    the other.
     """
     terms: tuple[tuple[bool, Normalisation, float], ...] = ((False, kind, 1.0), (True, "token", sft_coef))
     weights = [0.0] * len(num_tokens)
@@ -154,28 +195,30 @@ def policy_loss(
     ref_logprobs: Tensor | None,
     advantages: Tensor,
     sequences: Sequences,
-    section: GrpoConfig,
+    variant: PolicyLoss,
 ) -> TokenLosses:
-    """Return the surrogate and the KL term of each token: GRPO, arXiv 2402.03300, eq. 3, with the variants of the section.
+    """Return the surrogate and the KL term of each token: GRPO, arXiv 2402.03300, eq. 3, or a variant of it.
 
     All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
-    KL term. In the reward, the KL of a token is taken from the advantage of that token and of those before it, as in REINFORCE++,
-    arXiv 2501.03262v9, eq. 4, but after the group's baseline and scale, which are of the verifier's rewards alone: a baseline
-    leaves the expected gradient as it is, and so one pass of the reference is enough. In the loss it is added, uncorrected.
+    KL term.
+
+    A KL in the loss is added to it, without rollout correction. A KL in the reward is taken from the advantages of its token and of all
+    tokens before it, as in REINFORCE++, arXiv 2501.03262v9, eq. 4. We deviate from the paper: the group's baseline and scale are of the
+    verifier's rewards alone. A baseline leaves the expected gradient as it is, and so one pass of the reference is enough.
     """
     proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
-    weights = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, section.rollout_correction, section.rollout_cap)
-    if ref_logprobs is not None and section.kl_in == "reward":
-        penalties = section.kl_coef * kl_estimate(section.kl_estimator, proximal_logprobs, ref_logprobs)
+    weights = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, kind=variant.rollout_correction, cap=variant.rollout_cap)
+    if ref_logprobs is not None and variant.kl_in == "reward":
+        penalties = variant.kl_coef * kl_estimate(variant.kl_estimator, proximal_logprobs, ref_logprobs)
         advantages = advantages - sequences.sums_from(penalties)
-    ratio = policy_ratio(policy_logprobs, proximal_logprobs, sequences, section.ratio)
-    if section.ratio == "clipped_weight":
-        loss = clipped_weight_loss(policy_logprobs, ratio, advantages, weights, section.clip_low, section.clip_high)
+    ratio = policy_ratio(policy_logprobs, proximal_logprobs, sequences, variant.ratio)
+    if variant.ratio == "clipped_weight":
+        loss = clipped_weight_loss(policy_logprobs, ratio, advantages, weights=weights, clip=variant.clip)
     else:
-        loss = clipped_surrogate(ratio, advantages, weights, section.clip_low, section.clip_high, section.clip_dual)
-    clipped_low, clipped_high = _held_by_clip(ratio, advantages, section)
-    if ref_logprobs is not None and section.kl_in == "loss":
-        loss = loss + section.kl_coef * kl_estimate(section.kl_estimator, policy_logprobs, ref_logprobs)
+        loss = clipped_surrogate(ratio, advantages, weights, variant.clip)
+    clipped_low, clipped_high = _held_by_clip(ratio, advantages, variant)
+    if ref_logprobs is not None and variant.kl_in == "loss":
+        loss = loss + variant.kl_coef * kl_estimate(variant.kl_estimator, policy_logprobs, ref_logprobs)
     kl_ref = torch.zeros_like(loss) if ref_logprobs is None else kl_estimate("k3", policy_logprobs, ref_logprobs)
     return TokenLosses(
         loss=loss,
@@ -191,8 +234,8 @@ def policy_ratio(policy_logprobs: Tensor, proximal_logprobs: Tensor, sequences: 
     """Return policy / proximal at each token, (N,), clamped to e^-20 .. e^20.
 
     `token` and `clipped_weight`: of the token itself (PPO, arXiv 1707.06347, section 3).
-    `sequence`: the geometric mean over its sequence, GSPO, arXiv 2507.18071, eq. 7; as GSPO-token, eq. 14, its gradient is that of
-    the token's own log-probability times the mean, which sums to GSPO's where the advantages of a sequence are all the same.
+    `sequence`: the geometric mean over its sequence, GSPO, arXiv 2507.18071, eq. 7. Its gradient is that of the token's own
+    log-probability times the mean (GSPO-token, eq. 14). These sum to GSPO's gradient where the advantages of a sequence are equal.
     """
     log_ratio = policy_logprobs - proximal_logprobs
     if kind == "sequence":
@@ -200,43 +243,39 @@ def policy_ratio(policy_logprobs: Tensor, proximal_logprobs: Tensor, sequences: 
     return _exp(log_ratio)
 
 
-def clipped_surrogate(
-    ratio: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float, clip_dual: float | None
-) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, weights: Tensor, clip: ClipRange) -> Tensor:
     """Return -w min(r A, clip(r, 1 - low, 1 + high) A), (N,): PPO, arXiv 1707.06347, eq. 7, times the rollout weight w.
 
-    The two ends of the range may differ (DAPO, arXiv 2503.14476, eq. 10). With a dual clip c > 1 the minimum is at least c A
-    where A < 0, so that a token that became far likelier does not push without bound (arXiv 1912.09729, eq. 5).
+    The two ends of the range may differ (DAPO, arXiv 2503.14476, eq. 10). With a dual clip c > 1 the minimum is at least c A where
+    A < 0 (arXiv 1912.09729, eq. 5). A token that became far likelier then does not push without bound.
     """
-    clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
+    clipped_ratio = ratio.clamp(1 - clip.low, 1 + clip.high)
     gain = torch.minimum(ratio * weights * advantages, clipped_ratio * weights * advantages)
-    if clip_dual is not None:
-        gain = torch.where(advantages < 0, torch.maximum(gain, clip_dual * weights * advantages), gain)
+    if clip.dual is not None:
+        gain = torch.where(advantages < 0, torch.maximum(gain, clip.dual * weights * advantages), gain)
     return -gain
 
 
-def clipped_weight_loss(
-    policy_logprobs: Tensor, ratio: Tensor, advantages: Tensor, weights: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
+def clipped_weight_loss(policy_logprobs: Tensor, ratio: Tensor, advantages: Tensor, *, weights: Tensor, clip: ClipRange) -> Tensor:
     """Return -w sg(clip(r, 1 - low, 1 + high)) A log(policy), (N,): CISPO, arXiv 2506.13585, eq. 4 and 5, sg stopping the gradient.
 
-    Every token keeps a gradient, only its weight is clipped. The paper sets no lower bound, which is `clip_low` 1.
+    Every token keeps a gradient, only its weight is clipped. The paper sets no lower bound, which is `low` 1.
     """
-    return -(ratio.detach().clamp(1 - clip_low, 1 + clip_high) * weights * advantages * policy_logprobs)
+    return -(ratio.detach().clamp(1 - clip.low, 1 + clip.high) * weights * advantages * policy_logprobs)
 
 
-def rollout_weights(log_gap: Tensor, sequences: Sequences, kind: RolloutCorrection, cap: float) -> Tensor:
-    """Return what the surrogate is multiplied by for the gap log(proximal / rollout) of each token, (N,), without a gradient.
+def rollout_weights(log_gap: Tensor, sequences: Sequences, *, kind: RolloutCorrection, cap: float) -> Tensor:
+    """Return the factor of the surrogate that corrects the gap log(proximal / rollout) of each token, (N,), without a gradient.
 
     With rho = proximal / rollout and C the cap:
     `token`      min(rho, C): truncated importance sampling (Ionides, JCGS 17(2), 2008; Yao et al., "Your efficient RL framework
                  secretly brings you off-policy RL training", 2025). Biased by the cut, and by weighing a token without its prefix.
     `sequence`   P, the product of rho over the sequence, where P <= C, else 0: Seq-MIS (Liu, Li et al., "When speed kills
                  stability", 2025, part 3).
-    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same), a mask
-                 that judges long sequences like short ones, where a product leaves its range with length. A useful C is close to 1.
+    `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same). This mask judges
+                 long sequences like short ones; a product leaves its range with length. A useful C is close to 1.
     `none`       1.
-    What is masked still counts in `loss_weights`, which are known before any pass.
+    Masked tokens still count in `loss_weights`, which are known before any pass.
     """
     if kind == "none":
         return torch.ones_like(log_gap)
@@ -256,8 +295,8 @@ def kl_estimate(kind: KlEstimator, sampled_logprobs: Tensor, other_logprobs: Ten
     `k1`  -log r: unbiased, of either sign.
     `k2`  (log r)^2 / 2: biased, low variance.
     `k3`  r - 1 - log r: unbiased, never negative (GRPO, arXiv 2402.03300, eq. 4). The log-ratio is clamped before exp.
-    Their expected gradients are another matter (REINFORCE++, arXiv 2501.03262v9, appendix B.1): as a loss, that of `k1` is 0, that of
-    `k2` is KL(p || q)'s and that of `k3` is KL(q || p)'s; in a reward, only `k1` leads to KL(p || q)'s.
+    Their expected gradients are another matter (REINFORCE++, arXiv 2501.03262v9, appendix B.1). As a loss, `k1` has the gradient 0, `k2`
+    that of KL(p || q), `k3` that of KL(q || p). In a reward, only `k1` leads to the gradient of KL(p || q).
     """
     log_ratio = other_logprobs - sampled_logprobs
     if kind == "k1":
@@ -268,13 +307,14 @@ def kl_estimate(kind: KlEstimator, sampled_logprobs: Tensor, other_logprobs: Ten
     return torch.expm1(clamped) - clamped
 
 
-def _held_by_clip(ratio: Tensor, advantages: Tensor, section: GrpoConfig) -> tuple[Tensor, Tensor]:
+def _held_by_clip(ratio: Tensor, advantages: Tensor, variant: PolicyLoss) -> tuple[Tensor, Tensor]:
     """Return 1 where the lower, and where the upper end of the clip range (or the dual clip) holds the token, each (N,)."""
-    below, above = ratio < 1 - section.clip_low, ratio > 1 + section.clip_high
-    if section.ratio != "clipped_weight":  # a surrogate is held only where it would gain by going on
+    clip = variant.clip
+    below, above = ratio < 1 - clip.low, ratio > 1 + clip.high
+    if variant.ratio != "clipped_weight":  # a surrogate is held only where it would gain by going on
         below, above = below & (advantages < 0), above & (advantages > 0)
-    if section.clip_dual is not None:
-        above = above | ((advantages < 0) & (ratio > section.clip_dual))
+    if clip.dual is not None:
+        above = above | ((advantages < 0) & (ratio > clip.dual))
     return below.to(ratio.dtype), above.to(ratio.dtype)
 
 

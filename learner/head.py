@@ -1,5 +1,6 @@
 """From hidden states to log-probabilities without ever holding the logits of a batch: a vocabulary of 152,000 makes them 0.6 MB a token."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ CHUNK_LOGITS = 2**26
 def rows_of(hidden: Tensor, places: Tensor) -> Tensor:
     """Return rows of (T, H), some of them several times, as (N, H); on a CPU their gradients add up in one order.
 
-    Those of `hidden[places]` do not: threads race, and a run would not give the same bits twice.
+    The gradients of `hidden[places]` do not: threads race, and a run would not give the same bits twice.
     """
     return hidden.index_select(0, places)
 
@@ -41,27 +42,41 @@ class LogprobHead(nn.Module):
 
         No gradient flows through the entropies.
         """
-        return _Logprobs.apply(hidden, self.weight, target_ids, self.forbidden_ids, self.temperature, self.chunk_logits)
+        num_rows = max(1, self.chunk_logits // len(self.weight))
+        asked = _Asked(target_ids=target_ids, forbidden=self.forbidden_ids, temperature=self.temperature, num_rows=num_rows)
+        return _Logprobs.apply(hidden, self.weight, asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Arguments of the head that have no gradient."""
+
+    target_ids: Tensor
+    """(N,) int64"""
+    forbidden: list[int]
+    temperature: float
+    num_rows: int
+    """Rows of hidden states whose logits are held at a time."""
 
 
 class _Logprobs(torch.autograd.Function):
-    """log softmax(h W^T / temperature) at the targets, whose logits are computed anew in the backward pass, chunk by chunk."""
+    """log softmax(h W^T / temperature) at the targets. The backward pass computes the logits again, chunk by chunk.
+
+    `backward` returns one gradient for each argument of `forward`.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target_ids: Tensor, forbidden: list[int], temperature: float, chunk_logits: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, asked: _Asked) -> tuple[Tensor, Tensor]:
         logprobs, entropies, log_sums = [], [], []
-        num_rows = max(1, chunk_logits // len(weight))
-        for rows, targets in zip(hidden.split(num_rows), target_ids.split(num_rows), strict=True):
-            logits = _logits(rows, weight, forbidden, temperature)  # (n, V)
+        for rows, targets in zip(hidden.split(asked.num_rows), asked.target_ids.split(asked.num_rows), strict=True):
+            logits = _logits(rows, weight, asked)  # (n, V)
             log_sum = logits.logsumexp(-1)
             logprobs.append(logits.gather(-1, targets[:, None])[:, 0] - log_sum)
             probabilities = torch.exp(logits - log_sum[:, None])
             entropies.append(log_sum - probabilities.mul_(logits).sum(-1))
             log_sums.append(log_sum)
-        ctx.save_for_backward(hidden, weight, target_ids, torch.cat(log_sums))
-        ctx.forbidden, ctx.temperature, ctx.num_rows = forbidden, temperature, num_rows
+        ctx.save_for_backward(hidden, weight, torch.cat(log_sums))
+        ctx.asked = asked
         entropy = torch.cat(entropies)
         ctx.mark_non_differentiable(entropy)
         return torch.cat(logprobs), entropy
@@ -69,22 +84,23 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """The gradient of a target's log-probability is 1 at its logit, less the softmax at all of them."""
-        hidden, weight, target_ids, log_sums = ctx.saved_tensors
+        hidden, weight, log_sums = ctx.saved_tensors
+        asked: _Asked = ctx.asked
         of_hidden = torch.empty_like(hidden)
         of_weight = torch.zeros(weight.shape, device=weight.device) if ctx.needs_input_grad[1] else None
-        chunks = [tensor.split(ctx.num_rows) for tensor in (hidden, of_hidden, target_ids, log_sums, gradients[0])]
+        chunks = [tensor.split(asked.num_rows) for tensor in (hidden, of_hidden, asked.target_ids, log_sums, gradients[0])]
         for rows, of_rows, targets, log_sum, gradient in zip(*chunks, strict=True):
-            logits = _logits(rows, weight, ctx.forbidden, ctx.temperature)
+            logits = _logits(rows, weight, asked)
             of_logits = logits.sub_(log_sum[:, None]).exp_().mul_(-gradient[:, None])
             of_logits.scatter_add_(-1, targets[:, None], gradient[:, None])
-            of_logits = of_logits.div_(ctx.temperature).to(weight.dtype)
+            of_logits = of_logits.div_(asked.temperature).to(weight.dtype)
             of_rows.copy_(of_logits @ weight)
             if of_weight is not None:
                 of_weight += of_logits.T @ rows
-        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None, None, None, None
+        return of_hidden, None if of_weight is None else of_weight.to(weight.dtype), None
 
 
-def _logits(rows: Tensor, weight: Tensor, forbidden: list[int], temperature: float) -> Tensor:
-    logits = (rows @ weight.T).float().div_(temperature)
-    logits[:, forbidden] = NEVER
+def _logits(rows: Tensor, weight: Tensor, asked: _Asked) -> Tensor:
+    logits = (rows @ weight.T).float().div_(asked.temperature)
+    logits[:, asked.forbidden] = NEVER
     return logits

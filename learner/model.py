@@ -15,7 +15,7 @@ from ovt_ray.core.config.section import Dtype
 from ovt_ray.core.errors import ConfigError
 
 TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
-"""Arguments by which families are told the kind of each token: 1 is an image's."""
+"""Arguments for the kind of each token, by family; 1 is an image's token."""
 
 
 def load_model(path: str, dtype: Dtype, layout: Layout, zero3_config: dict[str, Any] | None) -> nn.Module:
@@ -44,7 +44,7 @@ def empty_model(path: str) -> nn.Module:
 def checkpoint_gradients(model: nn.Module) -> None:
     """Recompute activations in the backward pass.
 
-    transformers does so in layers that are in training mode only; no module below them is put there, whose dropout would come alive.
+    transformers does so in layers that are in training mode only. The modules below them stay in evaluation mode, without dropout.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -55,7 +55,7 @@ def checkpoint_gradients(model: nn.Module) -> None:
 
 
 class TokenPositions:
-    """The model's own rule of where the tokens of a prompt stand."""
+    """The model's own rule for the positions of a prompt's tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -94,7 +94,7 @@ class TokenScorer(nn.Module):
         return self.head(rows_of(output.last_hidden_state.flatten(0, 1), batch.logit_index), batch.target_ids)
 
     def _padded_attention(self, batch: MicroBatch) -> dict[str, Tensor | None]:
-        """Return what the model makes its own mask from: where tokens are, and for some families which are an image's."""
+        """Return the arguments of the model's own mask: which places hold tokens, and for some families which of them are an image's."""
         accepted = inspect.signature(type(self.model.model).forward).parameters
         is_image = (batch.input_ids == self.model.config.image_token_id).long()
         return {"attention_mask": batch.attention_mask, **{name: is_image for name in TOKEN_TYPES if name in accepted}}

@@ -1,4 +1,4 @@
-"""Which rank takes which samples, which of them stand behind one copy of their prompt, and which share a forward pass.
+"""How samples are split: over ranks, over blocks with one copy of a prompt, and over forward passes.
 
 Pure and without tensors: everything follows from lengths.
 """
@@ -20,20 +20,20 @@ class Block(Generic[Prompt]):
 
     prompt: Prompt
     num_prompt: int
-    """Tokens of the prompt."""
+    """Token count of the prompt."""
     indices: tuple[int, ...] = ()
-    """Which samples of the update these are."""
+    """Places of the samples in the update."""
     samples: tuple[TrainSample, ...] = ()
-    """As many. None for a prompt that is only shown."""
+    """Samples at these places; empty for a prompt that is only shown."""
 
     @property
     def num_fed(self) -> tuple[int, ...]:
-        """Tokens that the model is fed of each completion: all but the last, which predicts nothing."""
+        """Count of the tokens of each completion that the model is fed: all except the last, which predicts nothing."""
         return tuple(len(sample.completion_ids) - 1 for sample in self.samples)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the model is fed."""
+        """Count of the tokens that the model is fed."""
         return self.num_prompt + sum(self.num_fed)
 
 
@@ -107,3 +107,17 @@ def _padded(samples: Sequence[Block[Prompt]], budget: int) -> list[list[Block[Pr
         else:
             batches.append([sample])
     return batches
+
+
+def known_tokens(samples: Sequence[TrainSample], *, shares_prompts: bool) -> list[int]:
+    """Return the count of each sample's tokens that is known before rendering.
+
+    A shared prompt counts with its first sample. A prompt that no engine has rendered (SFT) does not count.
+    """
+    seen: set[str] = set()
+    numbers = []
+    for sample in samples:
+        is_fed = not shares_prompts or sample.problem.id not in seen
+        seen.add(sample.problem.id)
+        numbers.append(len(sample.completion_ids) + (len(sample.prompt_ids or ()) if is_fed else 0))
+    return numbers

@@ -1,4 +1,4 @@
-"""Which part of a vision-language model a parameter belongs to, and the freezing of whole parts. Parts are told by name alone."""
+"""The part of a vision-language model that a parameter belongs to, and the freezing of whole parts. Names alone decide the part."""
 
 import re
 from collections import Counter
@@ -7,40 +7,40 @@ from typing import get_args
 
 from torch import nn
 
-from ovt_ray.core.config.section import Part
+from ovt_ray.core.config.section import ModelPart
 from ovt_ray.core.errors import LearnerError
 
-PLACES: dict[Part, re.Pattern[str]] = {
-    # Qwen-VL models keep the projector inside the vision tower, the others beside it.
+PLACES: dict[ModelPart, re.Pattern[str]] = {
+    # Qwen-VL models keep the projector inside the vision tower, other models next to it.
     "projector": re.compile(r"(model\.)?(multi_modal_projector|image_newline|visual\.(merger|deepstack_merger_list))(\.|$)"),
     "vision_tower": re.compile(r"(model\.)?(visual|vision_tower|vision_model)\."),
     "language_model": re.compile(r"(model\.)?(language_model|lm_head)\."),
 }
-"""Where the parts of transformers' models lie (Qwen-VL, LLaVA, InternVL, Gemma 3, ...); the first that fits counts."""
+"""Names of the parts in transformers' models (Qwen-VL, LLaVA, InternVL, Gemma 3, ...); the first pattern that fits counts."""
 
 
-def part_of(name: str) -> Part:
+def part_of(name: str) -> ModelPart:
     """Return the part that a parameter or module of this dotted name belongs to; raises LearnerError for an unknown place."""
     for part, place in PLACES.items():
         if place.match(name):
             return part
-    raise LearnerError(f"{name} is in none of the known places of {', '.join(get_args(Part))}: add its place to learner/parts.py")
+    raise LearnerError(f"{name} is in none of the known places of {', '.join(get_args(ModelPart))}: add its place to learner/parts.py")
 
 
-def part_sizes(model: nn.Module) -> dict[Part, int]:
-    """Return how many weights each part of the model has; raises LearnerError if one belongs to none."""
-    sizes: Counter[Part] = Counter()
+def part_sizes(model: nn.Module) -> dict[ModelPart, int]:
+    """Return the count of weights in each part of the model; raises LearnerError if a weight belongs to no part."""
+    sizes: Counter[ModelPart] = Counter()
     for name, parameter in model.named_parameters():
         sizes[part_of(name)] += num_elements(parameter)
     return dict(sizes)
 
 
 def num_elements(parameter: nn.Parameter) -> int:
-    """Return the size of a whole parameter, of which `numel()` counts under ZeRO-3 what this rank has gathered."""
+    """Return the size of a whole parameter; under ZeRO-3 `numel()` counts only the share that this rank has gathered."""
     return parameter.ds_numel if hasattr(parameter, "ds_id") else parameter.numel()
 
 
-def freeze(model: nn.Module, parts: Iterable[Part]) -> None:
+def freeze(model: nn.Module, parts: Iterable[ModelPart]) -> None:
     """Take whole parts out of training.
 
     Raises LearnerError for a part that the model does not have, and where nothing would be left to train.

@@ -3,7 +3,8 @@
 from ovt_ray.core.weights.transport import PublishedVersion, Transport
 
 CHECKSUM_EVERY = 10
-"""The first of so many versions is checked byte by byte. SHA-256 of a gigabyte takes half a second on each side, a copy a tenth."""
+"""Every tenth version, from the first on, is checked byte by byte. SHA-256 of a gigabyte takes half a second on each side, a
+copy a tenth."""
 
 
 class Publisher:

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from learner.rank_actor import RankActor
 from ovt_ray.core.config.run import LearnerConfig, ModelConfig
 from ovt_ray.core.errors import ConfigError, LearnerError
+from ovt_ray.core.spans import Span
 
 PLACEMENT_DEADLINE_S = 60.0
 
@@ -76,6 +77,10 @@ class Ranks:
         """Return the answer of rank 0, which alone is called."""
         self.check_open(method.__name__)
         return self.collect([getattr(self.actors[0], method.__name__).remote(*args, **kwargs)], method.__name__)[0]
+
+    def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
+        """Return a reference, in rank order, to the spans of each rank since they were last taken."""
+        return [actor.take_spans.remote() for actor in self.actors]
 
     def check_open(self, verb: str) -> None:
         """Raise LearnerError if the group is closed."""
@@ -152,7 +157,7 @@ def in_store(samples: Sequence[Any]) -> Any:
 def place(config: LearnerConfig, deadline_s: float) -> PlacementGroup:
     """Return a placement group with one bundle per rank, close together.
 
-    Raises LearnerError saying what was asked for and what the cluster has if there is no room before the deadline.
+    Raises LearnerError if there is no room before the deadline; its message names the resources asked for and those of the cluster.
     """
     bundle = {"CPU": config.cpus_per_rank, "GPU": config.gpus_per_rank}
     bundle = {name: amount for name, amount in bundle.items() if amount}

@@ -18,7 +18,7 @@ CACHE_BYTES = 256 * 2**20
 
 
 class Positions(Protocol):
-    """The model's own rule of where the tokens of a prompt stand."""
+    """The model's own rule for the positions of a prompt's tokens."""
 
     def __call__(self, ids: Tensor, images: Mapping[str, Tensor]) -> Tensor:
         """Return (A, T) positions of a prompt's ids, (T,)."""

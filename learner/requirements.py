@@ -1,4 +1,4 @@
-"""What the learner needs of a model, read from its configuration before any weight is loaded."""
+"""The learner's requirements of a model, checked on its configuration before any weight is loaded."""
 
 import inspect
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from ovt_ray.core.config.run import Layout
 from ovt_ray.core.errors import ConfigError
 
 PREFIX_MODELS = ("paligemma",)
-"""Families whose prompt is no causal text: every token of it sees all others."""
+"""Families whose prompt is no causal text: each of its tokens sees all of them."""
 SCALES_OF_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 def check_model(path: str, layout: Layout) -> None:
-    """Return if the learner computes what the model of a Hugging Face folder or hub name computes.
+    """Return if the learner computes the same as the model of a Hugging Face folder or hub name.
 
-    Raises ConfigError naming the model, what the learner lacks and the way out.
+    Raises ConfigError that names the model, the ability that the learner lacks, and the way out.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -41,7 +41,7 @@ def check_model(path: str, layout: Layout) -> None:
 
 
 def _unlike_in_any_layout(config: Any, text: Any) -> Iterator[str]:
-    """Yield what the learner's head or its repeated passes would not reproduce."""
+    """Yield each property that the learner's head or its repeated passes would not reproduce."""
     if config.model_type in PREFIX_MODELS:
         yield "its prompt attends to itself in both directions, which the learner has no layout for; use another model"
     for name in SCALES_OF_LOGITS:
@@ -56,7 +56,7 @@ def _unlike_in_any_layout(config: Any, text: Any) -> Iterator[str]:
 
 
 def _unlike_in_packs(text: Any, takes_token_types: bool) -> Iterator[str]:
-    """Yield what tells the language model's attention from a causal one over all tokens before."""
+    """Yield each difference between the language model's attention and a causal one over all tokens before."""
     kinds = set(_value(text, "layer_types") or ())
     if others := sorted(kinds - {"full_attention"}):
         yield f"has layers of {', '.join(others)}"

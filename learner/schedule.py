@@ -8,8 +8,8 @@ from ovt_ray.core.config.stages import Optimizer
 def learning_rate(optimizer: Optimizer, update: int, num_updates: int) -> float:
     """Return the learning rate of update `update` (0 is the first) of `num_updates`.
 
-    It rises linearly (0 stands before the first update) to its peak at the first update after the warm-up, then falls along half a
-    cosine to `final_lr` times the peak at the last update.
+    It rises linearly from 0, which stands before the first update, to its peak at the first update after the warm-up. Then it falls along
+    half a cosine to `final_lr` times the peak at the last update.
     """
     num_warmup = round(optimizer.warmup * num_updates)
     if update < num_warmup:

@@ -1,8 +1,9 @@
-"""What one stage of the recipe asks of the learner."""
+"""One stage of the recipe, as the learner knows it."""
 
 from dataclasses import dataclass
 
-from ovt_ray.core.config.stages import GrpoConfig, Optimizer
+from learner.grpo import PolicyLoss
+from ovt_ray.core.config.stages import Optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,11 +14,8 @@ class Stage:
     """Hugging Face folder or hub name of the stage's first model."""
     optimizer: Optimizer
     num_updates: int
-    """Optimizer steps of the whole stage; the learning rate follows from it."""
-    policy_loss: GrpoConfig | None
-    """Ratio, clip range, KL, correction, normalisation and temperature of the policy loss; None trains with cross entropy (SFT)."""
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of the distribution whose log-probabilities the stage works with."""
-        return self.policy_loss.temperature if self.policy_loss else 1.0
+    """Count of the stage's optimizer steps; the learning rate follows from it."""
+    policy_loss: PolicyLoss | None = None
+    """Variant of the policy loss; None trains with cross entropy (SFT)."""
+    temperature: float = 1.0
+    """Temperature of the distribution whose log-probabilities the stage works with."""

@@ -36,14 +36,14 @@ def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
 def weight_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
     """Yield all parameters, whole, adapters merged, bucket by bucket, by the names that `save_pretrained` writes; empty unless `keep`.
 
-    Where no adapter is merged the tensors are the parameters themselves, not copies: they hold until the next bucket is asked for.
+    Where no adapter is merged the tensors are the parameters themselves, not copies. They are valid until the next bucket is asked for.
     Every rank has to take every bucket.
     """
     return _gathered_buckets(model, plain_weights(model), keep)
 
 
 def base_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
-    """Yield what `weight_buckets` does of the model without its adapters."""
+    """Yield the buckets of `weight_buckets` for the model without its adapters."""
     return _gathered_buckets(model, (replace(weight, adapter=None) for weight in plain_weights(model)), keep)
 
 
@@ -56,8 +56,8 @@ def _gathered_buckets(model: nn.Module, weights: Iterable[PlainWeight], keep: bo
 def adapter_buckets(model: nn.Module, keep: bool) -> Iterator[list[Adapter]]:
     """Yield all adapters, whole, as they are published, bucket by bucket; empty unless `keep`.
 
-    Their contents hold until the next bucket is asked for; every rank has to take every bucket. Raises LearnerError where a weight is
-    another tensor in the model's folder than in the model, as an adapter could not be added to that.
+    Their contents are valid until the next bucket is asked for; every rank has to take every bucket. Raises LearnerError where a weight
+    has another form in the model's folder than in the model: an adapter could not be added to it.
     """
     for bucket in _buckets(weight for weight in plain_weights(model) if weight.adapter):
         with _whole(factor for weight in bucket for factor in weight.adapter or ()):
@@ -108,7 +108,7 @@ def _buckets(weights: Iterable[PlainWeight]) -> Iterator[list[PlainWeight]]:
 
 
 def on_the_wire(bucket: dict[str, Tensor]) -> list[WeightTensor]:
-    """Return the tensors as they are published; what lies in host memory in one piece is not copied."""
+    """Return the tensors as they are published; a tensor that lies in host memory in one piece is not copied."""
     return [
         WeightTensor(
             name=name,

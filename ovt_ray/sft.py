@@ -9,7 +9,7 @@ from ovt_ray.core.errors import StageError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import Trace, TrainSample
 from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled, stable_seed
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 
 
 def train_sft(
@@ -17,7 +17,7 @@ def train_sft(
     samples: Sequence[TrainSample],
     held_out: Sequence[TrainSample],
     learner: LearnerGroup,
-    track: Track,
+    recorder: Recorder,
     *,
     checkpoints: Path,
     checkpoint_every: int,
@@ -30,20 +30,20 @@ def train_sft(
     """
     num_steps = num_sft_steps(section, len(samples))
     for step in range(first_step, num_steps):
-        track.begin("update")
+        recorder.begin("update")
         stats = learner.update(batch_at(samples, step, section.batch_size, seed, drop_last=section.num_epochs is None))
         figures = {
             "loss": stats.loss,
             "grad_norm": stats.grad_norm,
             "learning_rate": stats.learning_rate,
             "num_loss_tokens": stats.num_loss_tokens,
-            "seconds_update": track.end_phases()["update"],
+            "seconds_update": recorder.end_phases()["update"],
         }
         is_last, is_due = step + 1 == num_steps, (step + 1) % checkpoint_every == 0
         if held_out and (is_last or is_due):
-            track.begin("validation")
+            recorder.begin("validation")
             figures["validation_loss"] = learner.validation_loss(held_out)
-        track.step(step, figures)
+        recorder.step(step, figures)
         if is_due and not is_last:
             learner.save(checkpoints, step + 1)
 

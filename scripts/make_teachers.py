@@ -19,7 +19,7 @@ from ovt_ray.core.config.stages import Optimizer, SftConfig
 from ovt_ray.core.prompts import EMBEDDED_CAPTIONER, EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.core.types import Problem, TrainSample
 from ovt_ray.distillation.reasoner_text import captioned
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.sft import train_sft
 from ovt_ray.world.teacher_corpus import caption_corpus, reasoning_corpus
 from ovt_ray.world.text_model import write_text_model
@@ -61,13 +61,13 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
     learner = LearnerGroup(config.learner, config.model, SEED)
     learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=section.optimizer, num_updates=section.num_steps, policy_loss=None))
     first_step = learner.restore(checkpoints)
-    with Track(FOLDER, name, section.num_steps, first_step) as track:
+    with Recorder(FOLDER, name, num_steps=section.num_steps, first_step=first_step) as recorder:
         train_sft(
             section,
             samples,
             [],
             learner,
-            track,
+            recorder,
             checkpoints=checkpoints,
             checkpoint_every=CHECKPOINT_EVERY,
             first_step=first_step,

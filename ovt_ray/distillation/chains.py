@@ -38,7 +38,7 @@ class Chains:
 
 
 def chains_by_policy(
-    services: Services, problems: Sequence[Problem], section: DistilConfig, max_tokens: int, seed: int
+    services: Services, problems: Sequence[Problem], section: DistilConfig, *, max_tokens: int, seed: int
 ) -> Generator[Chains]:
     """Yield the scored chains of the model that the rollout workers serve."""
     sampling = Sampling(
@@ -47,7 +47,7 @@ def chains_by_policy(
         max_tokens=max_tokens,
         seed=stable_seed(seed, "distil"),
     )
-    for scored in services.answers(problems, sampling):
+    for scored in services.groups.answers(problems, sampling):
         completions = scored.group.completions
         yield Chains(
             problem=scored.group.problem,
@@ -81,7 +81,7 @@ def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
     return {row["id"]: _from_row(problem_of[row["id"]], row) for row in rows if row["id"] in problem_of}
 
 
-def keep_chains(path: Path, chains: Iterable[Chains], stage: str, num_before: int, num_problems: int) -> list[Chains]:
+def keep_chains(path: Path, chains: Iterable[Chains], stage: str, *, num_before: int, num_problems: int) -> list[Chains]:
     """Return all chains once they are on the disk, and show the progress. `num_before` of `num_problems` were there before.
 
     If the source raises, the chains so far are on the disk too, except for problems without a response at the end. The source may already

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
@@ -113,7 +114,7 @@ class Teachers:
     def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
         """Yield a pool of a teacher's model with ready engines, of the policy's number and size. They end with the block."""
         size = self.rollout.model_copy(update={"dtype": section.dtype, "max_model_len": section.max_model_len})
-        with closing(RolloutPool(size, model, model.path)) as pool:
+        with closing(RolloutPool(size, EngineLauncher(model, model.path))) as pool:
             with phase(f"starting the {name}"):
                 pool.wait_until_ready()
             yield pool

@@ -1,7 +1,7 @@
-"""What the stream of groups needs to go on after a stop: the driver's part of a checkpoint.
+"""The state of the stream of groups, with which it goes on after a stop: the driver's part of a checkpoint.
 
-It is a file of JSON lines in the folder that the learner's ranks write to, so that both parts of a checkpoint appear by the same rename
-and are removed together. The first line holds the numbers; a line for each finished group of later steps follows.
+It is a file of JSON lines in the folder that the learner's ranks write to. So both parts of a checkpoint appear by the same rename, and are
+removed together. The first line holds the numbers; a line for each finished group of later steps follows.
 """
 
 from collections.abc import Mapping
@@ -26,25 +26,25 @@ class BegunStep:
 
     step: int
     positions: tuple[int, ...]
-    """Of its problems in the stream, ascending."""
+    """Positions of its problems in the stream, ascending."""
     finished: Mapping[int, ScoredGroup]
-    """By the position of their problem; the others are begun anew."""
+    """Finished groups by the position of their problem; the others are begun again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """Where a stage stands between two steps; as it is by default, at its start."""
+    """State of a stage between two steps; the defaults are those of its start."""
 
     step: int = 0
-    """The next one to learn from."""
+    """Next step to learn from."""
     position: int = 0
-    """Of the next problem of the stream that no step has."""
+    """Position of the next problem of the stream that no step has."""
     version: int = 0
-    """Of the weights that the rollout workers serve; not of use at a stage's start."""
-    num_flat: int = 0
-    """Steps in a row before this one that had nothing to teach."""
+    """Version of the weights that the rollout workers serve; not used at a stage's start."""
+    num_without_signal: int = 0
+    """Number of steps in a row before this one whose groups had no signal."""
     rollout_is_exact: bool = False
-    """Whether the stage began with rollouts whose log-probabilities are the learner's."""
+    """Whether the stage began with rollout log-probabilities that are the learner's."""
     begun: tuple[BegunStep, ...] = ()
     """Steps from `step` on that were begun ahead, in order."""
 
@@ -57,16 +57,17 @@ class _Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Numbers:
-    """The first line."""
+    """The first line; its fields are the file's keys."""
 
     step: int
     position: int
     version: int
     num_flat: int
+    """Steps without a signal, as in `StreamState`."""
     rollout_is_exact: bool
     begun: tuple[_Begun, ...]
     num_groups: int
-    """Lines that follow."""
+    """Number of lines that follow."""
 
 
 NUMBERS = TypeAdapter(_Numbers)
@@ -79,7 +80,7 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
         step=state.step,
         position=state.position,
         version=state.version,
-        num_flat=state.num_flat,
+        num_flat=state.num_without_signal,
         rollout_is_exact=state.rollout_is_exact,
         begun=tuple(_Begun(step=begun.step, positions=begun.positions) for begun in state.begun),
         num_groups=len(groups),
@@ -88,7 +89,7 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
 
 
 def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
-    """Return the state that was saved with the checkpoint of a step; with none (step 0), that of a stage's start.
+    """Return the state that was saved with the checkpoint of a step; at step 0, that of a stage's start.
 
     Raises StageError naming the file and what to do if it is missing or damaged.
     """
@@ -101,7 +102,7 @@ def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> S
         reason = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else str(error)
         raise StageError(
             f"{path}: the driver's part of the checkpoint cannot be used ({reason}). Put the file back, or remove {checkpoints} and run "
-            "the same command again: the stage then begins anew"
+            "the same command again: the stage then begins again"
         ) from error
 
 
@@ -128,7 +129,7 @@ def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
         step=step,
         position=numbers.position,
         version=numbers.version,
-        num_flat=numbers.num_flat,
+        num_without_signal=numbers.num_flat,
         rollout_is_exact=numbers.rollout_is_exact,
         begun=begun,
     )

@@ -1,45 +1,49 @@
-"""What the learner makes of one step's groups: the updates it takes, and their figures."""
+"""The minibatches of a step: one for each of its updates."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import fmean
 
-from learner.group import LearnerGroup
-from ovt_ray.core.types import ScoredGroup, TrainSample, UpdateStats
-from ovt_ray.rl.samples import split_evenly, to_train_samples
+from ovt_ray.core.types import TrainSample, UpdateStats
+from ovt_ray.rl.samples import split_evenly
+from ovt_ray.rl.services import PolicyLearner
 from ovt_ray.rl.stage import GrpoStage
 
 AVERAGED = [field.name for field in fields(UpdateStats) if not field.name.startswith("num_")]
-"""Figures of the updates of a step that are averaged."""
+"""Names of the figures that are averaged over the updates of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
-    """The updates of one step, each on a part of its samples; none where nothing teaches."""
+class Minibatches:
+    """The samples of one step, split into its updates; empty where no group has a signal."""
 
-    parts: Sequence[Sequence[TrainSample]]
+    rollouts: Sequence[Sequence[TrainSample]]
+    """Samples of each update that the rollout workers drew."""
     traces: Sequence[Sequence[TrainSample]]
-    """Of each update, what it learns from beside its part."""
+    """Samples of each update that come from the iteration's traces."""
     rollout_is_proximal: bool
     """Whether the rollout's log-probabilities are the learner's at the start of the step, and not computed again."""
 
 
-def lesson_of(stage: GrpoStage, step: int, groups: Sequence[ScoredGroup], *, rollout_is_proximal: bool) -> Lesson:
-    """Return what a step learns from its groups."""
-    section = stage.section
-    samples = to_train_samples(groups, section.advantage, mask_truncated=section.mask_truncated)
-    parts = split_evenly(samples, section.updates_per_step)
-    traces = [stage.traces_of(step, number) for number in range(len(parts))]
-    return Lesson(parts=parts, traces=traces, rollout_is_proximal=rollout_is_proximal)
+def split_into_minibatches(stage: GrpoStage, step: int, samples: Sequence[TrainSample], *, rollout_is_proximal: bool) -> Minibatches:
+    """Return a step's samples split into `grpo.updates_per_step` minibatches, with traces mixed in if the stage says so."""
+    rollouts = split_evenly(samples, stage.section.updates_per_step)
+    traces = [stage.traces_of(step, number) for number in range(len(rollouts))]
+    return Minibatches(rollouts=rollouts, traces=traces, rollout_is_proximal=rollout_is_proximal)
 
 
-def learn(learner: LearnerGroup, lesson: Lesson) -> list[UpdateStats]:
-    """Take the updates. Parts after the first need the log-probabilities of the policy before the first."""
-    later = [sample for part in lesson.parts[1:] for sample in part]
-    known = [sample.rollout_logprobs for sample in later] if lesson.rollout_is_proximal or not later else learner.logprobs(later)
+def take_updates(learner: PolicyLearner, minibatches: Minibatches) -> list[UpdateStats]:
+    """Take one update on each minibatch.
+
+    The clip range of all updates is around the policy before the first. The first needs no log-probabilities of it, as it is that policy.
+    """
+    first, rest = minibatches.rollouts[:1], minibatches.rollouts[1:]
+    later = [sample for samples in rest for sample in samples]
+    # Before the first update: after it, the learner could not say any more how probable the tokens were.
+    known = [sample.rollout_logprobs for sample in later] if minibatches.rollout_is_proximal or not later else learner.logprobs(later)
     proximal = iter(known)
-    parts = [*lesson.parts[:1], *([replace(sample, proximal_logprobs=next(proximal)) for sample in part] for part in lesson.parts[1:])]
-    return [learner.update([*part, *traces]) for part, traces in zip(parts, lesson.traces, strict=True)]
+    rollouts = [*first, *([replace(sample, proximal_logprobs=next(proximal)) for sample in samples] for samples in rest)]
+    return [learner.update([*samples, *traces]) for samples, traces in zip(rollouts, minibatches.traces, strict=True)]
 
 
 def update_figures(updates: Sequence[UpdateStats]) -> dict[str, float]:

@@ -1,20 +1,19 @@
 """The gate before each RL stage: rollout and learner must give the same tokens the same log-probabilities.
 
-It catches what raises nothing: stale image features, pixels lost on the way, wrong positions, weights that did not arrive.
+It catches faults that raise nothing: stale image features, pixels lost on the way, wrong positions, weights that did not arrive.
 
-The gate is on the mean over an answer's tokens, the worst answer deciding. In float32 both sides agree to 1e-6 on almost every token, but
-where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
+The gate is on the mean over an answer's tokens, and the worst answer decides. In float32 both sides agree to 1e-6 on almost every token.
+Where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
 float64 as vLLM is. Any of the faults above moves whole answers by more than 1e-2.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from ovt_ray.core.errors import ParityError
-from ovt_ray.core.types import Problem, Sampling, TrainSample
-from ovt_ray.services import Services
+from ovt_ray.core.types import RolloutGroup, TrainSample
 
 EXACT_GAP = 1e-5
 """Below it rollout and learner differ by the rounding of float32 alone."""
@@ -22,12 +21,12 @@ EXACT_GAP = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityGap:
-    """Differences of log-probabilities between rollout and learner, nats."""
+    """Differences of log-probabilities between rollout and learner, in nats."""
 
     mean: float
-    """Of the answer on which it is largest, over its tokens."""
+    """Largest mean over the tokens of an answer."""
     worst: float
-    """Of all tokens."""
+    """Largest difference on a token of any answer."""
 
     @property
     def is_exact(self) -> bool:
@@ -35,24 +34,28 @@ class ParityGap:
         return self.mean <= EXACT_GAP
 
 
-def check_parity(services: Services, problems: Sequence[Problem], sampling: Sampling, max_gap: float) -> ParityGap:
-    """Return how far rollout and learner are apart on the tokens of a few completions.
-
-    Raises ParityError naming the problem of the worst answer if its mean is above `max_gap`.
-    """
-    samples = [
+def parity_samples(groups: Iterable[RolloutGroup]) -> list[TrainSample]:
+    """Return a sample for each completion of some groups, with the log-probabilities of the rollout."""
+    return [
         TrainSample(
             problem=group.problem,
             prompt_ids=group.prompt_ids,
             completion_ids=completion.token_ids,
             rollout_logprobs=completion.rollout_logprobs,
         )
-        for group in services.rollout.generate(problems, sampling)
+        for group in groups
         for completion in group.completions
     ]
+
+
+def check_parity(samples: Sequence[TrainSample], learner_logprobs: Sequence[Sequence[float]], max_gap: float) -> ParityGap:
+    """Return how far rollout and learner are apart on the tokens of a few completions, given the learner's log-probabilities of each.
+
+    Raises ParityError naming the problem of the worst answer if its mean is above `max_gap`.
+    """
     gaps = [
         [abs(rollout - policy) for rollout, policy in zip(sample.rollout_logprobs or (), row, strict=True)]
-        for sample, row in zip(samples, services.learner.logprobs(samples), strict=True)
+        for sample, row in zip(samples, learner_logprobs, strict=True)
     ]
     means = [fmean(answer) for answer in gaps]
     place = max(range(len(means)), key=lambda place: math.inf if math.isnan(means[place]) else means[place])

@@ -1,7 +1,7 @@
-"""`ovt-ray replay`: a kept step of GRPO again, its learning or its generation alone, beside what was recorded.
+"""`ovt-ray replay`: a kept step of GRPO again, its learning or its generation alone, next to its record.
 
-Both begin from the stage's first model. That is the one step 0 had, whose figures and answers have to come out again to the last bit; a
-later step had weights that are gone, and what is shown of it is not compared.
+Both begin from the stage's first model. Step 0 had the same model, so its figures and answers have to come out again to the last bit. A
+later step had weights that are gone, and its figures are shown without a comparison.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
 from learner.group import LearnerGroup
 from ovt_ray.cluster import cluster
@@ -23,9 +24,10 @@ from ovt_ray.core.prompts import Prompts, model_path
 from ovt_ray.core.types import Completion, RolloutGroup, ScoredGroup, TrainSample
 from ovt_ray.data.tasks import load_tasks
 from ovt_ray.distil import read_traces
-from ovt_ray.rl.minibatches import learn, lesson_of, update_figures
-from ovt_ray.rl.rollouts import Rollouts, read_rollouts
-from ovt_ray.rl.samples import group_stats
+from ovt_ray.rl.minibatches import split_into_minibatches, take_updates, update_figures
+from ovt_ray.rl.rollouts import KeptRollouts, read_rollouts
+from ovt_ray.rl.samples import advantages_of, group_stats, train_samples
+from ovt_ray.rl.services import PolicyLearner
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.progress import phase
@@ -43,24 +45,24 @@ class KeptStep:
     model: str
     """Folder or hub name of the stage's first model."""
     step: int
-    rollouts: Rollouts
+    rollouts: KeptRollouts
     figures: Mapping[str, float]
-    """Of its row in metrics.jsonl; none if the step did not come to its end."""
+    """Figures of its row in metrics.jsonl; none if the step did not come to its end."""
 
 
 def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) -> bool:
-    """Learn from a step's kept groups again, generate them again, or both, and print what came out; no record of the run is changed.
+    """Learn from a step's kept groups again, generate them again, or both, and print the figures; no record of the run is changed.
 
-    Returns whether all that can be compared is the same.
+    Returns whether everything that can be compared is the same.
     """
     kept = _kept_step(run_dir.resolve(), stage_name, step)
     stats = group_stats(kept.rollouts.groups)
     print(
-        f"{stage_name} step {step}: {len(kept.rollouts.groups)} groups, {stats.flat_groups:.0%} of them flat, {stats.num_completions} "
+        f"{stage_name} step {step}: {len(kept.rollouts.groups)} groups, {stats.flat_groups:.0%} without a signal, {stats.num_completions} "
         f"completions, {stats.accuracy:.0%} correct, {stats.truncated:.0%} cut at max_completion_tokens"
     )
     if step > 0:
-        print(f"the weights of step {step} are gone: what follows begins from {kept.model}, and is not compared with what was recorded")
+        print(f"the weights of step {step} are gone: the replay begins from {kept.model}, and is not compared with the record")
     if not kept.figures:
         print("the step did not come to its end: metrics.jsonl has no figures of it")
     same = True
@@ -71,18 +73,21 @@ def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) ->
                     learner.begin(kept.stage.for_learner(kept.model))
                 same &= learn_again(kept, learner)
         if "generate" in halves:
-            with closing(RolloutPool(kept.config.rollout, kept.config.model, kept.model)) as pool:
+            with closing(RolloutPool(kept.config.rollout, EngineLauncher(kept.config.model, kept.model))) as pool:
                 with phase("starting the rollout workers"):
                     pool.wait_until_ready()
                 same &= generate_again(kept, pool)
     return same or step > 0
 
 
-def learn_again(kept: KeptStep, learner: LearnerGroup) -> bool:
+def learn_again(kept: KeptStep, learner: PolicyLearner) -> bool:
     """Take the step's updates on a learner that has begun the stage; return whether their figures are those recorded, if any are."""
-    lesson = lesson_of(kept.stage, kept.step, kept.rollouts.groups, rollout_is_proximal=kept.rollouts.rollout_is_proximal)
+    rollouts, section = kept.rollouts, kept.stage.section
+    advantages = advantages_of(rollouts.groups, section.advantage)
+    samples = train_samples(rollouts.groups, advantages, mask_truncated=section.mask_truncated)
+    minibatches = split_into_minibatches(kept.stage, kept.step, samples, rollout_is_proximal=rollouts.rollout_is_proximal)
     began = time.monotonic()
-    updates = learn(learner, lesson)
+    updates = take_updates(learner, minibatches)
     seconds = time.monotonic() - began
     print(f"\nlearn: {len(updates)} updates in {seconds:.3f} s, recorded {kept.figures.get('seconds_update', math.nan):.3f} s")
     print(f"{'figure':<18}{'recorded':>26}{'again':>26}")
@@ -156,7 +161,8 @@ def _kept_step(run_dir: Path, stage_name: str, step: int) -> KeptStep:
     if config.iterations[iteration - 1].grpo.sft_coef:
         with_traces = max(number for number, turn in enumerate(config.iterations[:iteration], start=1) if turn.distil)
         traces = trace_samples(read_traces(run_dir / f"iter{with_traces}" / "distil" / "traces.jsonl"), Prompts(model, config.model))
-    stage = grpo_stage(config, iteration, load_tasks(config.data, config.seed, run_dir / "images", config.problem_folder), traces, run_dir)
+    tasks = load_tasks(config.data, config.seed, run_dir / "images", config.problem_folder)
+    stage = grpo_stage(config, iteration, tasks, traces=traces, run_dir=run_dir)
     rows = {row.step: row.values for row in read_metrics(run_dir) if row.stage == stage_name}
     rollouts = read_rollouts(stage.folder, step, stage.problems)
     return KeptStep(config=config, stage=stage, model=model, step=step, rollouts=rollouts, figures=rows.get(step, {}))

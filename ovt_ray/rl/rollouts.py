@@ -11,41 +11,40 @@ from ovt_ray.core.files import read_json_lines, write_json_lines_atomically
 from ovt_ray.core.types import Problem, ScoredGroup
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.rl.group_rows import group_row, read_group
-from ovt_ray.rl.minibatches import Lesson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollouts:
-    """What one step learnt from."""
+class KeptRollouts:
+    """The groups that one step learnt from."""
 
     groups: tuple[ScoredGroup, ...]
-    """In the order of the step."""
+    """Groups in the order of the step."""
     rollout_is_proximal: bool
-    """As in the step's lesson."""
+    """Value of the step's `Minibatches`."""
 
 
 def rollouts_path(stage_folder: Path, step: int) -> Path:
-    """Return the file of a step: its first line says what the groups were learnt with, a line for each group follows."""
+    """Return the file of a step: its first line says how the groups were learnt from, a line for each group follows."""
     return stage_folder / "rollouts" / f"{tag(step)}.jsonl"
 
 
 def forget_rollouts(stage_folder: Path) -> None:
-    """Remove those of an attempt that was given up."""
+    """Remove the rollouts of an attempt that was given up."""
     shutil.rmtree(stage_folder / "rollouts", ignore_errors=True)
 
 
-def write_rollouts(stage_folder: Path, step: int, groups: Mapping[int, ScoredGroup], lesson: Lesson) -> None:
+def write_rollouts(stage_folder: Path, step: int, groups: Mapping[int, ScoredGroup], *, rollout_is_proximal: bool) -> None:
     """Write a step's groups, which are given by the position of their problem in the stream."""
     rows = [group_row(step, position, group) for position, group in groups.items()]
-    first = {"step": step, "num_groups": len(rows), "rollout_is_proximal": lesson.rollout_is_proximal}
+    first = {"step": step, "num_groups": len(rows), "rollout_is_proximal": rollout_is_proximal}
     write_json_lines_atomically(rollouts_path(stage_folder, step), [first, *rows])
 
 
-def read_rollouts(stage_folder: Path, step: int, problems: ItemStream[Problem]) -> Rollouts:
-    """Return what `write_rollouts` wrote. Raises DataError naming the file if it is missing or damaged."""
+def read_rollouts(stage_folder: Path, step: int, problems: ItemStream[Problem]) -> KeptRollouts:
+    """Return the rollouts of a step. Raises DataError naming the file if it is missing or damaged."""
     path = rollouts_path(stage_folder, step)
     if not path.exists():
-        raise DataError(f"{path}: no such file; a run keeps what its steps learnt from with grpo.keep_rollouts=true")
+        raise DataError(f"{path}: no such file; a run keeps the rollouts of its steps with grpo.keep_rollouts=true")
     rows = read_json_lines(path)
     if not rows or rows[0].get("num_groups") != len(rows) - 1:
         raise DataError(f"{path}: damaged, as it does not hold the groups that its first line counts; replay another step")
@@ -53,4 +52,4 @@ def read_rollouts(stage_folder: Path, step: int, problems: ItemStream[Problem]) 
         groups = tuple(read_group(row, problems)[1] for row in rows[1:])
     except DataError as error:
         raise DataError(f"{path}: {error}; replay another step") from error
-    return Rollouts(groups=groups, rollout_is_proximal=rows[0]["rollout_is_proximal"])
+    return KeptRollouts(groups=groups, rollout_is_proximal=rows[0]["rollout_is_proximal"])

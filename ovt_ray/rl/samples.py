@@ -1,4 +1,7 @@
-"""From scored groups to samples to learn from: pure."""
+"""From scored groups to samples to learn from: pure.
+
+A group whose scorable completions all have the same score is a zero-variance group. It has no learning signal: every advantage is 0.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +10,14 @@ from typing import TypeVar
 
 from learner.grpo import group_advantages
 from ovt_ray.core.config.stages import Advantage
-from ovt_ray.core.types import Completion, Failure, Outcome, Score, ScoredGroup, TrainSample
+from ovt_ray.core.types import Failure, Outcome, Score, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStats:
-    """What one step's groups look like. Means are over scorable completions."""
+    """Statistics of one step's groups. Means are over scorable completions."""
 
     reward: float
     accuracy: float
@@ -25,23 +28,23 @@ class GroupStats:
     unparseable: float
     """Share of completions without a final answer."""
     flat_groups: float
-    """Share of groups whose scores are all equal: they teach nothing and are dropped."""
+    """Share of zero-variance groups, which give no samples."""
     num_unscorable: int
     num_late: int
-    """Of the unscorable ones, those whose reward took too long and was killed."""
+    """Unscorable completions whose reward took too long and was killed."""
     num_out_of_memory: int
-    """Those whose reward needed more memory than it may have."""
+    """Unscorable completions whose reward needed more memory than it may have."""
     num_crashed: int
-    """Those whose reward's process or actor died."""
+    """Unscorable completions whose reward's process or actor died."""
     num_raised: int
-    """Those whose reward raised."""
+    """Unscorable completions whose reward raised."""
     num_completions: int
 
 
 def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
     """Return the statistics of one step's groups."""
     pairs = [pair for group in groups for pair in zip(group.group.completions, group.scores, strict=True)]
-    scored = [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+    scored = [(completion, score) for completion, score in pairs if _is_scorable(score)]
     failures = [score.failure for _, score in pairs]
     return GroupStats(
         reward=_mean([score.value for _, score in scored]),
@@ -50,7 +53,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
         longest_response_tokens=max((len(completion.token_ids) for completion, _ in pairs), default=0),
         truncated=_mean([completion.finish_reason == "length" for completion, _ in pairs]),
         unparseable=_mean([score.outcome is Outcome.UNPARSEABLE for _, score in scored]),
-        flat_groups=_mean([not teaches(group) for group in groups]),
+        flat_groups=_mean([not has_signal(group) for group in groups]),
         num_unscorable=len(pairs) - len(scored),
         num_late=failures.count(Failure.DEADLINE),
         num_out_of_memory=failures.count(Failure.MEMORY),
@@ -61,7 +64,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
 
 
 def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
-    """Return of each completion how many versions its oldest tokens are behind `version`."""
+    """Return how many versions the oldest tokens of each completion are behind `version`."""
     return [version - completion.oldest_version for group in groups for completion in group.group.completions]
 
 
@@ -72,7 +75,7 @@ def oldest_version(group: ScoredGroup) -> int:
 
 def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
-    scores = [score for group in groups for score in group.scores if score.outcome is not Outcome.UNSCORABLE]
+    scores = [score for group in groups for score in group.scores if _is_scorable(score)]
     names = {name: None for score in scores for name in score.parts}
     if len(names) < 2:
         return {}
@@ -83,42 +86,54 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else 0.0
 
 
-def to_train_samples(groups: Sequence[ScoredGroup], advantage: Advantage, *, mask_truncated: bool) -> list[TrainSample]:
-    """Return one sample per scorable completion of each group that is not flat, in order.
+def advantages_of(groups: Sequence[ScoredGroup], kind: Advantage) -> list[list[float | None]]:
+    """Return the advantage of each completion, group by group; None for one that could not be scored.
+
+    An unscorable completion is left out of its group: the others are compared with each other alone.
+    """
+    rewards = [[score.value for score in group.scores if _is_scorable(score)] for group in groups]
+    known = iter(group_advantages([values for values in rewards if values], kind))
+    in_order = [iter(next(known) if values else []) for values in rewards]
+    return [
+        [next(values) if _is_scorable(score) else None for score in group.scores] for group, values in zip(groups, in_order, strict=True)
+    ]
+
+
+def train_samples(
+    groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float | None]], *, mask_truncated: bool
+) -> list[TrainSample]:
+    """Return one sample per scorable completion of each group with a signal, in order.
 
     With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
     """
-    scored_groups = [group for group in groups if _scorable(group)]
-    advantages = group_advantages([[score.value for _, score in _scorable(group)] for group in scored_groups], advantage)
     return [
         TrainSample(
             problem=scored.group.problem,
             prompt_ids=scored.group.prompt_ids,
             completion_ids=completion.token_ids,
             rollout_logprobs=completion.rollout_logprobs,
-            advantage=value,
+            advantage=advantage,
         )
-        for scored, values in zip(scored_groups, advantages, strict=True)
-        for (completion, _), value in zip(_scorable(scored), values, strict=True)
-        if teaches(scored) and not (mask_truncated and completion.finish_reason == "length")
+        for scored, values in zip(groups, advantages, strict=True)
+        for completion, advantage in zip(scored.group.completions, values, strict=True)
+        if advantage is not None and has_signal(scored) and not (mask_truncated and completion.finish_reason == "length")
     ]
 
 
-def _scorable(group: ScoredGroup) -> list[tuple[Completion, Score]]:
-    pairs = zip(group.group.completions, group.scores, strict=True)
-    return [(completion, score) for completion, score in pairs if score.outcome is not Outcome.UNSCORABLE]
+def has_signal(group: ScoredGroup) -> bool:
+    """Return whether scores differ within the group, so that there is something to learn."""
+    return len({score.value for score in group.scores if _is_scorable(score)}) > 1
 
 
-def teaches(group: ScoredGroup) -> bool:
-    """Return whether the group is not flat."""
-    return len({score.value for _, score in _scorable(group)}) > 1
+def _is_scorable(score: Score) -> bool:
+    return score.outcome is not Outcome.UNSCORABLE
 
 
-def why_flat(what: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:
-    """Return why nothing can be learnt from some groups, and what to do; `what` says which they are."""
+def why_no_signal(where: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:
+    """Return why nothing can be learnt from some groups, and the remedies; `where` says which groups they are."""
     stats = group_stats(groups)
     return (
-        f"grpo: {what} had only groups whose answers all score alike"
+        f"grpo: {where} had only groups whose answers all score alike"
         f"{' or ran into max_completion_tokens (mask_truncated)' if mask_truncated else ''}, so there is nothing to learn from. "
         f"Of the last {len(groups)} groups' answers {stats.accuracy:.0%} were correct, {stats.unparseable:.0%} had no final answer, "
         f"{stats.truncated:.0%} ran into max_completion_tokens, {stats.num_unscorable} of {stats.num_completions} could not be scored. "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from learner.grpo import ClipRange, PolicyLoss
 from learner.stage import Stage
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.config.stages import GrpoConfig
@@ -39,9 +40,9 @@ class GrpoStage:
         return self.folder / "checkpoints"
 
     def for_learner(self, model: str) -> Stage:
-        """Return the stage as the learner is told of it; `model` is the one that it begins with."""
+        """Return the learner's part of the stage; `model` is the model that it begins with."""
         num_updates = self.section.num_steps * self.section.updates_per_step
-        return Stage(model_path=model, optimizer=self.section.optimizer, num_updates=num_updates, policy_loss=self.section)
+        return learner_stage(self.section, model, num_updates)
 
     def sampling(self, step: int) -> Sampling:
         """Return how the completions of one step are drawn; their seed follows from the stage's seed and the step."""
@@ -63,7 +64,33 @@ class GrpoStage:
         return batch_at(self.traces, place, self.section.sft_batch_size, stable_seed(self.seed, "traces"))
 
 
-def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
+def learner_stage(section: GrpoConfig, model: str, num_updates: int) -> Stage:
+    """Return a stage of so many updates as the learner knows it; `model` is its first model."""
+    return Stage(
+        model_path=model,
+        optimizer=section.optimizer,
+        num_updates=num_updates,
+        policy_loss=policy_loss_of(section),
+        temperature=section.temperature,
+    )
+
+
+def policy_loss_of(section: GrpoConfig) -> PolicyLoss:
+    """Return the variant of the policy loss that a section asks for."""
+    return PolicyLoss(
+        ratio=section.ratio,
+        clip=ClipRange(low=section.clip_low, high=section.clip_high, dual=section.clip_dual),
+        kl_coef=section.kl_coef,
+        kl_estimator=section.kl_estimator,
+        kl_in=section.kl_in,
+        rollout_correction=section.rollout_correction,
+        rollout_cap=section.rollout_cap,
+        normalisation=section.normalisation,
+        sft_coef=section.sft_coef,
+    )
+
+
+def grpo_stage(config: RunConfig, iteration: int, tasks: Tasks, *, traces: Sequence[TrainSample], run_dir: Path) -> GrpoStage:
     """Return an iteration's stage."""
     key, section = stage_key(iteration, "grpo"), config.iterations[iteration - 1].grpo
     seed = stable_seed(config.seed, key)

@@ -1,4 +1,4 @@
-"""Where a training loop tells what happens in a step: metrics and a timeline on the disk, progress on the screen."""
+"""The recorder of a stage's steps: metrics and a timeline on the disk, progress on the screen."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,24 +12,30 @@ from ovt_ray.run.timeline import Timeline, busy_shares
 
 
 def no_actors() -> Sequence[ActorSpans]:
-    """Return nothing, for loops whose services are no actors."""
+    """Return no spans, for loops whose services are no actors."""
     return ()
 
 
-class Track:
+class Recorder:
     """One stage's steps, recorded and shown; use it in a `with` statement."""
 
     def __init__(
-        self, run_dir: Path, stage: str, num_steps: int, first_step: int, take_spans: Callable[[], Sequence[ActorSpans]] = no_actors
+        self,
+        run_dir: Path,
+        stage: str,
+        *,
+        num_steps: int,
+        first_step: int,
+        take_spans: Callable[[], Sequence[ActorSpans]] = no_actors,
     ) -> None:
-        """`take_spans` returns what each actor did since it was last asked; what they did before this stage's steps is recorded too."""
+        """`take_spans` returns each actor's spans since the last call; spans from before this stage's steps are recorded too."""
         self._metrics = MetricsLog(run_dir, stage, first_step)
         self._progress = Progress(stage, num_steps, first_step=first_step)
         self._timeline = Timeline(run_dir, stage)
         self._take_spans = take_spans
         self._log = SpanLog()
         self._phases: list[Span] = []
-        """Those of this step that have ended."""
+        """Phases of this step that have ended."""
         self._recorded_at = time.monotonic()
         self._record(first_step)
 
@@ -42,7 +48,7 @@ class Track:
         self._metrics.close()
 
     def begin(self, phase: str) -> None:
-        """Say that the driver begins a phase of the step; the one before ends, as any does with the step."""
+        """Note that the driver begins a phase of the step; it ends with the next phase or with the step."""
         self._log.switch(phase)
 
     def end_phases(self) -> Mapping[str, float]:
@@ -55,14 +61,14 @@ class Track:
         return seconds
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Record and show the figures of one finished step, counted from 0, and how busy the actors were since the one before."""
+        """Record and show the figures of one finished step, counted from 0, and how busy the actors were since the step before."""
         self.end_phases()
         figures = {**values, **self._record(step)}
         self._metrics.log(step, figures)
         self._progress.step(step, figures)
 
     def _record(self, step: int) -> Mapping[str, float]:
-        """Put what was done since this was last called into the timeline, and return how busy the actors were in that time."""
+        """Put the spans since the last call into the timeline, and return how busy the actors were in that time."""
         actors = self._take_spans()
         driver = ActorSpans(kind="driver", number=0, spans=tuple(self._phases))
         self._phases.clear()

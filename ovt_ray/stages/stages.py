@@ -27,12 +27,12 @@ from ovt_ray.evaluate import Evaluation, evaluate
 from ovt_ray.grpo import train_grpo
 from ovt_ray.report.samples import SampleRecord, write_samples
 from ovt_ray.rl.checkpoint import StreamState, read_state
-from ovt_ray.rl.parity import check_parity
+from ovt_ray.rl.parity import check_parity, parity_samples
 from ovt_ray.rl.rollouts import forget_rollouts
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
 from ovt_ray.run.ledger import RunFolder
 from ovt_ray.run.progress import phase
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.results import measured, stage_key, write_results
 from ovt_ray.services import Services
 from ovt_ray.sft import hold_out, num_sft_steps, trace_samples, train_sft
@@ -153,13 +153,14 @@ class Stages:
         mixed_in = traces if section.sft_coef else None
         began = self._start(key, [path for path in (Path(model), mixed_in) if path and path.exists()])  # a base may be a hub name
         samples = trace_samples(read_traces(mixed_in), self.prompts) if mixed_in else []
-        stage = grpo_stage(self.config, iteration, self.tasks, samples, self.folder.path)
+        stage = grpo_stage(self.config, iteration, self.tasks, traces=samples, run_dir=self.folder.path)
         state = self._begin_grpo(key, stage, model)
         if state.step == 0:
             forget_rollouts(stage.folder)
             state = replace(state, rollout_is_exact=self._passes_gate(key, stage) and not section.cuts)
-        with Track(self.folder.path, key, section.num_steps, state.step, self.services.take_spans) as track:
-            train_grpo(stage, self.services, track, state)
+        take_spans = self.services.take_spans
+        with Recorder(self.folder.path, key, num_steps=section.num_steps, first_step=state.step, take_spans=take_spans) as recorder:
+            train_grpo(stage, self.services, recorder, state)
         return self._finish_training(iteration, "grpo", began, section.num_steps)
 
     def _all_chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> list[Chains]:
@@ -168,14 +169,14 @@ class Stages:
         before = read_chains(path, problems)
         left = [problem for problem in problems if problem.id not in before]
         with closing(self._chains(key, section, left)) as chains:  # an interrupted source ends its engines
-            asked = keep_chains(path, chains, key, len(before), len(problems))
+            asked = keep_chains(path, chains, key, num_before=len(before), num_problems=len(problems))
         all_chains = before | {chains.problem.id: chains for chains in asked}
         return [all_chains[problem.id] for problem in problems]
 
     def _chains(self, key: str, section: DistilConfig, problems: Sequence[Problem]) -> Generator[Chains]:
         seed = stable_seed(self.config.seed, key)
         if section.source == "policy":
-            return chains_by_policy(self.services, problems, section, self.config.max_completion_tokens, seed)
+            return chains_by_policy(self.services, problems, section, max_tokens=self.config.max_completion_tokens, seed=seed)
         if section.source == "dataset":
             return chains_by_dataset(self.services, problems)
         if section.source == "endpoint":
@@ -191,13 +192,14 @@ class Stages:
         samples, held_out = hold_out(trace_samples(traces, self.prompts), section.validation_share, seed)
         num_steps = num_sft_steps(section, len(samples))
         first_step = self._begin(key, Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None))
-        with Track(self.folder.path, key, num_steps, first_step, self.services.take_spans) as track:
+        take_spans = self.services.take_spans
+        with Recorder(self.folder.path, key, num_steps=num_steps, first_step=first_step, take_spans=take_spans) as recorder:
             train_sft(
                 section,
                 samples,
                 held_out,
                 self.services.learner,
-                track,
+                recorder,
                 checkpoints=self._checkpoints(key),
                 checkpoint_every=self.config.learner.checkpoint_every,
                 first_step=first_step,
@@ -210,14 +212,15 @@ class Stages:
         state = read_state(stage.checkpoints, newest(stage.checkpoints), stage.problems)
         self._begin(key, stage.for_learner(model))
         learner = self.services.learner
-        self.services.rollout.load_weights(learner.publish_again(state.version) if state.step else learner.publish())
+        self.services.rollout.load_weights(learner.publish(state.version if state.step else None))
         return state
 
     def _passes_gate(self, key: str, stage: GrpoStage) -> bool:
         """Return whether rollout and learner are alike to the rounding of float32; raises ParityError if they differ by too much."""
         draw = replace(stage.sampling(-1), top_p=1.0, top_k=0, bad_words=())  # the learner's distribution is not cut off
         problems = {problem.id: problem for problem in stage.problems.take(0, NUM_PARITY_PROBLEMS)}
-        gap = check_parity(self.services, list(problems.values()), draw, stage.section.max_parity_gap)
+        samples = parity_samples(self.services.rollout.generate(list(problems.values()), draw))
+        gap = check_parity(samples, self.services.learner.logprobs(samples), stage.section.max_parity_gap)
         print(f"[{key}] rollout and learner log-probabilities agree within {gap.mean:.1e} a token, {gap.worst:.1e} at worst", flush=True)
         return gap.is_exact
 
@@ -246,7 +249,9 @@ class Stages:
 
     def _finish(self, iteration: int, stage: str, began: float, outputs: Sequence[Path], num_steps: int = 0) -> None:
         key = stage_key(iteration, stage)
-        evaluation = evaluate(self.services, self._held_out, self.config.eval.temperature, self.config.max_completion_tokens, key)
+        evaluation = evaluate(
+            self.services, self._held_out, temperature=self.config.eval.temperature, max_tokens=self.config.max_completion_tokens, stage=key
+        )
         result = measured(
             iteration,
             stage,

@@ -19,7 +19,7 @@ from ovt_ray.core.config.run import LoraConfig
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import Completion, RolloutGroup
 from ovt_ray.core.weights.broadcast import Group
-from ovt_ray.core.weights.meeting import Meeting, called
+from ovt_ray.core.weights.meeting import Meeting, new_meeting
 from ovt_ray.core.weights.version import Weights
 
 
@@ -41,7 +41,7 @@ class ProcessSender:
     def check_open(self) -> None: ...
 
     def call_group(self, num_members: int, deadline_s: float) -> Meeting:
-        self._meeting, self._store = called("127.0.0.1", num_members, deadline_s)
+        self._meeting, self._store = new_meeting("127.0.0.1", num_members, deadline_s)
         return self._meeting
 
     def send(self, calls: Sequence[ray.ObjectRef], *, is_checked: bool) -> str:

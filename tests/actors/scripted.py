@@ -1,12 +1,13 @@
 """Rollout workers whose completions are as long as the problem says. Ray's processes import them from here."""
 
 import asyncio
+from dataclasses import dataclass
 
 import ray
 
 from actors.placed import PlacedWorker, Worker, into, placement
-from actors.pool import RolloutPool
 from benchmarks.simulated import SimulatedWorker, Speed
+from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.types import Problem, Sampling
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Weights
@@ -30,11 +31,12 @@ class Scripted(SimulatedWorker):
         return int(problem.question.split()[index])
 
 
-class ScriptedPool(RolloutPool):
-    """The pool, with scripted workers where engines would be."""
+@dataclass(frozen=True, slots=True)
+class ScriptedLauncher:
+    """Starts scripted workers where engines would be."""
 
-    def _launch(self) -> Worker:
-        group = placement(self.config)
-        speed = Speed(num_slots=self.config.max_num_seqs, mean_tokens=1, token_s=TOKEN_S)
+    def launch(self, config: RolloutConfig) -> Worker:
+        group = placement(config)
+        speed = Speed(num_slots=config.max_num_seqs, mean_tokens=1, token_s=TOKEN_S)
         remote = ray.remote(num_cpus=1, max_concurrency=1000, scheduling_strategy=into(group))(Scripted)
         return PlacedWorker(remote.remote(speed), group)

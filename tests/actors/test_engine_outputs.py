@@ -62,7 +62,7 @@ def completed(
     for index in range(len(tokens_of)):
         name, _ = parent.get_child_info(index)
         processor.add_request(request(name), None, parent, index, queue)
-    heard: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     stopped: list[str] = []
     parts: dict[int, list[CompletionOutput]] = {index: [] for index in range(len(tokens_of))}
     for step in range(length):
@@ -70,14 +70,14 @@ def completed(
         stopped += processor.process_outputs(outputs, weight_version="3" if step < 1 else "4").reqs_to_abort
         while (output := queue.get_nowait()) is not None:
             for part in output.outputs:
-                heard.append((step, part.index))
+                reported.append((step, part.index))
                 parts[part.index].append(part)
-    return heard, parts, stopped
+    return reported, parts, stopped
 
 
 def test_the_engine_speaks_when_a_completion_begins_and_when_it_has_ended_and_never_between(tiny_model: Path) -> None:
-    heard, parts, _ = completed(tiny_model, ModelConfig(path=str(tiny_model)), TOKENS, 4)
-    assert heard == [(0, 0), (0, 1), (1, 1), (3, 0)]
+    reported, parts, _ = completed(tiny_model, ModelConfig(path=str(tiny_model)), TOKENS, 4)
+    assert reported == [(0, 0), (0, 1), (1, 1), (3, 0)]
     tokenizer = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).tokenizer
     assert joined_completion(parts[0], "p", PROMPT, tokenizer) == Completion(
         token_ids=(11, 12, 13, 14),
@@ -94,8 +94,8 @@ def test_a_completion_ends_with_the_token_that_completes_a_text_to_stop_at_and_k
     text = tokenizer.decode(tokens[:4])
     assert len(tokens) == 5
     model = ModelConfig(path=str(tiny_model), stop=(text[1:],))
-    heard, parts, stopped = completed(tiny_model, model, {"0_p": tokens, "1_p": tokens[:2]}, len(tokens))
-    assert heard == [(0, 0), (0, 1), (1, 1), (3, 0)] and stopped == ["0_p"]
+    reported, parts, stopped = completed(tiny_model, model, {"0_p": tokens, "1_p": tokens[:2]}, len(tokens))
+    assert reported == [(0, 0), (0, 1), (1, 1), (3, 0)] and stopped == ["0_p"]
     completion = joined_completion(parts[0], "p", PROMPT, tokenizer)
     assert (completion.token_ids, completion.text, completion.finish_reason) == (tuple(tokens[:4]), text, "stop")
     assert len(completion.rollout_logprobs) == 4 and completion.oldest_version == 3

@@ -18,6 +18,8 @@ import pytest
 import ray
 from safetensors.torch import load_file
 
+from actors.events import GroupFinished
+from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
 from actors.worker import RolloutWorker, completion_text
 from learner.broadcast import BroadcastTransport
@@ -53,7 +55,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
 
 @pytest.fixture(scope="module")
 def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
-    pool = RolloutPool(PAIR, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    pool = RolloutPool(PAIR, EngineLauncher(ModelConfig(path=str(tiny_model)), str(tiny_model)))
     yield pool
     pool.close()
 
@@ -122,14 +124,14 @@ def test_a_seed_gives_the_same_tokens_whatever_else_is_running(pool: RolloutPool
 
 
 def test_a_seed_gives_the_same_tokens_whatever_the_number_of_workers(pool: RolloutPool, problems: list[Problem]) -> None:
-    seats, draw = pool._seats, sampling(seed=5)
+    slots, draw = pool.crew.slots.values(), sampling(seed=5)
     by_two = by_id(pool.generate(problems, draw))
-    for first, last in ((0, 1), (1, 2)):
-        pool._seats = seats[first:last]
-        pool._may_have_room = set(pool._seats)
+    for alone in slots:
+        for slot in slots:
+            slot.is_behind = slot is not alone
         assert by_id(pool.generate(problems, draw)) == by_two
-    pool._seats = seats
-    pool._may_have_room = set(seats)
+    for slot in slots:
+        slot.is_behind = False
 
 
 def test_a_completion_s_seed_follows_from_its_place_in_the_group(pool: RolloutPool, problems: list[Problem]) -> None:
@@ -216,14 +218,14 @@ def test_a_change_of_the_vision_tower_alone_is_seen_on_a_prompt_seen_before(
 ) -> None:
     """What was computed with the old weights, image features included, is forgotten; the old weights bring it back bit by bit."""
     tensors = load_file(tiny_model / "model.safetensors")
-    original = pool.weight_checksums()
+    original = pool.crew.weight_checksums()
     before = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
     pool.load_weights(StoredVersion(as_weights(3, jittered(tensors, "visual"))))
     changed = by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
     assert all(before[problem.id] != changed[problem.id] for problem in problems)
-    assert original[0] == original[1] and pool.weight_checksums()[0] == pool.weight_checksums()[1] != original[0]
+    assert original[0] == original[1] and pool.crew.weight_checksums()[0] == pool.crew.weight_checksums()[1] != original[0]
     pool.load_weights(StoredVersion(as_weights(4, tensors)))
-    assert pool.weight_checksums() == original
+    assert pool.crew.weight_checksums() == original
     assert by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0))) == before
 
 
@@ -232,7 +234,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
 ) -> None:
     """What the processor makes of an image does not depend on weights; that an engine no longer has it costs a second try, no error."""
     shown = [hashlib.sha256(Path(str(source)).read_bytes()).hexdigest() for problem in problems for source in problem.images]
-    actors = [seat.worker.actor for seat in pool._seats]
+    actors = [slot.worker.actor for slot in pool.crew.slots.values()]
     before = by_id(pool.generate(problems, sampling()))
     pool.load_weights(StoredVersion(as_weights(45, load_file(tiny_model / "model.safetensors"))))
     known = [
@@ -245,7 +247,7 @@ def test_pixels_outlive_the_weights_and_are_sent_again_to_an_engine_that_lost_th
 
 
 def test_the_pixels_of_an_image_go_to_an_engine_once_whatever_the_size_of_the_group(pool: RolloutPool, tmp_path: Path) -> None:
-    actors = [seat.worker.actor for seat in pool._seats]
+    actors = [slot.worker.actor for slot in pool.crew.slots.values()]
     ray.get([actor.__ray_call__.remote(record_what_is_sent) for actor in actors])
 
     def sent(problems: list[Problem]) -> tuple[int, int]:
@@ -268,7 +270,7 @@ def test_adapters_alone_bring_the_engine_to_the_bits_of_a_whole_publication(
     pool: RolloutPool, problems: list[Problem], tiny_model: Path
 ) -> None:
     def state() -> tuple[object, object]:
-        return pool.weight_checksums(), by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
+        return pool.crew.weight_checksums(), by_id(pool.generate(problems, sampling(num_completions=1, temperature=0.0)))
 
     first = state()
     learner = Adapted(tiny_model)
@@ -328,11 +330,11 @@ def test_weights_loaded_in_the_middle_of_an_answer_sample_the_rest_of_it(
     pool.load_weights(StoredVersion(as_weights(31, first)))
     groups: list[RolloutGroup] = []
     draw = replace(sampling(num_completions=2, seed=3), max_tokens=150)
-    pool.submit(problems[:4], draw, groups.append)
+    pool.submit(problems[:4], draw)
     time.sleep(0.3)
     pool.load_weights(StoredVersion(as_weights(32, second)))
     while not pool.is_idle:
-        pool.poll()
+        groups += [event.group for event in pool.poll() if isinstance(event, GroupFinished)]
     pool.load_weights(StoredVersion(as_weights(33, first)))
     assert {group.problem.id for group in groups} == {problem.id for problem in problems[:4]}
     completions = [(group, completion) for group in groups for completion in group.completions]
@@ -352,40 +354,40 @@ def test_a_worker_that_is_asked_for_a_version_twice_at_once_loads_it_twice_in_tu
     """So does one whose collector dies in the middle of a load."""
     first = load_file(tiny_model / "model.safetensors")
     moved = as_weights(34, jittered(first, "weight"))
-    worker = pool._seats[0].worker.actor
+    worker = pool.crew.slots[0].worker.actor
     assert ray.get([worker.load_weights.remote(moved), worker.load_weights.remote(moved)]) == [34, 34]
-    twice, once = pool.weight_checksums()
+    twice, once = pool.crew.weight_checksums()
     pool.load_weights(StoredVersion(moved))
-    assert pool.weight_checksums() == [twice, twice] and twice != once
+    assert pool.crew.weight_checksums() == [twice, twice] and twice != once
     pool.load_weights(StoredVersion(as_weights(35, first)))
 
 
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
-    worker = psutil.Process(pool.process_ids()[1])
+    worker = psutil.Process(pool.crew.process_ids()[1])
     [engine] = engines_of(worker)
     killer = threading.Timer(0.1, engine.kill)
     killer.start()
     disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
     killer.join()
     assert disturbed == undisturbed
-    assert worker.pid not in pool.process_ids()
+    assert worker.pid not in pool.crew.process_ids()
 
 
 def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version(pool: RolloutPool, tiny_model: Path) -> None:
-    workers = pool.process_ids()
+    workers = pool.crew.process_ids()
     [engine] = engines_of(psutil.Process(workers[0]))
-    before = pool.weight_checksums()
+    before = pool.crew.weight_checksums()
     engine.suspend()  # it takes the call and never answers
     killer = threading.Timer(1.0, engine.kill)
     killer.start()
     moved = jittered(load_file(tiny_model / "model.safetensors"), "")
     pool.load_weights(StoredVersion(as_weights(5, moved)))
     killer.join()
-    assert workers[0] not in pool.process_ids() and workers[1] in pool.process_ids()
-    assert pool.weight_checksums()[0] == pool.weight_checksums()[1] != before[0]
+    assert workers[0] not in pool.crew.process_ids() and workers[1] in pool.crew.process_ids()
+    assert pool.crew.weight_checksums()[0] == pool.crew.weight_checksums()[1] != before[0]
     pool.load_weights(StoredVersion(as_weights(6, load_file(tiny_model / "model.safetensors"))))
-    assert pool.weight_checksums() == before
+    assert pool.crew.weight_checksums() == before
 
 
 def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
@@ -395,9 +397,9 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     for version in (51, 52):
         learner.move(seed=version)
         pool.load_weights(StoredVersion(learner.publish(version)))  # the successor needs the base and the adapters
-    before = pool.weight_checksums()
+    before = pool.crew.weight_checksums()
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
-    victim = pool.process_ids()[0]
+    victim = pool.crew.process_ids()[0]
     engine = engines_of(psutil.Process(victim))
     assert engine, "the engine runs in a process of its own"
     killer = threading.Timer(0.1, os.kill, (victim, signal.SIGKILL))
@@ -405,8 +407,8 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
     disturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=9)))
     killer.join()
     assert disturbed == undisturbed
-    assert victim not in pool.process_ids()
-    assert pool.weight_checksums() == before
+    assert victim not in pool.crew.process_ids()
+    assert pool.crew.weight_checksums() == before
     assert ended_within(5, engine), "the killed worker's engine lives on"
 
 
@@ -414,8 +416,8 @@ def test_a_killed_worker_is_replaced_at_the_current_weights_and_nothing_is_lost(
 def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_dies_whole(
     pool: RolloutPool, problems: list[Problem], tiny_model: Path
 ) -> None:
-    split = RolloutPool(SPLIT, ModelConfig(path=str(tiny_model)), str(tiny_model))
-    [pid] = split.process_ids()
+    split = RolloutPool(SPLIT, EngineLauncher(ModelConfig(path=str(tiny_model)), str(tiny_model)))
+    [pid] = split.crew.process_ids()
     learner = Adapted(tiny_model)
     learner.move(seed=7)
     first, moved = load_file(tiny_model / "model.safetensors"), jittered(load_file(tiny_model / "model.safetensors"), "")
@@ -436,7 +438,7 @@ def test_an_engine_split_over_two_processes_computes_what_a_whole_one_does_and_d
         seen.append(whole)
     assert seen[0] == seen[-1] and all(before != after for before, after in pairwise(seen))
 
-    assert split.process_ids() == [pid]  # nothing was refused
+    assert split.crew.process_ids() == [pid]  # nothing was refused
     assert goes_through.meeting is not None and breaks.meeting is None, "the last version came through a group"
     worker = psutil.Process(pid)
     processes = worker.children(recursive=True)

@@ -18,11 +18,13 @@ from torch import Tensor
 from learner.group import LearnerGroup
 from learner.rank import LearnerRank
 from learner.stage import Stage
+from learner.weights import weight_buckets
 from ovt_ray.core.config.run import LearnerConfig, ModelConfig
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import AnswerKind, Problem, TrainSample, UpdateStats
 from ovt_ray.core.weights.version import Weights, WeightTensor
+from ovt_ray.rl.stage import learner_stage
 
 OPTIMIZER = Optimizer(learning_rate=2e-4, warmup=0.0, final_lr=1.0, weight_decay=0.1, max_grad_norm=0.5)
 GRPO = GrpoConfig(
@@ -132,12 +134,12 @@ def learner_config(zero_stage: int, **changes: Any) -> LearnerConfig:
     return LearnerConfig.model_validate({"zero_stage": zero_stage, "micro_batch_tokens": 100, "deadline_s": 120, **changes})
 
 
-def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER, policy_loss: GrpoConfig = GRPO) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=8, policy_loss=policy_loss)
+def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER, section: GrpoConfig = GRPO) -> Stage:
+    return learner_stage(section.model_copy(update={"optimizer": optimizer}), str(model), num_updates=8)
 
 
 def sft_stage(model: Path, optimizer: Optimizer, num_updates: int) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=num_updates, policy_loss=None)
+    return Stage(model_path=str(model), optimizer=optimizer, num_updates=num_updates)
 
 
 def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:
@@ -151,7 +153,7 @@ def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:
 
 
 def current_weights(rank: LearnerRank) -> dict[str, Tensor]:
-    return {name: tensor.clone() for bucket in rank.weights() for name, tensor in bucket.items()}
+    return {name: tensor.clone() for bucket in weight_buckets(rank.policy, keep=True) for name, tensor in bucket.items()}
 
 
 def publish(group: LearnerGroup) -> Weights:

@@ -7,25 +7,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.attention import Span, packed_attention
+from learner.attention import BlockSpan, packed_attention
 from ovt_ray.core.errors import LearnerError
 
 SPANS = {
-    "one sequence": [Span(num_prompt=4, num_completion=(3,))],
-    "a prompt alone": [Span(num_prompt=4, num_completion=())],
-    "completions of different lengths": [Span(num_prompt=5, num_completion=(3, 1, 4))],
-    "one of them empty": [Span(num_prompt=2, num_completion=(0, 2, 0))],
-    "all of them empty": [Span(num_prompt=3, num_completion=(0, 0))],
+    "one sequence": [BlockSpan(num_prompt=4, num_completion=(3,))],
+    "a prompt alone": [BlockSpan(num_prompt=4, num_completion=())],
+    "completions of different lengths": [BlockSpan(num_prompt=5, num_completion=(3, 1, 4))],
+    "one of them empty": [BlockSpan(num_prompt=2, num_completion=(0, 2, 0))],
+    "all of them empty": [BlockSpan(num_prompt=3, num_completion=(0, 0))],
     "blocks of every kind": [
-        Span(num_prompt=5, num_completion=(3, 1, 4)),
-        Span(num_prompt=1, num_completion=(2,)),
-        Span(num_prompt=3, num_completion=()),
-        Span(num_prompt=2, num_completion=(1, 6)),
+        BlockSpan(num_prompt=5, num_completion=(3, 1, 4)),
+        BlockSpan(num_prompt=1, num_completion=(2,)),
+        BlockSpan(num_prompt=3, num_completion=()),
+        BlockSpan(num_prompt=2, num_completion=(1, 6)),
     ],
 }
 
 
-def may_see(spans: list[Span]) -> Tensor:
+def may_see(spans: list[BlockSpan]) -> Tensor:
     """(T, T) by the definition: earlier or equal, and in the same completion or in the prompt of the own block."""
     owners = [
         (block, part)
@@ -48,7 +48,7 @@ def dense_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
 
 @pytest.mark.parametrize("key_heads", [1, 4])
 @pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS.keys())
-def test_a_pack_attends_as_under_one_dense_mask(spans: list[Span], key_heads: int) -> None:
+def test_a_pack_attends_as_under_one_dense_mask(spans: list[BlockSpan], key_heads: int) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def draw(heads: int) -> Tensor:

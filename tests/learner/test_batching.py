@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from learner.attention import Span
+from learner.attention import BlockSpan
 from learner.batching import MicroBatch, PromptBlock, RenderedPrompt, collate
 from learner.packing import Block
 from ovt_ray.core.config.run import Layout
@@ -44,7 +44,7 @@ def test_a_pack_by_hand() -> None:
     batch = batch_of(shared, block(prompt((1,)), sample((6, 8), (-0.7, -0.8), 3.0)))
     assert batch.input_ids.tolist() == [[IMAGE, 1, 2, 4, 5, 5, 1, 6]]
     assert batch.position_ids[0].tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
-    assert batch.spans == (Span(num_prompt=3, num_completion=(2, 0, 1)), Span(num_prompt=1, num_completion=(1,)))
+    assert batch.spans == (BlockSpan(num_prompt=3, num_completion=(2, 0, 1)), BlockSpan(num_prompt=1, num_completion=(1,)))
     assert batch.attention_mask is None
     # the prompt's last token predicts the first token of each of its completions
     assert batch.logit_index.tolist() == [2, 3, 4, 2, 2, 5, 6, 7]

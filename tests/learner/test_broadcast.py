@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
 from learner.broadcast import BroadcastTransport
 from learner.group import LearnerGroup
@@ -32,7 +33,7 @@ def group_of(learner: LearnerGroup) -> Meeting | None:
 @pytest.fixture(scope="module")
 def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
     config = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
-    pool = RolloutPool(config, ModelConfig(path=str(tiny_model)), str(tiny_model))
+    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=str(tiny_model)), str(tiny_model)))
     yield pool
     pool.close()
 
@@ -65,7 +66,7 @@ def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_vers
         learner.update(samples[:3])
         weights = learner.publish()
         pool.load_weights(weights)
-        seen.append((pool.weight_checksums(), answers(pool, problems), group_of(learner)))
+        seen.append((pool.crew.weight_checksums(), answers(pool, problems), group_of(learner)))
     assert weights.version == 2 and seen[0][:2] != seen[1][:2]
     assert seen[0][2] is seen[1][2] is not None, "both came through one group"
     pulled = weights.for_late_joiner()
@@ -73,12 +74,12 @@ def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_vers
     learner.update(samples[:3])
     later = learner.publish()
     pool.load_weights(later)
-    assert pool.weight_checksums() != seen[1][0]
+    assert pool.crew.weight_checksums() != seen[1][0]
     learner.update(samples[:3])
     assert later.for_late_joiner() is None, "the learner has others by now"
     pool.load_weights(StoredVersion(pulled))
-    assert (pool.weight_checksums(), answers(pool, problems)) == seen[1][:2]
-    [first, second] = pool.weight_checksums()
+    assert (pool.crew.weight_checksums(), answers(pool, problems)) == seen[1][:2]
+    [first, second] = pool.crew.weight_checksums()
     assert first == second
 
 
@@ -86,7 +87,7 @@ def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_versio
     pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
 ) -> None:
     pool.load_weights(learner.publish())  # all are in one group
-    before, workers = pool.weight_checksums(), pool.process_ids()
+    before, workers = pool.crew.weight_checksums(), pool.crew.process_ids()
     [engine] = engines_of(psutil.Process(workers[1]))
     engine.suspend()  # it takes the call, and its part of the group never comes
     killer = threading.Timer(1.0, engine.kill)
@@ -94,11 +95,11 @@ def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_versio
     learner.update(samples[:3])
     pool.load_weights(learner.publish())
     killer.join()
-    assert pool.process_ids()[0] == workers[0] and pool.process_ids()[1] != workers[1]
-    served, said = pool.weight_checksums(), answers(pool, problems)
+    assert pool.crew.process_ids()[0] == workers[0] and pool.crew.process_ids()[1] != workers[1]
+    served, said = pool.crew.weight_checksums(), answers(pool, problems)
     assert served[0] == served[1] != before[0]
     pool.load_weights(learner.publish())
-    assert group_of(learner) is not None and pool.weight_checksums() == served, "the next version goes through a group of both"
+    assert group_of(learner) is not None and pool.crew.weight_checksums() == served, "the next version goes through a group of both"
     assert answers(pool, problems) == said, "what an engine computes with is not in its checksums"
 
 
@@ -122,16 +123,16 @@ def test_an_engine_on_a_gpu_computes_the_same_after_a_broadcast_as_after_pulling
     model = ModelConfig(path=str(tiny_model))
     learner = LearnerGroup(learner_config(0, gpus_per_rank=of_rank, weight_transport="broadcast"), model, seed=0)
     config = RolloutConfig(gpus_per_worker=of_worker, max_model_len=256, gpu_memory_utilization=0.3)
-    pool = RolloutPool(config, model, str(tiny_model))
+    pool = RolloutPool(config, EngineLauncher(model, str(tiny_model)))
     learner.begin(sft_stage(tiny_model, OPTIMIZER, num_updates=8))
     for _ in range(2):
         learner.update(samples[:3])
         weights = learner.publish()
         pool.load_weights(weights)
     assert group_of(learner) is not None
-    sums, by_broadcast = pool.weight_checksums(), answers(pool, problems)
+    sums, by_broadcast = pool.crew.weight_checksums(), answers(pool, problems)
     assert (pulled := weights.for_late_joiner()) is not None
     pool.load_weights(StoredVersion(pulled))
-    assert (pool.weight_checksums(), answers(pool, problems)) == (sums, by_broadcast)
+    assert (pool.crew.weight_checksums(), answers(pool, problems)) == (sums, by_broadcast)
     pool.close()
     learner.close()

@@ -11,6 +11,7 @@ from torch import Tensor
 from learner.figures import quantiles
 from learner.grpo import (
     MAX_LOG_RATIO,
+    ClipRange,
     Sequences,
     TokenLosses,
     clipped_surrogate,
@@ -26,6 +27,7 @@ from learner.grpo import (
 )
 from learner.schedule import learning_rate
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer, Ratio
+from ovt_ray.rl.stage import policy_loss_of
 
 RATIOS: tuple[Ratio, ...] = ("token", "sequence", "clipped_weight")
 
@@ -76,10 +78,10 @@ def test_loss_weights_by_hand() -> None:
 
 def test_traces_are_normalised_among_themselves_whatever_stands_beside_them_by_hand() -> None:
     lengths, groups, is_sft = [1, 3, 4, 12, 4], ["a", "a", "b", "a", "c"], [False, False, False, True, True]
-    assert mixed_loss_weights(lengths, groups, is_sft, "token", 0.5) == pytest.approx([1 / 8] * 3 + [0.5 / 16] * 2)
+    assert mixed_loss_weights(lengths, groups, is_sft, kind="token", sft_coef=0.5) == pytest.approx([1 / 8] * 3 + [0.5 / 16] * 2)
     # the trace of problem a is no member of group a
-    assert mixed_loss_weights(lengths, groups, is_sft, "group", 2.0) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 2 / 16, 2 / 16])
-    assert mixed_loss_weights(lengths, groups, [False] * 5, "sequence", 9.0) == loss_weights(lengths, groups, "sequence")
+    assert mixed_loss_weights(lengths, groups, is_sft, kind="group", sft_coef=2.0) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 2 / 16, 2 / 16])
+    assert mixed_loss_weights(lengths, groups, [False] * 5, kind="sequence", sft_coef=9.0) == loss_weights(lengths, groups, "sequence")
 
 
 def test_sums_over_a_sequence_leave_masked_tokens_out_by_hand() -> None:
@@ -114,15 +116,17 @@ def test_the_surrogate_and_its_gradient_by_hand(ratio: float, advantage: float, 
 
 
 def test_without_a_dual_clip_a_bad_token_pushes_without_bound() -> None:
-    args = torch.tensor([5.0]), torch.tensor([-2.0]), torch.ones(1), 0.2, 0.3
-    assert clipped_surrogate(*args, None).item() == 10
-    assert clipped_surrogate(*args, 3.0).item() == 6
+    args = torch.tensor([5.0]), torch.tensor([-2.0]), torch.ones(1)
+    assert clipped_surrogate(*args, ClipRange(low=0.2, high=0.3, dual=None)).item() == 10
+    assert clipped_surrogate(*args, ClipRange(low=0.2, high=0.3, dual=3.0)).item() == 6
 
 
 def test_the_clipped_weight_loss_keeps_every_gradient_by_hand() -> None:
     policy = logs(0.6, 0.3, 0.1).requires_grad_()
     ratio, advantages = torch.tensor([1.5, 0.5, 1.5]), torch.tensor([2.0, 2.0, -1.0])
-    loss = clipped_weight_loss(policy, ratio, advantages, torch.tensor([1.0, 1.0, 0.5]), clip_low=0.2, clip_high=0.3)
+    loss = clipped_weight_loss(
+        policy, ratio, advantages, weights=torch.tensor([1.0, 1.0, 0.5]), clip=ClipRange(low=0.2, high=0.3, dual=None)
+    )
     loss.sum().backward()
     assert policy.grad is not None
     assert policy.grad.tolist() == pytest.approx([-1.3 * 2, -0.8 * 2, 1.3 * 0.5])
@@ -142,12 +146,12 @@ def test_the_sequence_ratio_is_the_geometric_mean_by_hand() -> None:
 def test_rollout_weights_by_hand() -> None:
     gap = logs(3.0, 0.5, 1.2, 1.5)
     sequences = Sequences(index=torch.tensor([0, 0, 1, 1]), mask=torch.ones(4))
-    assert rollout_weights(gap, sequences, "none", 1.4).tolist() == [1, 1, 1, 1]
-    assert rollout_weights(gap, sequences, "token", 1.4).tolist() == pytest.approx([1.4, 0.5, 1.2, 1.4])
+    assert rollout_weights(gap, sequences, kind="none", cap=1.4).tolist() == [1, 1, 1, 1]
+    assert rollout_weights(gap, sequences, kind="token", cap=1.4).tolist() == pytest.approx([1.4, 0.5, 1.2, 1.4])
     # products 1.5 and 1.8, geometric means 1.22 and 1.34
-    assert rollout_weights(gap, sequences, "sequence", 1.6).tolist() == pytest.approx([1.5, 1.5, 0, 0])
-    assert rollout_weights(gap, sequences, "geometric", 1.3).tolist() == [1, 1, 0, 0]
-    assert rollout_weights(-gap, sequences, "geometric", 1.3).tolist() == [1, 1, 0, 0], "it is a mask to both sides"
+    assert rollout_weights(gap, sequences, kind="sequence", cap=1.6).tolist() == pytest.approx([1.5, 1.5, 0, 0])
+    assert rollout_weights(gap, sequences, kind="geometric", cap=1.3).tolist() == [1, 1, 0, 0]
+    assert rollout_weights(-gap, sequences, kind="geometric", cap=1.3).tolist() == [1, 1, 0, 0], "it is a mask to both sides"
 
 
 def test_the_correction_multiplies_the_surrogate_and_not_the_kl() -> None:
@@ -221,7 +225,7 @@ def on_tokens(
         ref_logprobs=ref,
         advantages=advantages,
         sequences=one_sequence(len(policy)),
-        section=section,
+        variant=policy_loss_of(section),
     )
 
 
@@ -288,7 +292,7 @@ def test_every_variant_has_loss_and_gradient_of_an_independent_implementation_in
         ref_logprobs=torch.tensor(rows["ref"]) if section.kl_coef else None,
         advantages=torch.tensor(rows["advantages"]),
         sequences=Sequences(index=torch.arange(len(lengths)).repeat_interleave(lengths), mask=torch.ones(300)),
-        section=section,
+        variant=policy_loss_of(section),
     )
     losses.loss.sum().backward()
     np.testing.assert_allclose(losses.loss.detach(), expected_loss, rtol=1e-9, atol=1e-12)
@@ -319,7 +323,7 @@ def test_no_split_into_ranks_and_micro_batches_changes_the_gradient(normalisatio
                 ref_logprobs=ref,
                 advantages=torch.tensor([(-1.0) ** member for member in members])[index],
                 sequences=Sequences(index=index, mask=torch.ones(len(index))),
-                section=section,
+                variant=policy_loss_of(section),
             )
             (losses.loss * torch.tensor([weights[member] for member in members])[index]).sum().backward()
         assert theta.grad is not None
@@ -342,7 +346,7 @@ def test_a_masked_token_changes_nothing_for_the_others() -> None:
             ref_logprobs=torch.tensor([-1.5, 2 * middle, -2.0]),
             advantages=torch.ones(3),
             sequences=Sequences(index=torch.zeros(3, dtype=torch.long), mask=torch.tensor([1.0, 0.0, 1.0])),
-            section=section,
+            variant=policy_loss_of(section),
         )
         return found.loss[[0, 2]].tolist()
 

@@ -120,7 +120,7 @@ def test_whole_sequences_and_groups_count_the_same_in_any_layout_and_micro_batch
     stats = []
     for layout, micro_batch_tokens in itertools.product(("shared_prompts", "packed", "padded"), (8192, 30)):
         rank = single_rank(tiny_model, learner_config(0, layout=layout, micro_batch_tokens=micro_batch_tokens))
-        rank.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
+        rank.begin(grpo_stage(tiny_model, section=SEQUENCES_OF_GROUPS))
         stats.append(rank.update(samples))
     for other in stats[1:]:
         assert_same_figures(other, stats[0])
@@ -232,7 +232,7 @@ def two_ranks(ray_session: None, tiny_model: Path) -> Iterator[LearnerGroup]:
 def group(request: pytest.FixtureRequest, two_ranks: LearnerGroup) -> LearnerGroup:
     """The two ranks at another ZeRO stage: it counts from `begin` on, and to start two processes for each takes longer than the tests."""
     config = learner_config(request.param, num_ranks=2)
-    ray.get([actor.__ray_call__.remote(lambda self: setattr(self, "_config", config)) for actor in two_ranks._ranks.actors])
+    ray.get([actor.__ray_call__.remote(lambda self: setattr(self, "_config", config)) for actor in two_ranks.ranks.actors])
     two_ranks._publisher.version = 0
     return two_ranks
 
@@ -258,8 +258,8 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     single.begin(grpo_stage(tiny_model))
     assert np.allclose(np.concatenate(before), np.concatenate(single.logprobs(samples)), atol=1e-5)
 
-    group.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
-    single.begin(grpo_stage(tiny_model, policy_loss=SEQUENCES_OF_GROUPS))
+    group.begin(grpo_stage(tiny_model, section=SEQUENCES_OF_GROUPS))
+    single.begin(grpo_stage(tiny_model, section=SEQUENCES_OF_GROUPS))
     # ZeRO 2 and 3 sum the norm in float32, shard by shard
     assert_same_figures(group.update(samples), single.update(samples), norm_rel=1e-5)
 
@@ -270,7 +270,7 @@ def test_two_ranks_do_what_one_does_and_stop_and_go_on(
     assert after.version == weights.version + 1 and not equal(published_weights(after), published)
     group.begin(grpo_stage(tiny_model))
     assert group.restore(tmp_path / "checkpoints") == NUM_UPDATES
-    again = group.publish_again(weights.version).for_late_joiner()
+    again = group.publish(weights.version).for_late_joiner()
     assert again
     assert (again.version, again.checksums) == (weights.version, weights.checksums) and equal(published_weights(again), published)
     assert group.update(samples[:1]) == alone
@@ -285,7 +285,7 @@ def test_two_ranks_mix_traces_in_and_measure_their_loss_as_one_does(
     mixed = [*samples[:6], *(replace(sample, rollout_logprobs=None, proximal_logprobs=None, advantage=1.0) for sample in samples[6:])]
     single = single_rank(tiny_model, learner_config(0))
     for learner in (group, single):
-        learner.begin(grpo_stage(tiny_model, policy_loss=GRPO.model_copy(update={"temperature": 1.0, "sft_coef": 0.3})))
+        learner.begin(grpo_stage(tiny_model, section=GRPO.model_copy(update={"temperature": 1.0, "sft_coef": 0.3})))
     assert_same_figures(group.update(mixed), single.update(mixed), norm_rel=1e-5)
     assert group.validation_loss(samples) == pytest.approx(single.validation_loss(samples), rel=1e-6)
 
@@ -329,7 +329,7 @@ def test_sft_on_the_embedded_world_ends_in_the_same_weights_on_one_rank_and_on_t
     assert moved.abs().mean() > 5e-4
     assert sft_losses(group, taught) == pytest.approx(losses, rel=1e-5)
     found = [published_weights(publish(group))]
-    if zero_stage := ray.get(group._ranks.actors[0].__ray_call__.remote(lambda self: self._config.zero_stage)):
+    if zero_stage := ray.get(group.ranks.actors[0].__ray_call__.remote(lambda self: self._config.zero_stage)):
         rank = single_rank(EMBEDDED_MODEL, learner_config(zero_stage))
         assert sft_losses(rank, taught) == pytest.approx(losses, rel=1e-5)
         found.append(current_weights(rank))
@@ -341,7 +341,7 @@ def test_sft_on_the_embedded_world_ends_in_the_same_weights_on_one_rank_and_on_t
 
 def test_a_killed_rank_ends_the_call_with_an_error(two_ranks: LearnerGroup, tiny_model: Path, samples: list[TrainSample]) -> None:
     two_ranks.begin(grpo_stage(tiny_model))
-    pids = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in two_ranks._ranks.actors])
+    pids = ray.get([actor.__ray_call__.remote(lambda self: os.getpid()) for actor in two_ranks.ranks.actors])
     os.kill(pids[1], signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(LearnerError, match="a learner rank"):

@@ -66,7 +66,7 @@ def peft_run(tiny_model: Path, samples: list[TrainSample]) -> tuple[dict[str, Te
     layers = rf"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEAR)})"
     policy.model = peft.get_peft_model(policy.model, peft.LoraConfig(r=4, lora_alpha=12, target_modules=layers))
     wrapped = dict(policy.model.named_parameters())
-    for name, parameter in begun(tiny_model, 0)._engine.module.model.named_parameters():
+    for name, parameter in begun(tiny_model, 0).policy.named_parameters():
         if "lora_" in name:
             wrapped[f"base_model.model.{name}"].data.copy_(parameter.detach())
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
@@ -114,7 +114,7 @@ def test_without_adapters_it_is_the_first_model_and_with_them_merged_the_exporte
     before = rank.logprobs(samples)
     rank.update(samples)
     after = rank.logprobs(samples)
-    with without_adapters(rank._engine.module.model):
+    with without_adapters(rank.policy):
         assert rank.logprobs(samples) == before
     assert np.abs(np.concatenate(after) - np.concatenate(before)).max() > 1e-2
 
@@ -138,7 +138,7 @@ def test_in_bfloat16_the_sum_of_weight_and_adapter_is_rounded_once(
     rank = begun(tiny_model, zero_stage, dtype="bfloat16")
     for _ in range(2):
         rank.update(samples)
-    layer = rank._engine.module.model.model.language_model.layers[1].mlp.up_proj
+    layer = rank.policy.model.language_model.layers[1].mlp.up_proj
     factors = [layer.base_layer.weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
     with deepspeed.zero.GatheredParameters(factors if zero_stage == 3 else []):
         base, down, up = (factor.detach().double() for factor in factors)
@@ -232,8 +232,8 @@ def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     rank = begun(tiny_model, 3, micro_batch_tokens=8192)
-    sharded = [parameter for parameter in rank._engine.module.parameters() if not parameter.ds_persist]
-    last = rank._engine.module.model.model.language_model.layers[0].self_attn.q_proj.lora_B["default"].weight  # in a backward pass
+    sharded = [parameter for parameter in rank.policy.parameters() if not parameter.ds_persist]
+    last = rank.policy.model.language_model.layers[0].self_attn.q_proj.lora_B["default"].weight  # in a backward pass
     num_held: list[int] = []
     last.register_hook(lambda _: num_held.append(sum(parameter.ds_status == ZeroParamStatus.AVAILABLE for parameter in sharded)))
     rank.update(samples)
@@ -248,7 +248,7 @@ def test_gradient_checkpointing_computes_every_layer_again(
     for gradient_checkpointing in (False, True):
         rank = begun(tiny_model, 0, gradient_checkpointing=gradient_checkpointing, micro_batch_tokens=8192)
         passes[gradient_checkpointing] = counted = []
-        rank._engine.module.model.model.language_model.layers[2].mlp.register_forward_pre_hook(lambda *_: counted.append(1))  # noqa: B023
+        rank.policy.model.language_model.layers[2].mlp.register_forward_pre_hook(lambda *_: counted.append(1))  # noqa: B023
         rank.update(samples)
     # one micro-batch: reference, policy, and the policy again, which stops before its last layer ends
     assert (len(passes[False]), len(passes[True])) == (2, 3)

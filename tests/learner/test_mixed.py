@@ -107,7 +107,7 @@ def test_two_mixed_updates_are_those_of_plain_torch(
     tiny_model: Path, samples: list[TrainSample], plain_run: Any, zero_stage: int, micro_batch_tokens: int
 ) -> None:
     rank = single_rank(tiny_model, learner_config(zero_stage, micro_batch_tokens=micro_batch_tokens))
-    rank.begin(grpo_stage(tiny_model, policy_loss=MIXED))
+    rank.begin(grpo_stage(tiny_model, section=MIXED))
     stats = [rank.update(samples) for _ in range(2)]
     weights, figures = plain_run
     assert_same_run(current_weights(rank), stats, (weights, [(loss, norm) for loss, norm, _ in figures]))
@@ -128,7 +128,7 @@ def test_traces_take_no_part_in_the_figures_of_the_rollouts(tiny_model: Path, sa
 
 def test_an_update_of_nothing_but_traces_is_refused(tiny_model: Path, samples: list[TrainSample]) -> None:
     rank = single_rank(tiny_model, learner_config(0))
-    rank.begin(grpo_stage(tiny_model, policy_loss=MIXED))
+    rank.begin(grpo_stage(tiny_model, section=MIXED))
     with pytest.raises(LearnerError, match="no token with a loss, traces aside"):
         rank.update(traces_of(samples))
 

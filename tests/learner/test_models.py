@@ -343,7 +343,7 @@ def test_a_sharded_rank_trains_the_family_and_leaves_a_folder_of_the_same_names(
     folders: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     rank = single_rank(folders[name], learner_config(3, layout="shared_prompts", gradient_checkpointing=True))
-    rank.begin(grpo_stage(folders[name], policy_loss=GRPO.model_copy(update={"temperature": TEMPERATURE})))
+    rank.begin(grpo_stage(folders[name], section=GRPO.model_copy(update={"temperature": TEMPERATURE})))
     samples = [replace(sample, advantage=float(weights[0])) for sample, weights in zip(SAMPLES, WEIGHTS, strict=True)]
     before = rank.logprobs(samples)
     samples = [replace(sample, rollout_logprobs=row) for sample, row in zip(samples, before, strict=True)]

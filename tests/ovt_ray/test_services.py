@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from ovt_ray.services import Scoring, of_last_generation
+from ovt_ray.rl.scored_rollouts import Scoring, of_last_generation
 
 
 def scoring(*indices: int, scores: str) -> Scoring:

@@ -12,7 +12,7 @@ from ovt_ray.core.config.stages import Optimizer, SftConfig
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.types import AnswerKind, Problem, TrainSample, UpdateStats
 from ovt_ray.run.metrics import read_metrics
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.sft import hold_out, num_sft_steps, train_sft
 
 
@@ -53,13 +53,13 @@ def section(**changes: Any) -> SftConfig:
 
 def run(folder: Path, config: SftConfig, held_out: Sequence[TrainSample] = (), first_step: int = 0) -> Learner:
     learner = Learner()
-    with Track(folder, "iter1/sft", num_sft_steps(config, len(SAMPLES)), first_step) as track:
+    with Recorder(folder, "iter1/sft", num_steps=num_sft_steps(config, len(SAMPLES)), first_step=first_step) as recorder:
         train_sft(
             config,
             SAMPLES,
             held_out,
             learner,  # type: ignore[arg-type]
-            track,
+            recorder,
             checkpoints=folder,
             checkpoint_every=2,
             first_step=first_step,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ovt_ray.core.config.data import DataConfig
-from ovt_ray.core.config.section import Dtype, Fraction, Part, Section
+from ovt_ray.core.config.section import Dtype, Fraction, ModelPart, Section
 from ovt_ray.core.config.stages import GrpoConfig, IterationConfig, Optimizer, SftConfig
 from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
 
@@ -89,7 +89,7 @@ class LoraConfig(Section):
     """Number of columns of B and of rows of A in W + (alpha / rank) B A."""
     alpha: float = Field(gt=0)
     """Scale of the adapters. At a given learning rate the change of W depends on alpha / rank."""
-    parts: tuple[Part, ...] = Field(default=("language_model",), min_length=1)
+    parts: tuple[ModelPart, ...] = Field(default=("language_model",), min_length=1)
     """Parts of the model whose linear layers get adapters. The output head and the embeddings never get them."""
 
 

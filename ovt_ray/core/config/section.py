@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Dtype = Literal["float32", "bfloat16"]
-Part = Literal["vision_tower", "projector", "language_model"]
+ModelPart = Literal["vision_tower", "projector", "language_model"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

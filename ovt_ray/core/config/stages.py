@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ovt_ray.core.config.section import Fraction, Part, Section
+from ovt_ray.core.config.section import Fraction, ModelPart, Section
 from ovt_ray.core.config.traces import EndpointConfig, SelectionRule, TraceFilters
 
 Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_pp"]
@@ -32,7 +32,7 @@ class Optimizer(Section):
     """Upper bound on the norm of the whole gradient, which is clipped to it."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moments."""
-    freeze: tuple[Part, ...] = ()
+    freeze: tuple[ModelPart, ...] = ()
     """Parts of the model that are not trained. The output head belongs to the language model."""
 
 

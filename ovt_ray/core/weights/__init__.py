@@ -1,1 +1,1 @@
-"""What a published version of the weights is, and how it travels."""
+"""A published version of the weights as data, and the ways that it travels."""

@@ -1,8 +1,10 @@
-"""Weights sent from one process to many at once: the group that both ends join, and what passes through it.
+"""Weights sent from one process to many at once: the group that both ends join, and its messages.
 
-Rank 0 sends a version bucket by bucket. Before each bucket goes a list of what is in it, after the last one an empty list. Everything is
-bytes: NCCL carries them between GPUs, CUDA IPC between processes on one GPU, gloo between processes on a CPU. The store in which the
-members meet also tells them why the group has ended: a process that has died says nothing, and NCCL would wait for it for ever.
+Rank 0 sends a version bucket by bucket. A list of the tensors goes before each bucket, an empty list after the last bucket. Everything is
+bytes: NCCL carries them between GPUs, CUDA IPC between processes on one GPU, gloo between processes on a CPU.
+
+The reason why a group has ended is in the store of its meeting. A process that has died reports nothing, and NCCL would never stop waiting
+for it.
 """
 
 import hashlib
@@ -21,26 +23,26 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 Row = tuple[str, str, list[int], str]
-"""Of a tensor its name, dtype, shape, and the SHA-256 of its bytes, empty where it is not checked."""
+"""Name, dtype and shape of a tensor, and the SHA-256 of its bytes, empty where it is not checked."""
 LOOK_S = 0.1
-"""Time between two looks for a member that has failed."""
+"""Time between two checks for a member that has failed."""
 LONGEST_PAUSE_S = 0.002
-"""Longest time between two looks whether the bytes are there."""
+"""Longest time between two checks whether the bytes have arrived."""
 
 
 class Group:
-    """One end of a group. Once anything has failed the group is of no use to any member."""
+    """One end of a group. After any failure no member can use the group again."""
 
-    def __init__(self, meeting: Meeting, store: "TCPStore", rank: int, on: "device", far_failure: Callable[[], str] = str) -> None:
-        """Return when all members are there; `far_failure` says what else is known of a member's failure, empty where nothing is.
+    def __init__(self, meeting: Meeting, store: "TCPStore", rank: int, on: "device", *, far_failure: Callable[[], str] = str) -> None:
+        """Return when all members have joined; `far_failure` reports a member's failure that is known by another way, or nothing.
 
-        Raises BroadcastError if one fails, or is not there before the deadline, as all methods do.
+        Raises BroadcastError if a member fails, or does not join before the deadline, as all methods do.
         """
         self._store, self._deadline_s, self._device = store, meeting.deadline_s, on
         self._far_failure = far_failure
         self._carrier: Carrier | None = None
         store.set(f"gpu/{rank}", gpu_of(on))
-        store.add("joined", 1)
+        store.add("joined", 1)  # after the GPU's name: all names are there when all members have joined
         self._wait(lambda: store.add("joined", 0) == meeting.num_members, "not all members of the group are there")
         try:
             gpus = [store.get(f"gpu/{member}").decode() for member in range(meeting.num_members)]
@@ -63,7 +65,7 @@ class Group:
     def received(self) -> "Iterator[tuple[str, Tensor]]":
         """Yield the tensors of a version with their names, on this member's device; raises BroadcastError if one is damaged."""
         while rows := self._received_list():
-            yield from self._received_bucket(rows)  # which holds none of it when the next begins
+            yield from self._received_bucket(rows)  # a call of its own: it lets go of its tensors before the next bucket needs the memory
 
     def _received_bucket(self, rows: "list[Row]") -> "Iterator[tuple[str, Tensor]]":
         import torch
@@ -84,14 +86,14 @@ class Group:
         return json.loads(listed.cpu().numpy().tobytes())
 
     def ended(self, reason: str) -> BroadcastError:
-        """Close this end, tell the others why, and return the error to raise."""
-        with suppress(RuntimeError):  # the store has ended with the sender: nobody is there to be told
+        """Close this end, leave the reason for all other members, and return the error to raise."""
+        with suppress(RuntimeError):  # the store has ended with the sender, and the group with it
             self._store.compare_set("failure", "", reason)
         self.close()
         return BroadcastError(f"weights could not be broadcast: {reason}")
 
     def close(self) -> None:
-        """Leave the group, which ends it for all."""
+        """Leave the group, which ends it for all members."""
         if self._carrier:
             self._carrier.close()
             self._carrier = None
@@ -108,7 +110,7 @@ class Group:
             self._wait(self._carrier.start(contents), "a bucket is not there")
         except BroadcastError:
             raise
-        except RuntimeError as error:  # gloo's and NCCL's own
+        except RuntimeError as error:  # of gloo and NCCL
             raise self.ended(str(error)) from error
 
     def _wait(self, is_done: Callable[[], bool], lack: str) -> None:
@@ -132,7 +134,7 @@ class Group:
 
 
 def content_of(tensor: "Tensor") -> "Tensor":
-    """Return the tensor's bytes in row-major order, (num_bytes,) uint8; not copied where they lie so."""
+    """Return the tensor's bytes in row-major order, (num_bytes,) uint8; not copied where they already lie in this order."""
     import torch
 
     return tensor.contiguous().view(-1).view(torch.uint8)

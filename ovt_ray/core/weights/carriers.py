@@ -1,4 +1,4 @@
-"""What carries bytes from one process of a group to all others: gloo between CPUs, NCCL between GPUs, CUDA IPC on one GPU."""
+"""The carriers of bytes from one process of a group to all others: gloo between CPUs, NCCL between GPUs, CUDA IPC on one GPU."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.distributed import TCPStore
 
 SHARED_BYTES = 2**28
-"""Memory through which members on one GPU hand each other a bucket."""
+"""Size of the memory through which members on one GPU receive a bucket."""
 
 
 class Carrier(Protocol):
@@ -30,7 +30,7 @@ class Carrier(Protocol):
 
 
 class Gloo:
-    """Carries bytes between processes on a CPU. It hears of a member's death."""
+    """Carries bytes between processes on a CPU. It notices a member's death."""
 
     def __init__(self, store: "TCPStore", rank: int, meeting: Meeting, on: "device") -> None:
         from torch.distributed import PrefixStore, ProcessGroupGloo
@@ -45,18 +45,18 @@ class Gloo:
 
         def is_done() -> bool:
             while works and works[-1].is_completed():
-                works.pop().wait()  # raises what went wrong
+                works.pop().wait()  # raises the error of the transfer
             return not works
 
         return is_done
 
     def close(self) -> None:
-        """Close the connections, of which the others hear."""
+        """Close the connections; the other members notice."""
         self._group = None
 
 
 class Nccl:
-    """Carries bytes between GPUs, by vLLM's own communicator. It hears of nothing."""
+    """Carries bytes between GPUs, by vLLM's own communicator. It does not notice a member's death."""
 
     def __init__(self, store: "TCPStore", rank: int, meeting: Meeting, on: "device") -> None:
         from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
@@ -87,13 +87,13 @@ class CudaMemory:
     """Memory of a GPU that other processes on the same one open (CUDA IPC, as `torch.multiprocessing` does it)."""
 
     def shared(self, num_bytes: int, on: "device", num_readers: int) -> "tuple[Tensor, list[dict[str, Any]]]":
-        """Return new memory, (num_bytes,) uint8, and for each reader where it finds that; torch frees it when all have let go of it."""
+        """Return new memory, (num_bytes,) uint8, and its place for each reader; torch frees it when all readers have let go of it."""
         import torch
         from torch.multiprocessing.reductions import reduce_tensor
 
         memory = torch.empty(num_bytes, dtype=torch.uint8, device=on)
         places = []
-        for _ in range(num_readers):  # each has a counter of its own, which ends at 0
+        for _ in range(num_readers):  # each reader has a counter of its own, which ends at 0
             _, (*_, handle, size, offset, _, counter_handle, counter_offset, event_handle, _) = reduce_tensor(memory)
             handles = {"handle": handle, "counter_handle": counter_handle, "event_handle": event_handle}
             numbers = {"size": size, "offset": offset, "counter_offset": counter_offset}
@@ -125,16 +125,16 @@ class CudaMemory:
         )
 
     def wait(self, on: "device") -> None:
-        """Return when all that this process has asked of the GPU is done."""
+        """Return when the GPU has done all work of this process."""
         import torch
 
         torch.cuda.current_stream(on).synchronize()
 
 
 class SameGpu:
-    """Carries bytes between processes on one GPU, where NCCL takes only one, through memory of the sender's. It hears of nothing.
+    """Carries bytes between processes on one GPU, through memory of the sender; NCCL takes only one process per GPU.
 
-    The sender's parameters themselves are not shared: memory that a reader has died with is never freed.
+    It does not notice a member's death. The sender's parameters themselves are not shared: memory is never freed if a reader dies with it.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class SameGpu:
         self._memory, self._num_bytes = memory or CudaMemory(), num_bytes
         self._shared: Tensor | None = None
         self._num_filled = 0
-        """Times that the shared memory was full of bytes to read."""
+        """Count of the fillings of the shared memory."""
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
         """Start a transfer, as `Carrier.start` says."""
@@ -162,7 +162,7 @@ class SameGpu:
         return lambda: next(steps, True)
 
     def _send(self, contents: "Sequence[Tensor]") -> Iterator[bool]:
-        """Yield False while readers are waited for."""
+        """Yield False while a reader has not read."""
         if self._shared is None:
             self._shared, places = self._memory.shared(self._num_bytes, self._device, self._num_readers)
             for reader, place in enumerate(places, 1):
@@ -198,7 +198,7 @@ class SameGpu:
 
 
 def fillings(contents: "Sequence[Tensor]", num_bytes: int) -> "Iterator[list[tuple[int, Tensor]]]":
-    """Yield the pieces of tensors of bytes that fill memory of so many bytes, each with its place there, one filling after the other."""
+    """Yield the fillings of a memory of `num_bytes` that carry tensors of bytes: pieces of tensors, each with its place in the memory."""
     filling: list[tuple[int, Tensor]] = []
     start = 0
     for content in contents:
@@ -215,14 +215,14 @@ def fillings(contents: "Sequence[Tensor]", num_bytes: int) -> "Iterator[list[tup
 
 
 def gpu_of(on: "device") -> str:
-    """Return the name that no other GPU has; empty for a CPU."""
+    """Return the unique name of a GPU; empty for a CPU."""
     import torch
 
     return str(torch.cuda.get_device_properties(on).uuid) if on.type == "cuda" else ""
 
 
 def carrier_between(gpus: Sequence[str]) -> "Callable[[TCPStore, int, Meeting, device], Carrier]":
-    """Return what carries bytes between members on these GPUs; raises RuntimeError where nothing does."""
+    """Return the carrier between members on these GPUs; raises RuntimeError where no carrier can do it."""
     if not any(gpus):
         return Gloo
     if len(set(gpus)) == 1:

@@ -26,7 +26,7 @@ class Meeting:
         return TCPStore(self.host, self.port, is_master=False, timeout=timedelta(seconds=self.deadline_s))
 
 
-def called(host: str, num_members: int, deadline_s: float) -> "tuple[Meeting, TCPStore]":
+def new_meeting(host: str, num_members: int, deadline_s: float) -> "tuple[Meeting, TCPStore]":
     """Return where a new group meets, and its store, which this process keeps."""
     from torch.distributed import TCPStore
 

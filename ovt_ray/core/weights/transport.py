@@ -21,7 +21,7 @@ class Workers(Protocol):
 
     @property
     def num_processes(self) -> int:
-        """Count of the processes of each worker, all of which join a broadcast."""
+        """Count of the processes of each worker. All of them join a broadcast."""
 
     @property
     def deadline_s(self) -> float:

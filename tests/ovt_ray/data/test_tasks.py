@@ -130,7 +130,7 @@ def test_a_tier_that_has_too_few_problems_for_one_step_is_refused_when_the_stage
 
     def stream(num_per_step: int, choice: str) -> None:
         overrides = [f"iterations[1].grpo.problems_per_step={num_per_step}", f"iterations[1].grpo.problems={choice}"]
-        grpo_stage(load_config(TINY, overrides), 2, tasks, [], tmp_path)
+        grpo_stage(load_config(TINY, overrides), 2, tasks, traces=[], run_dir=tmp_path)
 
     mixed = "{tiers: [unsolved], sources: {a: 1, b: 1}}"
     stream(8, "{tiers: [unsolved]}")

@@ -50,11 +50,11 @@ def stop_after(problems: list[Problem]) -> Iterator[Chains]:
 def test_an_interrupted_stage_finds_again_what_it_had_put_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "chains.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        keep_chains(path, stop_after(PROBLEMS[:-1]), "iter2/distil", 0, len(PROBLEMS))
+        keep_chains(path, stop_after(PROBLEMS[:-1]), "iter2/distil", num_before=0, num_problems=len(PROBLEMS))
     before = read_chains(path, PROBLEMS)
     assert list(before) == [problem.id for problem in PROBLEMS[:-1]]
     left = [problem for problem in PROBLEMS if problem.id not in before]
-    keep_chains(path, map(chains, left), "iter2/distil", len(before), len(PROBLEMS))
+    keep_chains(path, map(chains, left), "iter2/distil", num_before=len(before), num_problems=len(PROBLEMS))
     kept = read_chains(path, PROBLEMS)
     assert [(one.problem, one.responses, one.scores) for one in kept.values()] == [
         (one.problem, one.responses, one.scores) for one in map(chains, PROBLEMS)
@@ -70,7 +70,7 @@ def test_a_killed_stage_asks_again_for_what_was_not_yet_on_the_disk(tmp_path: Pa
     assert process.wait() == -signal.SIGKILL
     before = read_chains(path, PROBLEMS)
     assert list(before) == [problem.id for problem in PROBLEMS[:ROWS_AT_ONCE]]
-    keep_chains(path, map(chains, PROBLEMS[ROWS_AT_ONCE:]), "iter2/distil", len(before), len(PROBLEMS))
+    keep_chains(path, map(chains, PROBLEMS[ROWS_AT_ONCE:]), "iter2/distil", num_before=len(before), num_problems=len(PROBLEMS))
     assert [one.responses for one in read_chains(path, PROBLEMS).values()] == [chains(problem).responses for problem in PROBLEMS]
 
 
@@ -83,27 +83,27 @@ def test_problems_without_an_answer_before_the_source_fails_are_asked_for_again(
         raise StageError("the server is gone")
 
     with pytest.raises(StageError):
-        keep_chains(path, failing(), "iter2/distil", 0, len(PROBLEMS))
+        keep_chains(path, failing(), "iter2/distil", num_before=0, num_problems=len(PROBLEMS))
     assert list(read_chains(path, PROBLEMS)) == ["p0", "p1"], "one that is followed by an answer is not the server's fault"
-    keep_chains(path, iter(unanswered[2:]), "iter2/distil", 2, len(PROBLEMS))
+    keep_chains(path, iter(unanswered[2:]), "iter2/distil", num_before=2, num_problems=len(PROBLEMS))
     assert len(read_chains(path, PROBLEMS)) == len(PROBLEMS), "a source that comes to its end has said all it has to say"
 
 
 def test_a_line_torn_by_a_crash_is_asked_for_again(tmp_path: Path) -> None:
     path = tmp_path / "chains.jsonl"
-    keep_chains(path, map(chains, PROBLEMS[:2]), "iter2/distil", 0, 2)
+    keep_chains(path, map(chains, PROBLEMS[:2]), "iter2/distil", num_before=0, num_problems=2)
     path.write_bytes(path.read_bytes()[:-5])
     assert list(read_chains(path, PROBLEMS)) == ["p0"]
 
 
 def test_chains_of_problems_that_are_not_asked_for_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "chains.jsonl"
-    keep_chains(path, map(chains, PROBLEMS[:3]), "iter2/distil", 0, 3)
+    keep_chains(path, map(chains, PROBLEMS[:3]), "iter2/distil", num_before=0, num_problems=3)
     assert list(read_chains(path, PROBLEMS[1:2])) == ["p1"]
 
 
 def test_progress_shows_how_many_are_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    keep_chains(tmp_path / "chains.jsonl", map(chains, PROBLEMS[:1]), "iter2/distil", 0, 1)
+    keep_chains(tmp_path / "chains.jsonl", map(chains, PROBLEMS[:1]), "iter2/distil", num_before=0, num_problems=1)
     shown = capsys.readouterr().out
     assert shown.startswith("[iter2/distil 1/1] accuracy 1.00 tok/s ") and "eta 0:00" in shown
 
@@ -115,4 +115,4 @@ def slow_at_the_end() -> Iterator[Chains]:
 
 
 if __name__ == "__main__":
-    keep_chains(Path(sys.argv[1]), slow_at_the_end(), "iter2/distil", 0, len(PROBLEMS))
+    keep_chains(Path(sys.argv[1]), slow_at_the_end(), "iter2/distil", num_before=0, num_problems=len(PROBLEMS))

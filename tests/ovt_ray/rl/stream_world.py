@@ -7,7 +7,7 @@ trains a stage of 12 steps in the folder, or goes on with it, at a pace at which
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from random import Random
@@ -29,20 +29,21 @@ from ovt_ray.core.types import (
     UpdateStats,
     VersionSpan,
 )
+from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
+from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.order import stable_seed
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState, read_state
 from ovt_ray.rl.stage import GrpoStage
-from ovt_ray.run.recorder import Track
-from ovt_ray.services import PendingGroup
+from ovt_ray.run.recorder import Recorder
 
-ONE_UPDATE = dict.fromkeys((item.name for item in fields(UpdateStats)), 1.0)
+ONE_UPDATE: dict[str, Any] = dict.fromkeys((item.name for item in fields(UpdateStats)), 1.0)
 SCORES = {
     True: (Score(value=1.0, outcome=Outcome.CORRECT, extracted="1"), Score(value=0.0, outcome=Outcome.WRONG, extracted=None)),
     False: (Score(value=0.1, outcome=Outcome.WRONG, extracted=None),) * 2,
 }
-"""Of a group that teaches, and of a flat one."""
+"""Scores of a group with a signal, and of a zero-variance group."""
 
 
 class KilledError(Exception):
@@ -55,34 +56,36 @@ class Asked:
 
     problem: Problem
     sampling: Sampling
-    on_group: Callable[[PendingGroup], None]
     begun: int
     """Version of the weights when it came."""
 
 
 @dataclass
 class World:
-    """Rollout pool, reward and learner in one: all that `Services` is to the loop. The same groups are flat in every world of a seed."""
+    """Rollout pool, reward and learner in one. The same groups have zero variance in every world of a seed."""
 
     random: Random
     seed: int
     version: int
-    flat_share: float = 0.0
+    zero_variance_share: float = 0.0
     ends_after: int = 10**9
     """Polls, saves and steps until it is killed."""
     pause_s: float = 0.0
-    in_work: list[Asked] = field(default_factory=list)
+    in_work: list[tuple[int, Asked]] = field(default_factory=list)
+    """Requests with their numbers."""
+    generated: dict[int, ScoredGroup] = field(default_factory=dict)
+    """Groups by the number of their request."""
     submitted: list[tuple[int, str]] = field(default_factory=list)
     """Seed of the step and id of the problem."""
     learnt: list[list[str]] = field(default_factory=list)
-    """Of each update, its problems."""
+    """Problems of each update."""
 
     @property
     def learner(self) -> "World":
         return self
 
     @property
-    def rollout(self) -> "World":
+    def groups(self) -> "World":
         return self
 
     def tick(self) -> None:
@@ -91,33 +94,41 @@ class World:
         if self.ends_after < 0:
             raise KilledError
 
-    # As services
-    def submit(
-        self, problems: Sequence[Problem], sampling: Sampling, on_group: Callable[[PendingGroup], None], *, are_awaited: bool = False
-    ) -> None:
-        ids = [problem.id for problem in problems]
-        in_work = [asked.problem.id for asked in self.in_work if asked.sampling == sampling]
-        assert len({*ids, *in_work}) == len(ids) + len(in_work), "two problems of one step have the same id"
-        self.submitted += [(sampling.seed, id) for id in ids]
-        self.in_work += [Asked(problem, sampling, on_group, self.version) for problem in problems]
-
-    def are_scored(self, pending: PendingGroup) -> bool:
-        return self.random.random() < 0.5
-
-    def scores(self, pending: Sequence[PendingGroup]) -> list[ScoredGroup]:
-        return [ScoredGroup(group=one.group, scores=SCORES[not one.scoring]) for one in pending]
-
-    # As rollout pool
+    # As source of groups
     @property
     def is_idle(self) -> bool:
         return not self.in_work
 
-    def poll(self, timeout_s: float = 0) -> None:
+    def submit(self, problems: Sequence[Problem], sampling: Sampling, *, are_awaited: bool = False) -> list[int]:
+        ids = [problem.id for problem in problems]
+        in_work = [asked.problem.id for _, asked in self.in_work if asked.sampling == sampling]
+        assert len({*ids, *in_work}) == len(ids) + len(in_work), "two problems of one step have the same id"
+        first = len(self.submitted)
+        self.submitted += [(sampling.seed, id) for id in ids]
+        self.in_work += [(first + place, Asked(problem, sampling, self.version)) for place, problem in enumerate(problems)]
+        return [first + place for place in range(len(problems))]
+
+    def poll(self, timeout_s: float = 0) -> list[int]:
         self.tick()
         self.random.shuffle(self.in_work)
-        for _ in range(self.random.randint(0, len(self.in_work))):
-            asked = self.in_work.pop()
-            asked.on_group(PendingGroup(group=self.answer(asked), scoring=("flat",) if self.is_flat(asked) else ()))  # type: ignore[arg-type]
+        ended = [self.in_work.pop() for _ in range(self.random.randint(0, len(self.in_work)))]
+        self.generated |= {
+            request: ScoredGroup(group=self.answer(asked), scores=SCORES[not self.has_zero_variance(asked)]) for request, asked in ended
+        }
+        return [request for request, _ in ended]
+
+    def are_scored(self, request: int) -> bool:
+        return self.random.random() < 0.5
+
+    def scored(self, request: int) -> ScoredGroup:
+        return self.generated.pop(request)
+
+    def abandon(self) -> None:
+        self.in_work.clear()
+        self.generated.clear()
+
+    def load_weights(self, published: PublishedVersion) -> None:
+        self.version = published.version
 
     def answer(self, asked: Asked) -> RolloutGroup:
         return RolloutGroup(problem=asked.problem, prompt_ids=(7,), completions=(self.completion(asked), self.completion(asked)))
@@ -130,23 +141,20 @@ class World:
         logprobs = tuple(-self.random.random() for _ in tokens)
         return Completion(token_ids=tokens, rollout_logprobs=logprobs, text="é\n", finish_reason="stop", versions=spans)
 
-    def is_flat(self, asked: Asked) -> bool:
-        return Random(f"{self.seed} {asked.sampling.seed} {asked.problem.id}").random() < self.flat_share
-
-    def load_weights(self, version: int) -> None:
-        self.version = version
-
-    def abandon(self) -> None:
-        self.in_work.clear()
+    def has_zero_variance(self, asked: Asked) -> bool:
+        return Random(f"{self.seed} {asked.sampling.seed} {asked.problem.id}").random() < self.zero_variance_share
 
     # As learner
     def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
         time.sleep(self.pause_s)
         self.learnt.append([sample.problem.id for sample in samples])
-        return UpdateStats(**ONE_UPDATE)  # type: ignore[arg-type]
+        return UpdateStats(**ONE_UPDATE)
 
-    def publish(self) -> int:
-        return self.version + 1
+    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
+        raise NotImplementedError
+
+    def publish(self) -> StoredVersion:
+        return StoredVersion(Weights(version=self.version + 1, buckets=(), checksums={}))
 
     def save(self, folder: Path, step: int) -> None:
         self.tick()
@@ -182,9 +190,9 @@ def main(folder: Path) -> None:
     stage = stage_in(folder, 500, num_steps=12, max_staleness=2, dynamic_sampling=True)
     state = resumed(stage)
     print(f"begins at step {state.step} with {sum(len(begun.finished) for begun in state.begun)} finished groups", flush=True)
-    world = World(Random(time.time()), stable_seed("world"), max(1, state.version), flat_share=0.4, pause_s=0.004)
-    with Track(folder, "iter1/grpo", stage.section.num_steps, state.step) as track:
-        train_grpo(stage, world, track, replace(state, rollout_is_exact=True))  # type: ignore[arg-type]
+    world = World(Random(time.time()), stable_seed("world"), max(1, state.version), zero_variance_share=0.4, pause_s=0.004)
+    with Recorder(folder, "iter1/grpo", num_steps=stage.section.num_steps, first_step=state.step) as recorder:
+        train_grpo(stage, world, recorder, replace(state, rollout_is_exact=True))
 
 
 if __name__ == "__main__":

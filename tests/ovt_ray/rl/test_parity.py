@@ -1,56 +1,34 @@
 """The gate measures the difference of log-probabilities, and stops a run whose two sides disagree."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
 import pytest
 
 from ovt_ray.core.errors import ParityError
-from ovt_ray.core.types import AnswerKind, Completion, Problem, RolloutGroup, Sampling, TrainSample, VersionSpan
-from ovt_ray.rl.parity import check_parity
+from ovt_ray.core.types import AnswerKind, Completion, Problem, RolloutGroup, VersionSpan
+from ovt_ray.rl.parity import check_parity, parity_samples
 
 PROBLEM = Problem(id="p7", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
-SAMPLING = Sampling(num_completions=2, temperature=1.0, max_tokens=4, seed=0)
 
 
-class Rollout:
-    def generate(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[RolloutGroup]:
-        for problem in problems:
-            completions = tuple(
-                Completion(
-                    token_ids=(1, 2),
-                    rollout_logprobs=(-1.0, -2.0),
-                    text="",
-                    finish_reason="stop",
-                    versions=(VersionSpan(version=0, num_tokens=2),),
-                )
-                for _ in range(2)
-            )
-            yield RolloutGroup(problem=problem, prompt_ids=(9,), completions=completions)
+ANSWERS = tuple(
+    Completion(
+        token_ids=(1, 2), rollout_logprobs=(-1.0, -2.0), text="", finish_reason="stop", versions=(VersionSpan(version=0, num_tokens=2),)
+    )
+    for _ in range(2)
+)
+SAMPLES = parity_samples([RolloutGroup(problem=PROBLEM, prompt_ids=(9,), completions=ANSWERS)])
 
 
-@dataclass
-class Learner:
-    """Agrees with the rollout on the first answer, and disagrees on the last token of the others."""
-
-    gap: float
-
-    def logprobs(self, samples: Sequence[TrainSample]) -> list[tuple[float, ...]]:
-        return [(-1.0, -2.0), *((-1.0, -2.0 + self.gap) for _ in samples[1:])]
+def logprobs(gap: float) -> list[tuple[float, ...]]:
+    """Return values that agree with the rollout on the first answer, and disagree on the last token of the other."""
+    return [(-1.0, -2.0), (-1.0, -2.0 + gap)]
 
 
-@dataclass
-class Services:
-    learner: Learner
-    rollout: Rollout
-
-
-def test_the_gap_is_the_mean_of_the_worst_answer_and_the_worst_token_is_told() -> None:
-    gap = check_parity(Services(Learner(8e-6), Rollout()), [PROBLEM], SAMPLING, 1e-5)  # type: ignore[arg-type]
+def test_the_gap_is_the_mean_of_the_worst_answer_and_the_worst_token_is_reported() -> None:
+    gap = check_parity(SAMPLES, logprobs(8e-6), 1e-5)
     assert (gap.mean, gap.worst) == (pytest.approx(4e-6), pytest.approx(8e-6))
 
 
 @pytest.mark.parametrize("gap", [4e-5, -4e-5, float("nan")])
 def test_sides_that_disagree_stop_the_run_with_the_token_and_what_to_look_at(gap: float) -> None:
     with pytest.raises(ParityError, match=r"on an answer to problem p7.*Look at: the dtypes"):
-        check_parity(Services(Learner(gap), Rollout()), [PROBLEM], SAMPLING, 1e-5)  # type: ignore[arg-type]
+        check_parity(SAMPLES, logprobs(gap), 1e-5)

@@ -10,27 +10,27 @@ from ovt_ray.cli import main
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.errors import DataError
 from ovt_ray.core.types import ScoredGroup
-from ovt_ray.rl.minibatches import AVERAGED, Lesson
+from ovt_ray.rl.minibatches import AVERAGED
 from ovt_ray.rl.replay import KeptStep, count_same, learn_again
-from ovt_ray.rl.rollouts import Rollouts, read_rollouts, rollouts_path, write_rollouts
+from ovt_ray.rl.rollouts import KeptRollouts, read_rollouts, rollouts_path, write_rollouts
 from tests.ovt_ray.rl.stream_world import SCORES, Asked, World, stage_in
 
 
 def kept_groups(folder: Path) -> dict[int, ScoredGroup]:
     stage, world = stage_in(folder, 9), World(Random(0), 1, 3)
-    answers = {position: world.answer(Asked(stage.problems[position], stage.sampling(0), print, 1)) for position in (2, 5)}
+    answers = {position: world.answer(Asked(stage.problems[position], stage.sampling(0), 1)) for position in (2, 5)}
     return {position: ScoredGroup(group=group, scores=SCORES[position == 2]) for position, group in answers.items()}
 
 
 def kept_step(folder: Path, step: int, figures: dict[str, float]) -> KeptStep:
     config = load_config(Path(__file__).parents[3] / "configs" / "tiny.yaml", [])
-    rollouts = Rollouts(groups=tuple(kept_groups(folder).values()), rollout_is_proximal=True)
+    rollouts = KeptRollouts(groups=tuple(kept_groups(folder).values()), rollout_is_proximal=True)
     return KeptStep(config=config, stage=stage_in(folder, 9), model="", step=step, rollouts=rollouts, figures=figures)
 
 
 def test_rollouts_come_back_to_the_last_bit(tmp_path: Path) -> None:
     stage, groups = stage_in(tmp_path, 9), kept_groups(tmp_path)
-    write_rollouts(stage.folder, 3, groups, Lesson(parts=[], traces=[], rollout_is_proximal=True))
+    write_rollouts(stage.folder, 3, groups, rollout_is_proximal=True)
     kept = read_rollouts(stage.folder, 3, stage.problems)
     assert kept.groups == tuple(groups.values()) and kept.rollout_is_proximal
 
@@ -39,7 +39,7 @@ def test_missing_and_damaged_rollouts_are_named(tmp_path: Path) -> None:
     stage = stage_in(tmp_path, 9)
     with pytest.raises(DataError, match="step-000003.jsonl: no such file.*grpo.keep_rollouts=true"):
         read_rollouts(stage.folder, 3, stage.problems)
-    write_rollouts(stage.folder, 3, kept_groups(tmp_path), Lesson(parts=[], traces=[], rollout_is_proximal=True))
+    write_rollouts(stage.folder, 3, kept_groups(tmp_path), rollout_is_proximal=True)
     path = rollouts_path(stage.folder, 3)
     whole = path.read_text()
     path.write_text(whole[:-20])
@@ -60,14 +60,14 @@ def test_completions_are_counted_as_the_same_token_for_token(tmp_path: Path) -> 
 
 def test_figures_that_are_not_the_recorded_ones_are_marked_at_step_0_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learner, figures = World(Random(0), 1, 1), dict.fromkeys(AVERAGED, 1.0)
-    assert learn_again(kept_step(tmp_path, 0, figures), learner)  # type: ignore[arg-type]
+    assert learn_again(kept_step(tmp_path, 0, figures), learner)
     assert f"{len(AVERAGED)} of {len(AVERAGED)} figures are the recorded ones" in capsys.readouterr().out
-    assert not learn_again(kept_step(tmp_path, 0, figures | {"loss": 1.0000000000000002}), learner)  # type: ignore[arg-type]
+    assert not learn_again(kept_step(tmp_path, 0, figures | {"loss": 1.0000000000000002}), learner)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("differs")] == ["loss"]
-    learn_again(kept_step(tmp_path, 1, figures | {"loss": 2.0}), learner)  # type: ignore[arg-type]
+    learn_again(kept_step(tmp_path, 1, figures | {"loss": 2.0}), learner)
     assert "differs" not in capsys.readouterr().out
-    assert learn_again(kept_step(tmp_path, 0, {}), learner), "a step that broke the learner has no figures to compare with"  # type: ignore[arg-type]
-    assert learner.learnt == [[kept_step(tmp_path, 0, {}).stage.problems[2].id] * 2] * 4, "the flat group teaches nothing"
+    assert learn_again(kept_step(tmp_path, 0, {}), learner), "a step that broke the learner has no figures to compare with"
+    assert learner.learnt == [[kept_step(tmp_path, 0, {}).stage.problems[2].id] * 2] * 4, "the zero-variance group has no signal"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
-"""From scored groups to samples: flat groups and unscorable answers teach nothing, and are counted."""
+"""From scored groups to samples: zero-variance groups and unscorable answers give none, and are counted."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from ovt_ray.core.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup, VersionSpan
-from ovt_ray.rl.samples import group_stats, part_means, split_evenly, to_train_samples
+from ovt_ray.core.config.stages import Advantage
+from ovt_ray.core.types import AnswerKind, Completion, Failure, Outcome, Problem, RolloutGroup, Score, ScoredGroup, TrainSample, VersionSpan
+from ovt_ray.rl.samples import advantages_of, group_stats, part_means, split_evenly, train_samples
 
 PROBLEM = Problem(id="p", question="?", images=(), answer="1", kind=AnswerKind.NUMBER)
 VALUES = {Outcome.CORRECT: 1.0, Outcome.WRONG: 0.0, Outcome.UNPARSEABLE: 0.0, Outcome.UNSCORABLE: 0.0}
@@ -26,13 +28,15 @@ def scored(*outcomes: Outcome) -> ScoredGroup:
     return ScoredGroup(group=RolloutGroup(problem=PROBLEM, prompt_ids=(1, 2), completions=completions), scores=scores)
 
 
+def samples_of(groups: Sequence[ScoredGroup], advantage: Advantage, *, mask_truncated: bool) -> list[TrainSample]:
+    return train_samples(groups, advantages_of(groups, advantage), mask_truncated=mask_truncated)
+
+
 def test_advantages_of_a_group_are_centred_and_scaled() -> None:
     group = scored(Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG, Outcome.WRONG)
     # mean 1/4, population standard deviation sqrt(3)/4
-    assert [sample.advantage for sample in to_train_samples([group], "grpo", mask_truncated=False)] == pytest.approx(
-        [3**0.5, *[-(3**-0.5)] * 3]
-    )
-    centred = to_train_samples([group], "dr_grpo", mask_truncated=False)
+    assert [sample.advantage for sample in samples_of([group], "grpo", mask_truncated=False)] == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
+    centred = samples_of([group], "dr_grpo", mask_truncated=False)
     assert [sample.advantage for sample in centred] == pytest.approx([0.75, -0.25, -0.25, -0.25])
 
 
@@ -40,27 +44,28 @@ def test_a_truncated_answer_counts_in_its_group_but_is_masked_if_asked() -> None
     whole = scored(Outcome.CORRECT, Outcome.WRONG, Outcome.WRONG)
     first, second, third = whole.group.completions
     cut = replace(whole, group=replace(whole.group, completions=(first, replace(second, finish_reason="length"), third)))
-    found = to_train_samples([cut], "dr_grpo", mask_truncated=True)
+    found = samples_of([cut], "dr_grpo", mask_truncated=True)
     assert [(len(sample.completion_ids), sample.advantage) for sample in found] == [(1, pytest.approx(2 / 3)), (3, pytest.approx(-1 / 3))]
-    assert len(to_train_samples([cut], "dr_grpo", mask_truncated=False)) == 3
+    assert len(samples_of([cut], "dr_grpo", mask_truncated=False)) == 3
     assert group_stats([cut]).flat_groups == 0
 
 
 def test_an_unscorable_answer_is_left_out_of_its_group() -> None:
     group = scored(Outcome.CORRECT, Outcome.UNSCORABLE, Outcome.WRONG)
-    samples = to_train_samples([group], "grpo", mask_truncated=False)
+    assert advantages_of([scored(Outcome.UNSCORABLE), group], "grpo") == [[None], [1.0, None, -1.0]]
+    samples = samples_of([group], "grpo", mask_truncated=False)
     assert [(len(sample.completion_ids), sample.advantage) for sample in samples] == [(1, 1.0), (3, -1.0)]
 
 
-def test_flat_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_differ() -> None:
+def test_zero_variance_groups_give_no_samples_even_if_an_unscorable_answer_makes_values_differ() -> None:
     groups = [scored(Outcome.CORRECT, Outcome.CORRECT), scored(Outcome.CORRECT, Outcome.UNSCORABLE)]
-    assert to_train_samples(groups, "grpo", mask_truncated=False) == []
+    assert samples_of(groups, "grpo", mask_truncated=False) == []
 
 
-def test_flat_groups_count_in_the_deviation_over_all_groups() -> None:
+def test_zero_variance_groups_count_in_the_deviation_over_all_groups() -> None:
     groups = [scored(Outcome.CORRECT, Outcome.WRONG), scored(Outcome.WRONG, Outcome.WRONG), scored(Outcome.UNSCORABLE, Outcome.UNSCORABLE)]
     # centred rewards are 1/2, -1/2, 0, 0: their deviation is sqrt(1/8)
-    found = [sample.advantage for sample in to_train_samples(groups, "reinforce_pp", mask_truncated=False)]
+    found = [sample.advantage for sample in samples_of(groups, "reinforce_pp", mask_truncated=False)]
     assert found == pytest.approx([2**0.5, -(2**0.5)])
 
 

@@ -19,7 +19,7 @@ from ovt_ray.core.types import ScoredGroup
 from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import BegunStep, StreamState, read_state, write_state
 from ovt_ray.rl.rollouts import read_rollouts
-from ovt_ray.rl.samples import oldest_version, teaches
+from ovt_ray.rl.samples import has_signal, oldest_version
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.rl.stream import GroupStream
 from ovt_ray.run.metrics import read_metrics
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass
 class Steps:
-    """In place of a track: the figures of each step, which count as one more moment to be killed at."""
+    """In place of a recorder: the figures of each step, which count as one more moment to be killed at."""
 
     world: World
     rows: dict[int, Mapping[str, float]] = field(default_factory=dict)
@@ -52,18 +52,18 @@ def live(stage: GrpoStage, world: World) -> dict[int, Mapping[str, float]]:
     steps = Steps(world)
     begun = {(stage.sampling(one.step).seed, group.group.problem.id) for one in state.begun for group in one.finished.values()}
     try:
-        train_grpo(stage, world, steps, replace(state, rollout_is_exact=True))  # type: ignore[arg-type]
+        train_grpo(stage, world, steps, replace(state, rollout_is_exact=True))
     finally:
         assert not begun & set(world.submitted), "what a checkpoint has finished is not generated again"
         assert len(set(world.submitted)) == len(world.submitted), "nothing is generated twice"
     return steps.rows
 
 
-def lives(stage: GrpoStage, random: Random, seed: int, flat_share: float, kills: list[int]) -> World:
+def lives(stage: GrpoStage, random: Random, seed: int, zero_variance_share: float, kills: list[int]) -> World:
     """Train to the end, killed after so many events each time; return the world of the last life."""
     for ends_after in [*kills, 10**9]:
         state = resumed(stage)
-        world = World(random, seed, max(1, state.version), flat_share, ends_after)
+        world = World(random, seed, max(1, state.version), zero_variance_share, ends_after)
         try:
             rows = live(stage, world)
         except KilledError:
@@ -79,22 +79,28 @@ def lives(stage: GrpoStage, random: Random, seed: int, flat_share: float, kills:
     num_problems=st.sampled_from([3, 4, 7, 10, 200]),
     max_staleness=st.integers(0, 3),
     dynamic_sampling=st.booleans(),
-    flat_share=st.sampled_from([0.0, 0.3, 0.6]),
+    zero_variance_share=st.sampled_from([0.0, 0.3, 0.6]),
     checkpoint_every=st.integers(1, 3),
     kills=st.lists(st.integers(8, 40), max_size=3),
 )
 def test_what_is_learnt_from_is_young_enough_and_comes_once_and_nothing_is_lost(
-    seed: int, num_problems: int, max_staleness: int, dynamic_sampling: bool, flat_share: float, checkpoint_every: int, kills: list[int]
+    seed: int,
+    num_problems: int,
+    max_staleness: int,
+    dynamic_sampling: bool,
+    zero_variance_share: float,
+    checkpoint_every: int,
+    kills: list[int],
 ) -> None:
     with TemporaryDirectory() as folder:
         changes = {"max_staleness": max_staleness, "dynamic_sampling": dynamic_sampling, "max_flat_steps": 50}
         stage = stage_in(Path(folder), num_problems, checkpoint_every, **changes)
-        lives(stage, Random(seed), 1, flat_share, kills)
+        lives(stage, Random(seed), 1, zero_variance_share, kills)
         steps = positions_by_step(stage)
         kept = [read_rollouts(stage.folder, step, stage.problems).groups for step in range(stage.section.num_steps)]
     version = 1
     for groups in kept:
-        learnt = [group for group in groups if teaches(group)]
+        learnt = [group for group in groups if has_signal(group)]
         assert all(version - oldest_version(group) <= max_staleness for group in learnt), "none is older than it may be"
         version += bool(learnt)
         assert len(groups) == num_problems or len(learnt if dynamic_sampling else groups) == 3
@@ -106,12 +112,12 @@ def test_what_is_learnt_from_is_young_enough_and_comes_once_and_nothing_is_lost(
     if num_problems == 200:
         assert not skipped
     if max_staleness == 0:
-        assert steps == by_hand(stage, flat_share)
+        assert steps == by_hand(stage, zero_variance_share)
 
 
-def by_hand(stage: GrpoStage, flat_share: float) -> list[list[int]]:
-    """Return the positions of each step without staleness: the first N from where it begins, N being P plus the flat ones among them."""
-    world, position, steps = World(Random(0), 1, 1, flat_share), 0, []
+def by_hand(stage: GrpoStage, zero_variance_share: float) -> list[list[int]]:
+    """Return the positions of each step without staleness: the first N from where it begins; N is P plus the zero-variance ones."""
+    world, position, steps = World(Random(0), 1, 1, zero_variance_share), 0, []
     for step in range(stage.section.num_steps):
         had: dict[str, int] = {}
         num_left = 3
@@ -119,38 +125,38 @@ def by_hand(stage: GrpoStage, flat_share: float) -> list[list[int]]:
             problem = stage.problems[position]
             if problem.id not in had:
                 had[problem.id] = position
-                is_flat = world.is_flat(Asked(problem, stage.sampling(step), print, 1))
-                num_left -= not (is_flat and stage.section.dynamic_sampling)
+                has_zero_variance = world.has_zero_variance(Asked(problem, stage.sampling(step), 1))
+                num_left -= not (has_zero_variance and stage.section.dynamic_sampling)
             position += 1
         steps.append(list(had.values()))
     return steps
 
 
 def group(stage: GrpoStage, position: int, version: int, *, is_mixed: bool = True) -> ScoredGroup:
-    asked = Asked(stage.problems[position], stage.sampling(0), print, version)
+    asked = Asked(stage.problems[position], stage.sampling(0), version)
     return ScoredGroup(group=World(Random(position), 1, version).answer(asked), scores=SCORES[is_mixed])
 
 
-def test_a_group_of_a_checkpoint_that_is_too_old_is_generated_again_and_counted_unless_it_teaches_nothing(tmp_path: Path) -> None:
+def test_a_group_of_a_checkpoint_that_is_too_old_is_generated_again_unless_it_has_no_signal(tmp_path: Path) -> None:
     stage = stage_in(tmp_path, 9, max_staleness=1, num_steps=3)
     finished = {0: group(stage, 0, version=3), 1: group(stage, 1, version=8), 2: group(stage, 2, version=3, is_mixed=False)}
     state = StreamState(step=2, position=3, version=9, begun=(BegunStep(step=2, positions=(0, 1, 2), finished=finished),))
     world = World(Random(0), 1, 9)
-    with GroupStream(stage, world, state) as stream:  # type: ignore[arg-type]
+    with GroupStream(stage, world, state) as stream:
         stream.generate(2)
         taken = stream.take(2)
     assert world.submitted == [(stage.sampling(2).seed, stage.problems[0].id)]
-    assert taken.num_stale == 1 and oldest_version(taken.groups[0]) == 9
-    assert taken.groups[1] == finished[1] and taken.groups[2] == finished[2] and list(taken.groups) == [0, 1, 2]
+    assert taken.num_stale == 1 and oldest_version(taken.by_position[0]) == 9
+    assert taken.by_position[1] == finished[1] and taken.by_position[2] == finished[2] and list(taken.by_position) == [0, 1, 2]
 
 
-def test_flat_groups_are_counted_and_too_many_of_them_in_a_row_end_the_run_with_the_reason(tmp_path: Path) -> None:
+def test_zero_variance_groups_are_counted_and_too_many_in_a_row_end_the_run_with_the_reason(tmp_path: Path) -> None:
     stage = stage_in(tmp_path, 200, dynamic_sampling=True, max_flat_steps=50)
-    rows = live(stage, World(Random(0), 1, 1, flat_share=0.5))
+    rows = live(stage, World(Random(0), 1, 1, zero_variance_share=0.5))
     assert [row["num_replaced"] for row in rows.values()] == [len(step) - 3 for step in positions_by_step(stage)]
     assert [row["flat_groups"] for row in rows.values()] == [1 - 3 / len(step) for step in positions_by_step(stage)]
     hopeless = stage_in(tmp_path / "hopeless", 200, dynamic_sampling=True, max_flat_steps=4)
-    world = World(Random(0), 1, 1, flat_share=1.0)
+    world = World(Random(0), 1, 1, zero_variance_share=1.0)
     with pytest.raises(
         StageError, match="1[234] problems in a row of step 0 had only groups whose answers all score alike.*0% were correct"
     ):
@@ -158,10 +164,10 @@ def test_flat_groups_are_counted_and_too_many_of_them_in_a_row_end_the_run_with_
     assert 12 <= len(world.submitted) <= 18 and world.learnt == [], "the groups begun beside the last of the row may be in work"
 
 
-def test_a_step_that_has_had_every_problem_makes_do_with_those_that_teach(tmp_path: Path) -> None:
+def test_a_step_that_has_had_every_problem_makes_do_with_groups_that_have_a_signal(tmp_path: Path) -> None:
     stage = stage_in(tmp_path, 4, dynamic_sampling=True, num_steps=2, max_flat_steps=2)
     with pytest.raises(StageError, match="2 steps in a row"):
-        live(stage, World(Random(0), 1, 1, flat_share=1.0))
+        live(stage, World(Random(0), 1, 1, zero_variance_share=1.0))
     assert [len(step) for step in positions_by_step(stage)] == [4, 4]
 
 
@@ -169,7 +175,7 @@ def test_a_state_comes_back_to_the_last_bit_and_only_with_its_checkpoint(tmp_pat
     stage = stage_in(tmp_path, 9)
     finished = {position: group(stage, position, version=4) for position in (4, 6)}
     begun = (BegunStep(step=2, positions=(4, 5, 6), finished=finished), BegunStep(step=3, positions=(7,), finished={}))
-    state = StreamState(step=2, position=8, version=5, num_flat=1, begun=begun)
+    state = StreamState(step=2, position=8, version=5, num_without_signal=1, begun=begun)
     write_state(stage.checkpoints, state)
     assert resumed(stage) == StreamState()
     World(Random(0), 1, 1).save(stage.checkpoints, 2)

@@ -8,7 +8,7 @@ import pytest
 
 from ovt_ray.core.spans import ActorSpans, Span, SpanLog, recorded
 from ovt_ray.run.metrics import read_metrics
-from ovt_ray.run.recorder import Track
+from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.timeline import Timeline, busy_shares
 
 
@@ -100,11 +100,11 @@ def test_busy_shares_are_means_over_the_actors_of_what_counts() -> None:
 
 def test_a_track_writes_the_phases_of_the_driver_beside_what_the_actors_did(tmp_path: Path) -> None:
     done = [[worker(Span("generate", 0.0, 0.1))], [worker()], [worker(Span("generate", 1.0, 9.0))]]
-    with Track(tmp_path, "iter1/grpo", 2, 0, lambda: done.pop(0)) as track:
+    with Recorder(tmp_path, "iter1/grpo", num_steps=2, first_step=0, take_spans=lambda: done.pop(0)) as recorder:
         for step in range(2):
-            track.begin("generate")
-            track.begin("update")
-            track.step(step, {"seconds_update": track.end_phases()["update"]})
+            recorder.begin("generate")
+            recorder.begin("update")
+            recorder.step(step, {"seconds_update": recorder.end_phases()["update"]})
     events = [event for event in read_events(tmp_path) if event["ph"] == "X"]
     assert [(event["name"], event["pid"], event["args"]["step"]) for event in events] == [
         ("generate", 2, 0),

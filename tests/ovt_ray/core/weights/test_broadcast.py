@@ -15,7 +15,7 @@ from torch.distributed import TCPStore
 from ovt_ray.core.errors import BroadcastError
 from ovt_ray.core.weights.broadcast import Group, content_of
 from ovt_ray.core.weights.carriers import CudaMemory, Gloo, Nccl, SameGpu, carrier_between
-from ovt_ray.core.weights.meeting import called
+from ovt_ray.core.weights.meeting import new_meeting
 
 CPU = torch.device("cpu")
 VERSION = {
@@ -53,11 +53,11 @@ def members(
 
     Bytes go by gloo, or as between members on one GPU whose memory is in a folder.
     """
-    meeting, store = called("127.0.0.1", 1 + len(receive) + num_absent, deadline_s)
+    meeting, store = new_meeting("127.0.0.1", 1 + len(receive) + num_absent, deadline_s)
     threads = ThreadPoolExecutor(len(receive))
 
     def joined(rank: int, store: TCPStore, far_failure: Callable[[], str] = str) -> Group:
-        group = Group(meeting, store, rank, CPU, far_failure)
+        group = Group(meeting, store, rank, CPU, far_failure=far_failure)
         if one_gpu:
             group._carrier = SameGpu(store, rank, meeting, CPU, memory=FileMemory(one_gpu), num_bytes=2**20)
         return group
@@ -121,7 +121,7 @@ def test_a_member_that_does_not_come_is_waited_for_until_the_deadline() -> None:
         receiving[0].result(20)
 
 
-def test_all_hear_of_a_death_that_only_the_sender_can_see() -> None:
+def test_every_member_ends_after_a_death_that_only_the_sender_can_see() -> None:
     join, receiving = members(all_of, num_absent=1)
     began = time.monotonic()
     with pytest.raises(BroadcastError, match="worker 7 died"):
@@ -141,7 +141,7 @@ def finish(is_done: Callable[[], bool], limit_s: float = 20) -> bool:
 
 def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_they_are(tmp_path: Path) -> None:
     sent = [torch.randint(256, (size,), dtype=torch.uint8) for size in (8, 0, 1000, 64, 1, 127, 5000)]
-    meeting, store = called("127.0.0.1", 3, 20)
+    meeting, store = new_meeting("127.0.0.1", 3, 20)
 
     def read(rank: int) -> list[Tensor]:
         carrier = SameGpu(meeting.store(), rank, meeting, CPU, memory=FileMemory(tmp_path), num_bytes=64)
@@ -161,7 +161,7 @@ def test_members_on_one_gpu_have_all_bytes_through_memory_that_is_smaller_than_t
 
 
 def test_a_sender_on_one_gpu_waits_for_every_reader(tmp_path: Path) -> None:
-    meeting, store = called("127.0.0.1", 3, 20)
+    meeting, store = new_meeting("127.0.0.1", 3, 20)
     sender = SameGpu(store, 0, meeting, CPU, memory=FileMemory(tmp_path))
     is_sent = sender.start([torch.ones(8, dtype=torch.uint8)])
     for rank in (1, 2):
@@ -170,7 +170,7 @@ def test_a_sender_on_one_gpu_waits_for_every_reader(tmp_path: Path) -> None:
     assert finish(is_sent)
 
 
-def test_members_on_one_gpu_hear_of_a_death_that_only_the_sender_can_see(tmp_path: Path) -> None:
+def test_members_on_one_gpu_end_after_a_death_that_only_the_sender_can_see(tmp_path: Path) -> None:
     join, receiving = members(all_of, lambda group: next(group.received()), one_gpu=tmp_path)
     sender = join(far_failure=lambda: "worker 7 died" if receiving[1].done() else "")
     with pytest.raises(BroadcastError, match="worker 7 died"):
@@ -186,7 +186,7 @@ def test_where_the_members_are_says_what_carries_the_bytes() -> None:
     assert carrier_between(["GPU-0", "GPU-1"]) is Nccl
     with pytest.raises(RuntimeError, match="some members share a GPU and others do not; ask for whole GPUs"):
         carrier_between(["GPU-0", "GPU-0", "GPU-1"])
-    meeting, store = called("127.0.0.1", 3, 5)
+    meeting, store = new_meeting("127.0.0.1", 3, 5)
     for rank in (1, 2):  # of members that share a GPU, to which this one does not belong
         store.set(f"gpu/{rank}", "GPU-0")
         store.add("joined", 1)
