@@ -3,9 +3,9 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovt_ray.core.images import image_bytes
 from ovt_ray.core.prompts import load_image
 from ovt_ray.core.types import ImageSource, Problem
 
@@ -34,7 +34,7 @@ class DecodedImages:
         return [self._named(source, problem.id) for source in problem.images]
 
     def _named(self, source: ImageSource, problem_id: str) -> "tuple[str, Image]":
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = image_bytes(source)
         name = hashlib.sha256(content).hexdigest()
         with self._lock:
             if (image := self._kept.get(name)) is not None:

@@ -1,7 +1,6 @@
 """One rollout worker: a vLLM engine that answers problems and takes new weights while it runs."""
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from actors.shared_memory import in_shared_memory, named_memory
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.errors import OvtError, RolloutError
 from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.spans import Span, SpanLog
 from ovt_ray.core.types import Completion, Problem, Sampling, VersionSpan
 from ovt_ray.core.weights.meeting import Meeting
@@ -51,8 +51,7 @@ class Ended:
 
 def completion_seed(seed: int, problem_id: str) -> int:
     """Return the seed of a problem's first completion; completion i uses this plus i, whichever worker draws it."""
-    digest = hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    return stable_seed(seed, problem_id)
 
 
 def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "SamplingParams":

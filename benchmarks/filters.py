@@ -18,13 +18,14 @@ from ovt_ray.core.config.stages import DistilConfig, SftConfig
 from ovt_ray.core.config.traces import TraceFilters
 from ovt_ray.core.files import append_json_line, read_json_lines
 from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem, TrainSample
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.tasks import Tasks, Wanted, load_tasks
 from ovt_ray.distil import select
 from ovt_ray.distillation.chains import Chains, keep_chains, read_chains
 from ovt_ray.distillation.teachers import Teachers
 from ovt_ray.evaluate import evaluate
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.run.statistics import wilson_interval
 from ovt_ray.services import Services
@@ -43,7 +44,8 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train and measure every setting that is not done yet, and print the table."""
+    """Train and measure what is not done yet, and print the table."""
+    show_logs()
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
     tasks = {seed: load_tasks(config.data, seed, FOLDER / "images", config.problem_folder) for seed in seeds}
@@ -99,7 +101,6 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
         train_sft(
             sft,
             samples,
-            [],
             services.learner,
             recorder,
             checkpoints=FOLDER / "checkpoints",

@@ -27,10 +27,15 @@ from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.data.tasks import Tasks, load_tasks
 from ovt_ray.run.ledger import RunFolder
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.results import StageResult
 from ovt_ray.run.statistics import wilson_interval
-from ovt_ray.stages.stages import Stages
+from ovt_ray.stages.base import first_model, run_base
+from ovt_ray.stages.distil import run_distil
+from ovt_ray.stages.grpo import run_grpo
+from ovt_ray.stages.session import Session
+from ovt_ray.stages.sft import run_sft
 
 STALENESS = (0, 0, 1, 4)
 """Values of `max_staleness`, with 0 twice to compare the weights."""
@@ -53,6 +58,7 @@ class StalenessOutcome:
 
 def main(arguments: Sequence[str]) -> None:
     """Print a line for each stage, the table over all seeds, and the JSON object."""
+    show_logs()
     seeds = [int(argument) for argument in arguments] or [1, 2, 3]
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [outcome for seed in seeds for outcome in outcomes_of(seed, Path(folder))]
@@ -65,10 +71,10 @@ def outcomes_of(seed: int, runs: Path) -> list[StalenessOutcome]:
     turn = config.iterations[0]
     assert turn.distil and turn.sft, "configs/tiny.yaml begins with traces"
     tasks = load_tasks(config.data, config.seed, runs / "images", config.problem_folder)
-    with RunFolder(config) as folder, Stages(config, folder, tasks) as first:
-        base = first.base()
-        traces = first.distil(1, turn.distil)
-        model = first.sft(1, turn.sft, base, traces)
+    with RunFolder(config) as folder, Session(config, folder, tasks, first_model(config, folder)) as first:
+        base = run_base(first)
+        traces = run_distil(first, 1, turn.distil)
+        model = run_sft(first, 1, turn.sft, base=base, traces=traces)
         sft = folder.results()[-1]
         outcomes = []
         for attempt, max_staleness in enumerate(STALENESS):
@@ -80,12 +86,12 @@ def outcomes_of(seed: int, runs: Path) -> list[StalenessOutcome]:
         return outcomes
 
 
-def grpo_outcome(config: RunConfig, tasks: Tasks, first: Stages, *, model: str, traces: Path) -> StalenessOutcome:
-    """Return the outcome of a config's GRPO stage, run on the services of another run's stages."""
+def grpo_outcome(config: RunConfig, tasks: Tasks, first: Session, *, model: str, traces: Path) -> StalenessOutcome:
+    """Return the outcome of a config's GRPO stage, run on the services of another run's session."""
     with RunFolder(config) as folder:
-        stages = Stages(config, folder, tasks)
-        stages.services = first.services
-        trained = Path(stages.grpo(1, config.iterations[0].grpo, model, traces))
+        session = Session(config, folder, tasks, first_model(config, folder))
+        session.services = first.services
+        trained = Path(run_grpo(session, 1, config.iterations[0].grpo, model=model, traces=traces))
         rows = [row.values for row in read_metrics(folder.path)]
         return StalenessOutcome(
             seed=config.seed,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,11 @@ from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.errors import ConfigError
 from reward.pool import CPUS_PER_ACTOR
 
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Hosts that Ray replaces by the address of this machine's node."""
+REACH_S = 10.0
+"""Longest wait for the port of a cluster's address."""
+
 
 def cpus_needed(config: RunConfig) -> float:
     """Return the logical CPUs that all services of a run ask of Ray."""
@@ -23,14 +29,14 @@ def cpus_needed(config: RunConfig) -> float:
 
 
 def gpus_needed(config: RunConfig) -> float:
-    """Return the GPUs that all services of a run ask of Ray; what only a reward's own decorator asks for is not known here."""
+    """Return the GPUs that all services of a run ask of Ray, without those that only a reward's own decorator asks for."""
     replicas = sum(part.replicas * (part.num_gpus or 0) for part in config.reward.parts)
     return config.rollout.num_workers * config.rollout.gpus_per_worker + config.learner.num_ranks * config.learner.gpus_per_rank + replicas
 
 
 @contextmanager
 def cluster(config: RunConfig) -> Iterator[None]:
-    """Connect to a cluster as `connect` does; one that was started ends with the block."""
+    """Connect to a cluster as `connect` does; a cluster that was started for this ends with the block."""
     starts = connect(config)
     try:
         yield
@@ -40,9 +46,9 @@ def cluster(config: RunConfig) -> Iterator[None]:
 
 
 def connect(config: RunConfig) -> bool:
-    """Connect to the cluster named by RAY_ADDRESS, else start one in this machine; return whether it was started.
+    """Connect to the cluster named by RAY_ADDRESS, else start one on this machine; return whether it was started.
 
-    Raises ConfigError naming what is asked for and what the cluster has when they do not fit.
+    Raises ConfigError with the resources asked for and present if the cluster has too few.
     """
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     starts = "RAY_ADDRESS" not in os.environ
@@ -50,7 +56,7 @@ def connect(config: RunConfig) -> bool:
     if starts:
         num_cpus = max(os.cpu_count() or 1, int(cpus_needed(config)) + 1)
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, **quiet)
-    else:
+    elif not ray.is_initialized():  # the checks of a start have joined it
         _join(os.environ["RAY_ADDRESS"], quiet)
     signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which ends the driver before services are closed
     wanted = {"CPU": cpus_needed(config), "GPU": gpus_needed(config)}
@@ -66,9 +72,17 @@ def connect(config: RunConfig) -> bool:
 
 def _join(address: str, quiet: dict[str, Any]) -> None:
     try:
+        _reach(address)
         ray.init(**quiet)
-    except (ConnectionError, RayError, RuntimeError) as error:
+    except (OSError, RayError, RuntimeError) as error:
         raise ConfigError(
             f"RAY_ADDRESS={address}: no cluster answers there ({str(error).splitlines()[0]}); start one, correct the address, or unset it. "
             "A cluster that asks for a token needs RAY_AUTH_MODE=token"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise OSError if nothing listens at a `host:port`, which Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in address and host not in LOOPBACK:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()

@@ -1,7 +1,7 @@
-"""From chains to traces: filters drop correct chains that are not worth learning from, a rule chooses among the others.
+"""From chains to traces: filters drop correct chains that are not worth learning from, and a rule chooses among the others.
 
-The defaults are the rules of the paper (arXiv 2503.17352, section 3): reflections are cut off with the final answer kept, long chains are
-dropped, and of the correct ones the shortest is taken. docs/distillation.md describes them all.
+The defaults are the rules of the paper (arXiv 2503.17352, section 3). A reflection is cut off, its final answer kept; a long chain is
+dropped; of the correct chains of a problem the shortest is taken. docs/distillation.md describes all rules.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ovt_ray.distillation.selection import Duplicates, Quota, ranked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The traces of a stage, and what became of all other chains."""
+    """The traces of a stage, and the fates of all other chains."""
 
     traces: tuple[Trace, ...]
     drops: tuple[Drop, ...]
@@ -30,13 +30,13 @@ class Selection:
 
 
 def select(chains: Sequence[Chains], section: DistilConfig, evaluation: Sequence[Problem], seed: int) -> Selection:
-    """Return the traces, in the order of their problems; the same for the same arguments.
+    """Return the traces in the order of their problems; the same for the same arguments.
 
-    `evaluation` are the problems that the run is measured on, and `seed` is what the rule `random` follows from.
+    `evaluation` holds the problems that the run is measured on. The rule `random` draws with `seed`.
     """
     accounts, traces = Accounts(), list[Trace]()
     context = Context(rules=section.filters, evaluation=EvaluationSet(evaluation))
-    passed = [_passed(one, section.num_asked, context, accounts) for one in chains]
+    passed = [_passed(answered, section.num_asked, context, accounts) for answered in chains]
     duplicates = Duplicates([candidate for candidates in passed for candidate in candidates], section.filters.max_similarity)
     quota = Quota(section.per_source)
     for candidates in passed:
@@ -68,7 +68,7 @@ def write_traces(folder: Path, selection: Selection) -> Path:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Return the traces that `write_traces` wrote. Raises DataError naming the line that holds none."""
+    """Return the traces that `write_traces` wrote. Raises DataError naming a line that holds no trace."""
     return [_trace(f"{path} line {number}", row, path.parent) for number, row in enumerate(read_json_lines(path), start=1)]
 
 
@@ -82,7 +82,7 @@ def _trace(place: str, row: object, folder: Path) -> Trace:
 
 
 def _passed(chains: Chains, num_asked: int, context: Context, accounts: Accounts) -> list[Candidate]:
-    """Return the correct chains of a problem that every filter lets pass; all others are counted."""
+    """Return the correct chains of a problem that pass every filter; all others are counted."""
     accounts.count(chains.problem, "unanswered", num_asked - len(chains.responses))
     passed = []
     for index, (text, score) in enumerate(zip(chains.responses, chains.scores, strict=True)):

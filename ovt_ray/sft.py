@@ -7,26 +7,27 @@ from learner.group import LearnerGroup
 from ovt_ray.core.config.stages import SftConfig
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.prompts import Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Trace, TrainSample
-from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled
 from ovt_ray.run.recorder import Recorder
 
 
 def train_sft(
     section: SftConfig,
     samples: Sequence[TrainSample],
-    held_out: Sequence[TrainSample],
     learner: LearnerGroup,
     recorder: Recorder,
     *,
+    held_out: Sequence[TrainSample] = (),
     checkpoints: Path,
     checkpoint_every: int,
     first_step: int,
     seed: int,
 ) -> None:
-    """Train the learner's model on the samples, from `first_step` on; which samples a step sees follows from the seed.
+    """Train the learner's model on the samples, from `first_step` on; the seed decides the samples of each step.
 
-    At each checkpoint and at the end the loss on those that were held out, if any, is measured.
+    The loss on held-out samples, if there are any, is measured at each checkpoint and at the end.
     """
     num_steps = num_sft_steps(section, len(samples))
     for step in range(first_step, num_steps):
@@ -49,12 +50,12 @@ def train_sft(
 
 
 def trace_samples(traces: Sequence[Trace], prompts: Prompts) -> list[TrainSample]:
-    """Return the traces as samples whose loss is on the response and its end-of-turn token."""
+    """Return the traces as training samples, with the loss on the response and its end-of-turn token."""
     return [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
 
 
 def num_sft_steps(section: SftConfig, num_samples: int) -> int:
-    """Return the optimizer steps of a stage on so many samples."""
+    """Return the number of optimizer steps of a stage with this number of samples."""
     if section.num_steps is not None:
         return section.num_steps
     assert section.num_epochs is not None, "the config wants one of the two"
@@ -62,9 +63,10 @@ def num_sft_steps(section: SftConfig, num_samples: int) -> int:
 
 
 def hold_out(samples: Sequence[TrainSample], share: float, seed: int) -> tuple[list[TrainSample], list[TrainSample]]:
-    """Return the samples to train on and those held out, both in order: the share is of the problems, whose samples stay together.
+    """Return the samples to train on and the held-out samples, both in order.
 
-    A share above 0 holds out at least one problem. Raises StageError if no other is left.
+    The share is of the problems: all samples of a problem are on one side. A share above 0 holds out at least one problem.
+    Raises StageError if no problem is left to train on.
     """
     if share == 0:
         return list(samples), []

@@ -8,19 +8,18 @@ from reward.service.places import runs_in_ray
 from reward.service.worker import ScoringProcess
 
 
-def check_rewards(config: RewardConfig) -> None:
-    """Make each part with its options in a scoring process. For a Ray actor class check only the options.
+def check_reward(part: RewardPart, config: RewardConfig) -> None:
+    """Make a part with its options in a scoring process. For a Ray actor class check only the options.
 
     The start of the run looks for actors that already run, as only their cluster knows them. Raises RewardError for a mistake.
     """
-    for part in config.parts:
-        if part.name.startswith(NAMED_ACTOR):
-            check_replicas(part, config.num_actors)
-        elif runs_in_ray(part.name):
-            check_replicas(part, config.num_actors)
-            actor_class(part.name, part.options)
-        else:
-            ScoringProcess([Part(name=part.name, options=part.options)], config.memory_gb).close()
+    if part.name.startswith(NAMED_ACTOR):
+        check_replicas(part, config.num_actors)
+    elif runs_in_ray(part.name):
+        check_replicas(part, config.num_actors)
+        actor_class(part.name, part.options)
+    else:
+        ScoringProcess([Part(name=part.name, options=part.options)], config.memory_gb).close()
 
 
 def check_replicas(part: RewardPart, num_actors: int) -> None:

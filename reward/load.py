@@ -54,7 +54,7 @@ def load_reward(name: str, options: Mapping[str, Any] | None = None) -> Reward:
 
 
 def with_deadline(part: Part, deadline_s: float) -> Part:
-    """Return the part as a pool loads it. A thread that asks an endpoint also gives up, just after the pool has given up the answer."""
+    """Return the part as a pool loads it: the request to an endpoint ends too, just after the answer has been given up."""
     if not part.name.startswith(ENDPOINTS):
         return part
     return replace(part, options={**part.options, "timeout_s": deadline_s + 1})

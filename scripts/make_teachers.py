@@ -19,6 +19,7 @@ from ovt_ray.core.config.stages import Optimizer, SftConfig
 from ovt_ray.core.prompts import EMBEDDED_CAPTIONER, EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.core.types import Problem, TrainSample
 from ovt_ray.distillation.reasoner_text import captioned
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.sft import train_sft
 from ovt_ray.world.teacher_corpus import caption_corpus, reasoning_corpus
@@ -35,7 +36,8 @@ REASONER = SftConfig(
 
 
 def main() -> None:
-    """Train each teacher that is not trained yet, and ship both."""
+    """Train what is not trained yet, and ship both."""
+    show_logs()
     config = load_config(Path("configs/tiny.yaml"), [])
     with cluster(config):
         ship(train(config, "captioner", CAPTIONER, lambda num: caption_corpus(num, SEED, FOLDER / "images")), EMBEDDED_CAPTIONER)
@@ -65,7 +67,6 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
         train_sft(
             section,
             samples,
-            [],
             learner,
             recorder,
             checkpoints=checkpoints,

@@ -10,7 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets", "numpy", "pyarrow"}
 SERVICES = ("actors", "learner", "reward")
-LIGHT = ("ovt_ray", "ovt_ray.cli", *sorted(f"ovt_ray.core.{path.stem}" for path in (ROOT / "ovt_ray" / "core").glob("[a-z]*.py")))
+LIGHT = (
+    "ovt_ray",
+    "ovt_ray.cli",
+    *sorted(f"ovt_ray.{folder}.{path.stem}" for folder in ("core", "commands") for path in (ROOT / "ovt_ray" / folder).glob("[a-z]*.py")),
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -1,198 +1,60 @@
-"""`ovt-ray data`: what a data set holds, what of it is left out and why, before anything is trained on it."""
+"""`ovt-ray data`: the content of a data set, and the rows that are left out and why, before anything is trained on it."""
 
-import tempfile
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+import argparse
+import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from ovt_ray.commands.config_arguments import load
 from ovt_ray.core.config.data import DataConfig
+from ovt_ray.core.config.file import load_data_config
 from ovt_ray.core.config.formats import FORMATS
-from ovt_ray.core.config.run import ModelConfig
-from ovt_ray.core.errors import DataError
-from ovt_ray.core.images import is_address
-from ovt_ray.data.order import permutation
-from ovt_ray.data.remote_images import host_of
-from ovt_ray.data.rows import BenchmarkError
-from ovt_ray.data.sources import MAX_LISTED, LoadedProblems, read_problems, settle
-from ovt_ray.data.store import keep, problem_set
-from ovt_ray.data.table import BadRow, ProblemSet
-from ovt_ray.data.tasks import Tasks, Wanted
-from ovt_ray.report.contact_sheet import write_contact_sheet
-from ovt_ray.run.progress import Progress, phase
+from ovt_ray.core.config.run import ModelConfig, RunConfig
+from ovt_ray.core.errors import ConfigError
 
-NUM_PROMPTS = 200
-"""Problems whose prompts are rendered to count tokens: each costs a pass of the image processor."""
-QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
+SUMMARY = "survey a data set and the rows that are left out, and draw examples"
+DESCRIPTION = """Print how many problems of each source, kind and size a data set has, which are repeated, held out or left out and why,
+and draw some of them. Rows are checked once and kept in runs/.problems, where a run finds them."""
 
 
-def survey(config: DataConfig, folder: Path, model: ModelConfig | None, sheet: Path, num_examples: int) -> None:
-    """Print what the problems of a data set are like, and write a picture with examples of them; `folder` keeps the checked problems.
-
-    Bad rows are listed, whatever `bad_rows` says; what they would do to a run is said. With a model its prompts are measured too.
-    """
-    with tempfile.TemporaryDirectory() as drawn:
-        problems = _surveyed(config, folder, Path(drawn))
-        both = {"learn from": problems.train, "held out": problems.held_out}
-        print(f"{config.path or config.format}: {len(problems.train):,} problems to learn from, {len(problems.held_out):,} held out")
-        print(f"held out: {_how_held_out(config, problems)}")
-        _print_counts("source", {name: some.column("source") for name, some in both.items()})
-        _print_counts("answers", {name: some.column("kind") for name, some in both.items()})
-        _print_counts("choices", {name: _sizes(some, "choices") for name, some in both.items()})
-        _print_counts("images", {name: _sizes(some, "images") for name, some in both.items()})
-        _print_remote(problems, config, folder)
-        _print_image_sizes([problems.train, problems.held_out], model)
-        _print_repeats(problems)
-        shown = problems.train or problems.held_out
-        if model is not None and shown:
-            _print_prompts(shown, model)
-        _print_left_out(problems, config)
-        if not shown:
-            raise DataError(f"{config.path}: no row of it makes a problem; check data.path and data.format")
-        examples = shown.select(permutation(len(shown), 0)[:num_examples])
-        with phase(f"drawing {len(examples)} examples to {sheet}"):
-            write_contact_sheet(sheet, examples)
-
-
-def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
-    """Return the problems of a data set; of the embedded world as many as are held out, drawn for this."""
-    if config.format == "embedded":
-        return _drawn(config, drawn)
-    try:
-        return read_problems(config.model_copy(update={"bad_rows": "drop"}), folder)
-    except BenchmarkError as refusal:
-        assert config.path is not None
-        print(refusal)
-        problems = problem_set(config.format, config.path, "eval", folder, image_hosts=config.image_hosts)
-        return LoadedProblems(train=problems[:0], held_out=problems, dropped=settle(problems.bad, "drop"))
-
-
-def _drawn(config: DataConfig, folder: Path) -> LoadedProblems:
-    tasks = Tasks(config=config, seed=0, image_folder=folder / "images", loaded=None)
-    with phase("drawing problems of the embedded world"):
-        train, held_out = tasks.train(Wanted(purpose="data", num=config.num_eval)), tasks.held_out()
-    train_set, held_out_set = (
-        keep([(problem.id, partial(replace, problem)) for problem in part], name, folder / name)
-        for name, part in (("train", train), ("held_out", held_out))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the data, their format, and the examples to draw."""
+    parser.add_argument(
+        "config", type=Path, nargs="?", metavar="IN", help="YAML file of a run, or with --format a file or folder of problems"
     )
-    return LoadedProblems(train=train_set, held_out=held_out_set, dropped=())
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.num_eval=50")
+    parser.add_argument("--format", metavar="NAME", help=f"format of IN: {', '.join(FORMATS)}")
+    parser.add_argument("--model", metavar="MODEL", help="measure the prompts of this model (folder, hub name or `embedded`)")
+    parser.add_argument("--sheet", type=Path, default=Path("contact_sheet.png"), metavar="OUT.png", help="where the examples are drawn to")
+    parser.add_argument("--examples", type=int, default=24, metavar="N", help="problems to draw; 24")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of a row of formats jsonl and parquet, and stop")
 
 
-def _how_held_out(config: DataConfig, problems: LoadedProblems) -> str:
-    if config.format == "embedded":
-        return f"figures of the {config.eval_split} split, which no stage learns from"
-    if config.eval_path is not None:
-        return f"at most {config.num_eval:,} (data.num_eval), the first of {config.eval_path} (data.eval_path)"
-    if FORMATS[config.format].has_eval_split:
-        return f"at most {config.num_eval:,} (data.num_eval), the first of the data set's own held-out problems"
-    if len(problems.held_out) < config.num_eval:
-        return f"all {len(problems.held_out):,}, as there are fewer than data.num_eval={config.num_eval:,}; lower it to learn from some"
-    return f"{config.num_eval:,} chosen by a hash of their images (data.num_eval); problems about the same images are left out"
+def main(parsed: argparse.Namespace) -> int:
+    """Print the survey of a data set, or the schema of a row."""
+    if parsed.schema:
+        from ovt_ray.data.rows import ProblemRow
+
+        print(json.dumps(ProblemRow.model_json_schema(), indent=2))
+        return 0
+    if parsed.config is None:
+        raise ConfigError("data: IN is missing: give a run's YAML file, or a file or folder of problems and --format")
+    if parsed.examples < 1:
+        raise ConfigError(f"--examples: must be at least 1, got {parsed.examples}")
+    data, folder, model = _surveyed(parsed)
+    if parsed.model:
+        model = model.model_copy(update={"path": parsed.model}) if model else ModelConfig(path=parsed.model)
+    from ovt_ray.report.survey import survey
+
+    survey(data, folder, model if parsed.model else None, sheet=parsed.sheet, num_examples=parsed.examples)
+    return 0
 
 
-def _print_counts(name: str, values: dict[str, list[Any]]) -> None:
-    """Print how often each value occurs in each part."""
-    counts = {part: Counter(found) for part, found in values.items()}
-    rows = sorted(set().union(*counts.values()), key=lambda value: (-counts["learn from"][value], str(value)))
-    print(f"\n{name:<24}" + "".join(f"{part:>14}" for part in counts))
-    for value in rows:
-        print(f"  {str(value) or '(none)':<22}" + "".join(f"{found[value]:>14,}" for found in counts.values()))
-
-
-def _sizes(problems: ProblemSet, name: str) -> list[int]:
-    return [len(items) for items in problems.column(name)]
-
-
-def _print_remote(problems: LoadedProblems, config: DataConfig, folder: Path) -> None:
-    """Print how many rows have images at web addresses, what became of those, and which hosts are not listed; nothing where none has."""
-    num_fetched = sum(num > 0 for part in (problems.train, problems.held_out) for num in part.column("num_fetched"))
-    addresses = [row.image for row in _bad_rows(problems) if is_address(row.image)]
-    if not num_fetched and not addresses:
-        return
-    print(f"\nimages at web addresses: {num_fetched + len(addresses):,} rows, {num_fetched:,} of them with every image fetched")
-    missing: Counter[str] = Counter()
-    for address in addresses:
-        with suppress(DataError):  # no address: told where rows are that are left out
-            missing[host_of(address)] += 1
-    num_failed = sum(missing.pop(host, 0) for host in config.image_hosts)
-    for host, num in missing.most_common(MAX_LISTED):
-        print(f"  {num:,} on {host}, which data.image_hosts does not list")
-    if num_failed:
-        print(f"  {num_failed:,} could not be fetched: tried again as a run with data.bad_rows=refuse starts, or once {folder} is deleted")
-
-
-def _print_image_sizes(parts: Sequence[ProblemSet], model: ModelConfig | None) -> None:
-    width, height = (
-        np.array([size for part in parts for sizes in part.column(name) for size in sizes]) for name in ("image_widths", "image_heights")
-    )
-    if not len(width):
-        return
-    pixels = width * height
-    _print_quantiles("image size, pixels", {"width": width, "height": height, "both multiplied": pixels})
-    if model is not None:
-        print(
-            f"  {np.count_nonzero(pixels > model.max_pixels):,} of {len(pixels):,} are scaled down to model.max_pixels={model.max_pixels:,}"
-        )
-
-
-def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
-    print(f"\n{name:<24}" + "".join(f"{quantile:>12}" for quantile in QUANTILES))
-    for row, found in values.items():
-        print(f"  {row:<22}" + "".join(f"{value:>12,.0f}" for value in np.percentile(found, list(QUANTILES.values()))))
-
-
-def _print_repeats(problems: LoadedProblems) -> None:
-    """Print which problems have images and question of another, and whether what is held out is also learnt from."""
-    places: dict[object, list[tuple[str, str]]] = defaultdict(list)
-    for part in (problems.train, problems.held_out):
-        for place, answer, question, images in zip(*map(part.column, ("place", "answer", "question", "image_hashes")), strict=True):
-            places[question, tuple(images)].append((place, answer))
-    repeated = [found for found in places.values() if len(found) > 1]
-    differ = [found for found in repeated if len({answer for _, answer in found}) > 1]
-    print(f"\nsame question and images: {sum(len(found) - 1 for found in repeated):,} problems, {len(differ):,} with another answer")
-    for found in sorted(repeated, key=lambda found: found not in differ)[:MAX_LISTED]:
-        print("  " + "; ".join(f"{place}: {answer!r}" for place, answer in found[:4]))
-    learnt, held_out = (
-        {digest for found in part.column("image_hashes") for digest in found} for part in (problems.train, problems.held_out)
-    )
-    print(f"images both learnt from and held out: {len(learnt & held_out):,} of {len(held_out):,}")
-
-
-def _print_prompts(problems: ProblemSet, model: ModelConfig) -> None:
-    from ovt_ray.core.prompts import Prompts, model_path
-
-    prompts = Prompts(model_path(model), model)
-    chosen = problems.select(permutation(len(problems), 1)[:NUM_PROMPTS])
-    lengths = list(_prompt_lengths(chosen, prompts))
-    _print_quantiles(f"prompt, {model.path}", {f"tokens, of {len(chosen):,}": np.array(lengths)})
-
-
-def _prompt_lengths(problems: ProblemSet, prompts: Any) -> Iterator[int]:
-    began = time.monotonic()
-    with Progress("prompts", len(problems)) as progress:
-        for number in range(len(problems)):
-            yield len(prompts.inputs(problems[number]).prompt_ids)
-            if time.monotonic() - began > 2:
-                progress.step(number, {})
-
-
-def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
-    print(f"\nleft out: {len(problems.dropped):,}")
-    for message in problems.dropped[:MAX_LISTED]:
-        print(f"  {message}")
-    if len(problems.dropped) > MAX_LISTED:
-        print(f"  ... and {len(problems.dropped) - MAX_LISTED:,} more")
-    if config.bad_rows == "refuse" and not all(row.is_left_out for row in _bad_rows(problems)):
-        print("  a run does not start with rows that cannot be used, unless data.bad_rows=drop")
-
-
-def _bad_rows(problems: LoadedProblems) -> Sequence[BadRow]:
-    """Return the rows of both parts that make no problem; of parts of one file they are the same."""
-    train, held_out = problems.train.bad, problems.held_out.bad
-    return train if train == held_out else [*train, *held_out]
+def _surveyed(parsed: argparse.Namespace) -> tuple[DataConfig, Path, ModelConfig | None]:
+    """Return the data to survey, the folder that keeps them once checked, and the run's model if IN is a run's file."""
+    if parsed.format is None:
+        if parsed.config.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"{parsed.config}: is no YAML file of a run; say what it is with --format, one of {', '.join(FORMATS)}")
+        config = load(parsed)
+        return config.data, config.problem_folder, config.model
+    values = {"format": parsed.format, "path": str(parsed.config)}
+    return load_data_config(values, parsed.overrides), RunConfig.model_fields["runs_dir"].default / ".problems", None

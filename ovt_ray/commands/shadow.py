@@ -15,7 +15,7 @@ def check_no_shadow(directory: Path) -> None:
     """Raise ConfigError naming each module or package in the directory that has the name of one of ours.
 
     The directory is where Python looks first, on this machine and on the cluster that it is shipped to. A checkout of this
-    project passes as long as it is the one that runs.
+    project passes as long as it is the checkout that runs.
     """
     ours = Path(__file__).resolve().parents[2]
     found = [directory / f"{name}.py" for name in PACKAGES if (directory / f"{name}.py").is_file()]
@@ -32,6 +32,6 @@ def check_no_shadow(directory: Path) -> None:
 
 
 def _advice(path: Path) -> str:
-    """Return what to do about one module or package."""
+    """Return the way out for a module or package."""
     renamed = path.with_name(f"my_{path.name}").name
     return f"rename it, for example to {renamed}, also where it is named in reward.parts, or run from another directory"

@@ -33,5 +33,9 @@ class ParityError(OvtError):
     """Rollout and learner disagree on the log-probabilities of the same tokens."""
 
 
+class StartError(OvtError):
+    """Several mistakes, each of which keeps a run from starting."""
+
+
 class StageError(OvtError):
     """A stage of the run cannot continue, for example because no trace was accepted."""

@@ -1,28 +1,35 @@
 """HTTP with a deadline for the whole of a request and a bound on the reply.
 
-A redirect could take a key elsewhere, or lead to a host that nobody allowed: where one is followed, each address is checked first.
+A redirect could take a key to another host, or lead to a host that nobody allowed. JSON requests refuse redirects. `get_content` follows
+them, and checks each address first.
 """
 
-import http.client
-import io
+import asyncio
 import json
-import socket
+import ssl
 import string
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
-from urllib.parse import quote, urljoin
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
 
 MAX_REPLY_BYTES = 64 * 2**20
-"""Of JSON."""
-CHUNK_BYTES = 2**16
+"""Longest reply of JSON."""
+MAX_ERROR_BYTES = 300
+"""Length of the part of an error's text that a message quotes."""
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NOT_NOW = frozenset({401, 403, 404, 408, 425, 429, 502, 503, 504})
-"""Statuses that speak of the server, the address or the key, not of what was asked: every request would get them now."""
+"""Statuses that speak of the server, the address or the key, not of the question: every request would get them now."""
+HEADERS = {"User-Agent": "ovt-ray", "Accept-Encoding": "identity", "Connection": "close"}
+"""Headers of every request. A reply that is sent compressed could be far longer than its bytes."""
+
+T = TypeVar("T")
 
 
 class Unreachable(Exception):
@@ -33,35 +40,48 @@ class Refused(Exception):
     """The server will not do what it was asked, now or later."""
 
 
+class Redirected(Refused):
+    """The server names another address, and the request may not follow it."""
+
+
+class ReplyTooLong(ValueError):
+    """The reply has more bytes than allowed; the rest of it was not read."""
+
+
 class _Reply(NamedTuple):
     status: int
     content: bytes
-    """Of an error the beginning."""
+    """Content of the reply; of an error only its beginning."""
     location: str | None
-    """Where a redirect leads."""
+    """Address that a redirect leads to."""
 
 
 def get_json(address: str, headers: Mapping[str, str], deadline_s: float) -> Any:
     """Return the JSON at an address. Raises Unreachable, Refused, or ValueError for an answer that cannot be used."""
-    return _exchange(urllib.request.Request(address, headers=dict(headers)), deadline_s)
+    return asyncio.run(_json(httpx.Request("GET", _url(address), headers=_headers(headers)), deadline_s))
 
 
 def post_json(address: str, body: object, headers: Mapping[str, str], deadline_s: float) -> Any:
     """Return the JSON that an address answers. Raises Unreachable, Refused, or ValueError for an answer that cannot be used."""
+    return asyncio.run(post_json_async(address, body, headers, deadline_s=deadline_s))
+
+
+async def post_json_async(address: str, body: object, headers: Mapping[str, str], *, deadline_s: float) -> Any:
+    """Return the JSON that an address answers, as `post_json` does; to be awaited, and cancelled at any time."""
     content = json.dumps(body).encode()
-    request = urllib.request.Request(address, data=content, headers={"Content-Type": "application/json", **headers}, method="POST")
-    return _exchange(request, deadline_s)
+    fields = _headers({"Content-Type": "application/json", **headers})
+    return await _json(httpx.Request("POST", _url(address), content=content, headers=fields), deadline_s)
 
 
 def get_content(address: str, check: Callable[[str], object], max_bytes: int, deadline_s: float) -> bytes:
-    """Return the bytes at an address, or at the one that it redirects to; each is handed to `check` before it is asked.
+    """Return the bytes at an address, or at the one that it redirects to; `check` receives each before it is asked.
 
-    Raises what `check` raises, Unreachable, Refused, or ValueError for a reply of more than `max_bytes`.
+    Raises what `check` raises, Unreachable, Refused, or ReplyTooLong for a reply of more than `max_bytes`.
     """
     end = time.monotonic() + deadline_s
     for _ in range(MAX_REDIRECTS + 1):
         check(address)
-        reply = _open(urllib.request.Request(address, headers={"User-Agent": "ovt-ray"}), end, max_bytes)
+        reply = asyncio.run(_open(httpx.Request("GET", _url(address), headers=_headers({})), end, max_bytes))
         if reply.status == 200:
             return reply.content
         if reply.status not in REDIRECTS or not reply.location:
@@ -70,10 +90,28 @@ def get_content(address: str, check: Callable[[str], object], max_bytes: int, de
     raise Refused(f"more than {MAX_REDIRECTS} redirects")
 
 
-def _exchange(request: urllib.request.Request, deadline_s: float) -> Any:
-    status, content, _ = _open(request, time.monotonic() + deadline_s, MAX_REPLY_BYTES)
-    if status != 200:
-        why = f"HTTP {status}: {content[:300].decode(errors='replace').strip()}"
+def _url(address: str) -> httpx.URL:
+    try:
+        return httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise Refused(f"{address[:300]!r} is no address: {error}") from error
+
+
+def _headers(fields: Mapping[str, str]) -> httpx.Headers:
+    headers = httpx.Headers(HEADERS)
+    headers.update(httpx.Headers(dict(fields), encoding="iso-8859-1"))
+    return headers
+
+
+async def _json(request: httpx.Request, deadline_s: float) -> Any:
+    status, content, location = await _open(request, time.monotonic() + deadline_s, MAX_REPLY_BYTES)
+    if status in REDIRECTS:
+        raise Redirected(
+            f"HTTP {status}: it redirects to {location!r:.300}, and a redirect is not followed because the headers may hold a key; "
+            "give the address that answers"
+        )
+    if not 200 <= status < 300:
+        why = f"HTTP {status}: {content.decode(errors='replace').strip()}"
         if status in NOT_NOW:
             raise Unreachable(why)
         raise ValueError(why) if status >= 500 else Refused(why)
@@ -83,88 +121,73 @@ def _exchange(request: urllib.request.Request, deadline_s: float) -> Any:
         raise ValueError("the reply is nested too deeply") from error
 
 
-def _open(request: urllib.request.Request, end: float, max_bytes: int) -> _Reply:
+async def _open(request: httpx.Request, end: float, max_bytes: int) -> _Reply:
     """Return the reply of a server, whatever its status."""
     try:
-        with _OPENER.open(request, timeout=_left(end)) as reply:
-            return _Reply(reply.status, _read(reply, max_bytes), None)
-    except urllib.error.HTTPError as error:
-        with error:
-            return _Reply(error.code, _beginning(error), error.headers["Location"])
-    except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"no answer: {error!r}") from error
+        async with _client(request.url) as client:
+            reply = await _until(end, client.send(request, stream=True))
+            try:
+                if reply.is_success:
+                    return _Reply(reply.status_code, await _until(end, _content(reply, max_bytes)), None)
+                reply.headers.encoding = "iso-8859-1"
+                return _Reply(reply.status_code, await _beginning(reply, end), reply.headers.get("Location"))
+            finally:
+                await reply.aclose()
+    except (OSError, httpx.HTTPError) as error:
+        raise Unreachable(f"no answer: {_first_cause(error)!r}") from error
 
 
-def _beginning(error: urllib.error.HTTPError) -> bytes:
-    """Return the first bytes of what a server says of an error; none where it does not say it in time: the status is known."""
+def _client(url: httpx.URL) -> httpx.AsyncClient:
+    """Return a client for one request.
+
+    The proxy is the one that the environment names for Python's own programs, and the certificates are the machine's.
+    `_until` bounds the time: a timeout of httpx starts again with each byte that drips in.
+    """
+    address = None if proxy_bypass(urlsplit(str(url)).netloc) else getproxies().get(url.scheme)
+    proxy = f"http://{address}" if address and "://" not in address else address
+    return httpx.AsyncClient(timeout=None, trust_env=False, proxy=proxy, verify=_certificates())
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def _until(end: float, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine. Raises TimeoutError, and cancels it, at the end of its request."""
     try:
-        return error.read(300)
-    except (OSError, http.client.HTTPException):
-        return b""
+        async with asyncio.timeout(end - time.monotonic()):
+            return await work
+    except TimeoutError:
+        raise TimeoutError("the deadline passed") from None
 
 
-def _read(reply: http.client.HTTPResponse, max_bytes: int) -> bytes:
+async def _content(reply: httpx.Response, max_bytes: int) -> bytes:
     content = bytearray()
-    while chunk := reply.read1(CHUNK_BYTES):
+    async for chunk in reply.aiter_raw():
         content += chunk
         if len(content) > max_bytes:
-            raise ValueError(f"the reply is longer than {max_bytes:,} bytes")
-    if reply.length:
-        raise http.client.IncompleteRead(bytes(content), reply.length)
+            raise ReplyTooLong(f"the reply is longer than {max_bytes:,} bytes")
     return bytes(content)
 
 
-def _left(end: float) -> float:
-    """Return the seconds until the end of a request."""
-    if (left := end - time.monotonic()) <= 0:
-        raise TimeoutError("the deadline passed")
-    return left
+async def _beginning(reply: httpx.Response, end: float) -> bytes:
+    """Return the first bytes of an error's text; none where the server does not send it in time, since the status is known."""
+    content = bytearray()
+
+    async def read() -> None:
+        async for chunk in reply.aiter_raw():
+            content.extend(chunk)
+            if len(content) >= MAX_ERROR_BYTES:
+                return
+
+    with suppress(OSError, httpx.HTTPError):
+        await _until(end, read())
+    return bytes(content[:MAX_ERROR_BYTES])
 
 
-class _Ending(io.RawIOBase):
-    """What a socket receives until the end of its request: a timeout of the socket alone begins anew with each byte that drips in."""
-
-    def __init__(self, received: io.RawIOBase, sock: socket.socket, end: float) -> None:
-        self._received, self._sock, self._end = received, sock, end
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(_left(self._end))
-        return self._received.readinto(buffer)
-
-    def close(self) -> None:
-        self._received.close()
-        super().close()
-
-
-def _reply(end: float, sock: socket.socket, *positional: Any, **named: Any) -> http.client.HTTPResponse:
-    reply = http.client.HTTPResponse(sock, *positional, **named)
-    reply.fp = io.BufferedReader(_Ending(reply.fp.detach(), sock, end))
-    return reply
-
-
-def _connection(kind: type[http.client.HTTPConnection], host: str, *, timeout: float, **options: Any) -> http.client.HTTPConnection:
-    """Return a connection whose replies, headers and all, are there within the timeout or not at all."""
-    connection = kind(host, timeout=timeout, **options)
-    connection.response_class = partial(_reply, time.monotonic() + timeout)  # type: ignore[assignment]
-    return connection
-
-
-class _Plain(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_connection, http.client.HTTPConnection), request)
-
-
-class _Secure(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self.do_open(partial(_connection, http.client.HTTPSConnection), request)
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects, _Plain, _Secure)
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the error below the errors that httpx and httpcore raised for it, as a cause or an argument: it says why nothing came."""
+    while inner := error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None):
+        error = inner
+    return error

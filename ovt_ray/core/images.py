@@ -92,10 +92,21 @@ def store_image(content: bytes, facts: ImageFacts, folder: Path) -> str:
     """Return the path of a file with these bytes, `<sha256>.<suffix>` in the folder. Writes the file if it is missing."""
     path = folder / f"{facts.sha256}.{facts.suffix}"
     if not path.exists() or path.stat().st_size != len(content):
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
-        scratch.write_bytes(content)
-        os.replace(scratch, path)
+        write_image(path, content)
     return str(path)
+
+
+def write_image(path: Path, content: bytes) -> None:
+    """Write an image in one step, so that no other thread or process opens half a file; its folder is created if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+    scratch.write_bytes(content)
+    os.replace(scratch, path)
+
+
+def image_bytes(source: ImageSource) -> bytes:
+    """Return the encoded image, read from its file where the source is a path."""
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
 
 
 def _state(path: str) -> tuple[str, int, int]:

@@ -1,6 +1,5 @@
 """Deterministic order: the items of a step depend only on the seed and the step, or on a position in a stream."""
 
-import hashlib
 import math
 import random
 from array import array
@@ -8,13 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TypeVar
 
+from ovt_ray.core.seeds import stable_seed
+
 Item = TypeVar("Item")
-
-
-def stable_seed(*parts: int | str) -> int:
-    """Return a 56-bit seed that depends on every part, the same in every process."""
-    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 @lru_cache(maxsize=32)

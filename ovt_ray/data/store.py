@@ -10,6 +10,7 @@ since, all rows are read again. The folder may be deleted while nothing runs.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -40,6 +41,9 @@ MAX_FETCHES = 8
 ROWS_AHEAD = 8
 """Number of rows in progress per thread."""
 SECONDS_BETWEEN_LINES = 2.0
+
+logger = logging.getLogger(__name__)
+
 
 Made = tuple[dict[str, Any], None] | tuple[None, BadRow]
 
@@ -99,9 +103,8 @@ def _opened(home: Path) -> ProblemSet | None:
     noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
     changed = [path for path, before in noted.items() if stamp(path) != before]
     if changed:
-        print(
-            f"{changed[0]}{f' and {len(changed) - 1} more images' if changed[1:] else ''} changed: reading the problems again", flush=True
-        )
+        more = f" and {len(changed) - 1} more images" if changed[1:] else ""
+        logger.info("%s%s changed: reading the problems again", changed[0], more)
     return None if changed else problems
 
 
@@ -194,7 +197,7 @@ def _shown(made: Iterable[tuple[str, Made]], name: str, remote: RemoteImages) ->
         if (now := time.monotonic()) - line_at > SECONDS_BETWEEN_LINES:
             line_at = now
             fetched = f", {remote.num_fetched:,} images fetched" if remote.num_fetched else ""
-            print(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad{fetched}", flush=True)
+            logger.info(f"checking {name}: {number:,} rows, {number / (now - began):,.0f} a second, {num_bad:,} bad{fetched}")
 
 
 def _key(format_name: str, path: Path, split: Split, image_hosts: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from functools import cached_property
 from math import lcm
 from typing import Generic, TypeVar
 
-from ovt_ray.data.order import permutation, stable_seed
+from ovt_ray.core.seeds import stable_seed
+from ovt_ray.data.order import permutation
 
 Item = TypeVar("Item")
 

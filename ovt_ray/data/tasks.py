@@ -1,5 +1,6 @@
 """The problems of a run: the problems that each stage learns from, and the problems that measure every stage."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import numpy as np
 from ovt_ray.core.config.data import DataConfig
 from ovt_ray.core.config.stages import IterationConfig, ProblemChoice, Tier
 from ovt_ray.core.errors import DataError
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
 from ovt_ray.data.difficulty import TIERS, read_measured_problems, read_pass_rates
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.sources import LoadedProblems, load_problems
 from ovt_ray.data.stream import Interleaving, ItemStream, MixturePart
 from ovt_ray.data.table import ProblemSet
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,11 @@ class Tasks:
     loaded: LoadedProblems | None
     """Problems of a data set; None for the embedded world, which draws them on request."""
 
+    @property
+    def dropped(self) -> Sequence[str]:
+        """Messages about the rows that are left out."""
+        return self.loaded.dropped if self.loaded else ()
+
     def train(self, wanted: Wanted) -> Sequence[Problem]:
         """Return `num` different training problems, in an order that depends only on the run's seed and the purpose.
 
@@ -68,7 +76,7 @@ class Tasks:
         parts = self._parts(wanted)
         if wanted.choice:
             tiers = f" in tiers {', '.join(wanted.choice.tiers)}" if wanted.choice.tiers else ""
-            print(f"[{wanted.purpose}] problems to take from{tiers}: {_listed(_sizes(parts))}", flush=True)
+            logger.info("[%s] problems to take from%s: %s", wanted.purpose, tiers, _listed(_sizes(parts)))
         stream = ItemStream(parts, stable_seed(self.seed, wanted.purpose))
         if len(stream) < wanted.num_per_step:
             raise DataError(
@@ -111,24 +119,23 @@ class Tasks:
         ]
 
 
-def check_amounts(tasks: Tasks, iterations: Sequence[IterationConfig]) -> None:
-    """Raise DataError if a stage requests a source that the data do not have, or more problems than there are.
+def check_amounts(tasks: Tasks, place: int, iteration: IterationConfig) -> None:
+    """Raise DataError if a stage of `iterations[place]` asks for a source that the data lacks, or for more problems than there are.
 
-    A choice of tiers is not checked here: the tiers are known only once they are measured.
+    A choice of tiers is not checked: the number of problems in a tier is known only once they are measured.
     """
-    for place, iteration in enumerate(iterations):
-        grpo, distil = iteration.grpo, iteration.distil
-        asked = grpo.problems_per_step
-        if tasks.loaded is not None and len(tasks.loaded.train) < asked:
-            key = f"iterations.{place}.grpo.problems_per_step"
-            raise DataError(f"{key}={asked} asks for more problems than the data has ({len(tasks.loaded.train)}): lower it")
-        stages = [("distil", distil.problems, distil.num_problems)] if distil else []
-        for name, choice, num in (*stages, ("grpo", grpo.problems, asked)):
-            if choice and choice.sources:
-                where = f"iterations.{place}.{name}"
-                _check_sources(choice.sources, tasks.sources(), where)
-                if tasks.loaded is not None and not choice.tiers:
-                    _check_shares(_split(tasks.loaded.train, choice.sources, where), num, where)
+    grpo, distil = iteration.grpo, iteration.distil
+    asked = grpo.problems_per_step
+    if tasks.loaded is not None and len(tasks.loaded.train) < asked:
+        key = f"iterations.{place}.grpo.problems_per_step"
+        raise DataError(f"{key}={asked} asks for more problems than the data has ({len(tasks.loaded.train)}): lower it")
+    stages = [("distil", distil.problems, distil.num_problems)] if distil else []
+    for name, choice, num in (*stages, ("grpo", grpo.problems, asked)):
+        if choice and choice.sources:
+            where = f"iterations.{place}.{name}"
+            _check_sources(choice.sources, tasks.sources(), where)
+            if tasks.loaded is not None and not choice.tiers:
+                _check_shares(_split(tasks.loaded.train, choice.sources, where), num, where)
 
 
 def load_tasks(config: DataConfig, seed: int, image_folder: Path, problem_folder: Path) -> Tasks:

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 from ovt_ray.core.config.stages import DistilConfig
 from ovt_ray.core.files import append_json_lines, drop_torn_end, read_json_lines
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Outcome, Problem, Sampling, Score
-from ovt_ray.data.order import stable_seed
 from ovt_ray.run.progress import Progress
 from ovt_ray.services import Services
 

@@ -4,11 +4,12 @@
     POST {url}/chat/completions  {"model", "messages", "n", "temperature", "max_tokens", "seed"}
                                  200 {"choices": [{"message": {"content", "reasoning"}}, ...]}
 
-Images go as data URLs, PNG, scaled to `model.max_pixels`. What comes back is untrusted text, and judged like any other chain.
+Images go as data URLs, PNG, scaled to `model.max_pixels`. A reply is untrusted text, and judged like any other chain.
 """
 
 import base64
 import io
+import logging
 import os
 import queue
 import threading
@@ -22,8 +23,8 @@ from ovt_ray.core.config.traces import EndpointConfig
 from ovt_ray.core.errors import ConfigError, StageError
 from ovt_ray.core.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.core.prompts import load_image, shown_text
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
-from ovt_ray.data.order import stable_seed
 from ovt_ray.distillation.chains import Chains
 from ovt_ray.services import Services
 
@@ -32,8 +33,10 @@ CHECK_S = 30.0
 MAX_WAIT_S = 60.0
 """Longest wait between two attempts."""
 MAX_UNANSWERED_IN_A_ROW = 16
-"""So many problems without an answer, one after another, end the stage: the server does not understand us."""
+"""Number of problems without an answer, one after another, that ends the stage: the server does not understand the requests."""
 THINK, END_THINK = "<think>", "</think>"
+
+logger = logging.getLogger(__name__)
 
 
 def check_endpoint(config: EndpointConfig, key: str) -> None:
@@ -98,7 +101,7 @@ class _Asker:
     seed: int
 
     def texts(self, problem: Problem) -> _Answered:
-        """Return the texts for a problem after as many attempts as it takes, or is allowed. Raises Unreachable after the last."""
+        """Return the texts for a problem, or fewer after the last attempt. Raises Unreachable if the last attempt got no answer."""
         texts: list[str] = []
         fault, num_failures = "", 0
         messages = [{"role": "user", "content": content(problem, self.config.instruction, self.max_pixels)}]
@@ -111,6 +114,7 @@ class _Asker:
                 return _Answered(texts, str(error))
             except (Unreachable, ValueError) as error:
                 fault, num_failures = str(error), num_failures + 1
+                logger.debug("problem %s: attempt %d of %d failed: %s", problem.id, num_failures, self.config.num_attempts, fault)
                 if isinstance(error, Unreachable) and num_failures == self.config.num_attempts:
                     raise
         return _Answered(texts, fault)
@@ -154,7 +158,7 @@ def read_texts(reply: Any) -> list[str]:
 def _text(message: dict[str, Any]) -> str:
     """Return what a model wrote, its thinking between tags.
 
-    A server that parses reasoning sends it beside the content. A chat template that opens the thinking leaves the opening tag out of it.
+    A server that parses reasoning sends it apart from the content. A chat template that opens the thinking leaves out the opening tag.
     """
     reasoning = next((part for name in ("reasoning", "reasoning_content") if (part := _string(message.get(name)))), "")
     text = _string(message.get("content"))
@@ -171,7 +175,7 @@ def _headers(config: EndpointConfig, key: str) -> dict[str, str]:
     if config.api_key_env is None:
         return {}
     secret = os.environ.get(config.api_key_env, "").strip()
-    if not (secret.isascii() and secret.isprintable() and secret):  # urllib would show the key that it refuses
+    if not (secret.isascii() and secret.isprintable() and secret):  # the client's error would show the key that it refuses
         raise ConfigError(f"{key}.api_key_env: the driver's environment has no key under {config.api_key_env!r}: set it, or leave it out")
     return {"Authorization": f"Bearer {secret}"}
 

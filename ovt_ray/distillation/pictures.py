@@ -3,13 +3,13 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from ovt_ray.core.errors import DataError
+from ovt_ray.core.images import image_bytes
 from ovt_ray.core.prompts import load_image
 from ovt_ray.core.types import ImageSource
 
@@ -31,8 +31,8 @@ MAX_PIXELS = 2**24
 
 
 def content_digest(source: ImageSource) -> str:
-    """Return the SHA-256 of the encoded picture, which does not depend on the file's path."""
-    return hashlib.sha256(source if isinstance(source, bytes) else Path(source).read_bytes()).hexdigest()
+    """Return the SHA-256 of the encoded picture, wherever its file lies."""
+    return hashlib.sha256(image_bytes(source)).hexdigest()
 
 
 def pixel_digest(image: Image.Image) -> str | None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ovt_ray.core.config.traces import SelectionRule
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
-from ovt_ray.data.order import shuffled, stable_seed
+from ovt_ray.data.order import shuffled
 from ovt_ray.distillation.contamination import gold, question_text
 from ovt_ray.distillation.filters import Candidate
 from ovt_ray.distillation.pictures import content_digest

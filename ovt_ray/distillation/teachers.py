@@ -3,6 +3,7 @@
 Each runs on rollout workers of its own, one after the other, in the place of the policy's workers.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,12 +17,14 @@ from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
 from ovt_ray.core.errors import ConfigError
 from ovt_ray.core.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.core.prompts import EMBEDDED_CAPTIONER, EMBEDDED_REASONER, Prompts
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import AnswerKind, ImageSource, Problem, RolloutGroup, Sampling
-from ovt_ray.data.order import stable_seed
 from ovt_ray.distillation.chains import ROWS_AT_ONCE, Chains
 from ovt_ray.distillation.reasoner_text import as_response, captioned, without_tokens
 from ovt_ray.run.progress import Progress, phase
 from reward.pool import RewardPool
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +85,8 @@ class Teachers:
         ]
         asked = [one for one in described if len(prompts.engine_ids(one)) < self.reasoner.max_model_len]
         if len(asked) < len(described):
-            print(
-                f"{len(described) - len(asked)} of {len(problems)} problems are too long for reasoner.max_model_len: no chains", flush=True
-            )
+            num_too_long = len(described) - len(asked)
+            logger.warning("%d of %d problems are too long for reasoner.max_model_len: no chains", num_too_long, len(problems))
         problem_of = {problem.id: problem for problem in problems}
         left_out = problem_of.keys() - {one.id for one in asked}
         yield from (Chains(problem=one, responses=(), scores=(), caption=words[one.id]) for one in problems if one.id in left_out)
@@ -132,12 +134,22 @@ def reasoner_model(section: ReasonerConfig) -> ModelConfig:
     return ModelConfig(path=path, system_prompt=section.system_prompt)
 
 
-def check_teachers(captioner: CaptionerConfig, reasoner: ReasonerConfig) -> None:
-    """Raise ConfigError that names the key if a teacher's tokenizer or processor does not load, or the captioner takes no images."""
-    for key, model in (("captioner", captioner_model(captioner)), ("reasoner", reasoner_model(reasoner))):
-        try:
-            prompts = Prompts(model.path, model)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("model.path", f"{key}.path", 1)) from error
-        if key == "captioner" and prompts.is_text_only:
-            raise ConfigError(f"captioner.path: {model.path!r} has a tokenizer alone and sees no images; give a vision-language model")
+def captioner_prompts(section: CaptionerConfig) -> Prompts:
+    """Return the renderer of the captioner's prompts. Raises ConfigError naming the key if it cannot be loaded or takes no images."""
+    prompts = _prompts("captioner", captioner_model(section))
+    if prompts.is_text_only:
+        path = prompts.config.path
+        raise ConfigError(f"captioner.path: {path!r} has a tokenizer alone and sees no images; give a vision-language model")
+    return prompts
+
+
+def reasoner_prompts(section: ReasonerConfig) -> Prompts:
+    """Return the renderer of the reasoner's prompts. Raises ConfigError naming the key if it cannot be loaded."""
+    return _prompts("reasoner", reasoner_model(section))
+
+
+def _prompts(key: str, model: ModelConfig) -> Prompts:
+    try:
+        return Prompts(model.path, model)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.path", f"{key}.path", 1)) from error

@@ -1,13 +1,12 @@
-"""Answers kept for people: `samples/<stage>.jsonl`, with the images they are about beside them in `samples/images/`."""
+"""Answers kept for people: `samples/<stage>.jsonl`, and the images of their problems in `samples/images/`."""
 
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ovt_ray.core.files import read_json_lines, write_atomically, write_json_lines_atomically
+from ovt_ray.core.files import read_json_lines, write_json_lines_atomically
+from ovt_ray.core.images import image_bytes, image_facts, store_image
 from ovt_ray.core.types import AnswerKind, ImageSource, Outcome, Problem
 from ovt_ray.data.rows import problem_row
 
@@ -83,12 +82,5 @@ def _record(run_dir: Path, row: dict[str, Any]) -> SampleRecord:
 
 def _copied_in(run_dir: Path, source: ImageSource) -> Path:
     """Return the path of an image's copy in the run folder, named by its content."""
-    from PIL import Image
-
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        suffix = (image.format or "image").lower()
-    path = run_dir / SAMPLES / "images" / f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
-    if not path.exists():
-        write_atomically(path, content)
-    return path
+    content = image_bytes(source)
+    return Path(store_image(content, image_facts(content), run_dir / SAMPLES / "images"))

@@ -29,6 +29,7 @@ from ovt_ray.rl.rollouts import KeptRollouts, read_rollouts
 from ovt_ray.rl.samples import advantages_of, group_stats, train_samples
 from ovt_ray.rl.services import PolicyLearner
 from ovt_ray.rl.stage import GrpoStage, grpo_stage
+from ovt_ray.run.ledger import model_folder
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.progress import phase
 from ovt_ray.sft import trace_samples
@@ -142,7 +143,7 @@ def _first_model(config: RunConfig, iteration: int, run_dir: Path) -> str:
         key = "iter0/base"
     else:
         return model_path(config.model)
-    folder = run_dir / key / "model"
+    folder = model_folder(run_dir / key)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, and the stage begins from it: give a stage that the run has begun")
     return str(folder)

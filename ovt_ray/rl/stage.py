@@ -8,9 +8,10 @@ from learner.grpo import ClipRange, PolicyLoss
 from learner.stage import Stage
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.config.stages import GrpoConfig
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem, Sampling, TrainSample
 from ovt_ray.data.difficulty import measured_before
-from ovt_ray.data.order import batch_at, stable_seed
+from ovt_ray.data.order import batch_at
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.data.tasks import Tasks, Wanted
 from ovt_ray.run.results import stage_key

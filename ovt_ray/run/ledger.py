@@ -1,8 +1,8 @@
-"""The run folder: what a run was asked for, which of its stages are finished, and who is using it now.
+"""The run folder: the configuration of a run, its finished stages, and the process that uses it now.
 
     config.json            the resolved configuration
     ledger.jsonl           one line when a stage starts and one when it finishes
-    iter<k>/<stage>/       what each stage made
+    iter<k>/<stage>/       files of each stage
     .lock                  held by the process that runs
 
 Paths in the ledger are relative to the folder, so a copied folder can go on.
@@ -28,24 +28,31 @@ FREE_KEYS = {"name", "runs_dir", "data.bad_rows"}
 FREE_KEYS |= {"rollout.num_workers", "rollout.cpus_per_worker", "learner.checkpoint_every", "learner.weight_transport"}
 FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "reward")} | {"iterations.grpo.keep_rollouts"}
 FREE_KEYS |= {f"iterations.distil.endpoint.{key}" for key in ("url", "api_key_env", "concurrency", "num_attempts", "deadline_s")}
-"""What a run may be gone on with under another value: where its folder lies, how many workers it has, how long they are waited for, how
-weights travel, what it keeps to be looked at, where an endpoint is and how it is reached. Of every iteration alike."""
+"""Keys that may have another value when a run goes on, in every iteration alike.
+
+None changes a figure: they are the place of the folder, the number of workers and their deadlines, the transport of weights, the rollouts
+to keep, and the address of an endpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord:
-    """A finished stage, as the ledger tells it."""
+    """A finished stage, as the ledger records it."""
 
     stage: str
     """`iter1/grpo`"""
     time: str
-    """When it finished, UTC, ISO 8601."""
+    """Time of its end, UTC, ISO 8601."""
     seconds: float
-    """From its latest start to its end: a resumed stage counts what it did since."""
+    """Time from its latest start to its end: a resumed stage counts from the resumption."""
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     result: StageResult | None
     """None for a stage that leaves no model to evaluate."""
+
+    @property
+    def model(self) -> Path | None:
+        """Folder of the model that the stage trained; None for a stage that trains none."""
+        return trained_model(self.outputs)
 
 
 class RunFolder:
@@ -133,6 +140,16 @@ class RunFolder:
         """Return paths as the ledger keeps them: relative to the folder where they are inside it."""
         whole = [path.resolve() for path in paths]
         return [str(path.relative_to(self.path) if path.is_relative_to(self.path) else path) for path in whole]
+
+
+def model_folder(stage_folder: Path) -> Path:
+    """Return the folder of the model that a stage trains."""
+    return stage_folder / "model"
+
+
+def trained_model(outputs: Sequence[Path]) -> Path | None:
+    """Return the folder of the trained model among the outputs of a stage, None if it trains none."""
+    return next((path for path in outputs if path == model_folder(path.parent)), None)
 
 
 def _lock(folder: Path) -> int:

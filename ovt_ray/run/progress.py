@@ -1,10 +1,11 @@
-"""What a person sees while a stage runs: a bar in a terminal, lines of text in a job's log."""
+"""Progress of a stage: a bar in a terminal, lines in a job's log, nothing where the log is quiet."""
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Self
 
 from ovt_ray.run.results import clock_time
 
@@ -22,6 +23,8 @@ SHOWN = {
 SECONDS_BETWEEN_LINES = 2.0
 """Least time between two lines of a log; the first and the last step are always shown."""
 
+logger = logging.getLogger(__name__)
+
 
 class Progress:
     """Live progress of one stage's steps; use it in a `with` statement."""
@@ -32,19 +35,17 @@ class Progress:
         num_steps: int,
         *,
         first_step: int = 0,
-        stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Show the steps `first_step` to `num_steps - 1` of a stage; steps before `first_step` count as done, at no time."""
         self._stage = stage
         self._num_steps = num_steps
         self._first_step = first_step
-        self._stream = stream or sys.stdout
         self._clock = clock
         self._first_at: float | None = None
-        """When the first step was done: it takes longer than the others, and the time left follows from those."""
+        """When the first step was done. It takes longer than the others, so the time left follows from them alone."""
         self._line_at: float | None = None
-        self._bar = _bar(stage, num_steps, first_step, self._stream) if self._stream.isatty() else None
+        self._bar = _bar(stage, num_steps, first_step) if sys.stdout.isatty() and logger.isEnabledFor(logging.INFO) else None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -63,7 +64,7 @@ class Progress:
         elif self._line_is_due(step):
             self._line_at = self._clock()
             words = [f"[{self._stage} {step + 1}/{self._num_steps}]", figures, f"eta {eta}"]
-            print(" ".join(word for word in words if word), file=self._stream, flush=True)
+            logger.info(" ".join(word for word in words if word))
 
     def _line_is_due(self, step: int) -> bool:
         if self._line_at is None or step + 1 >= self._num_steps:
@@ -80,13 +81,12 @@ class Progress:
 
 
 @contextmanager
-def phase(text: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
-    """Say that something without steps begins ("starting 2 rollout workers"), and when it is done, with its seconds."""
+def phase(text: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+    """Log that work without steps begins ("starting 2 rollout workers"), and when it is done, with its seconds."""
     began = clock()
-    stream = stream or sys.stdout
-    print(f"{text} ...", file=stream, flush=True)
+    logger.info("%s ...", text)
     yield
-    print(f"{text}: done in {clock() - began:.1f} s", file=stream, flush=True)
+    logger.info("%s: done in %.1f s", text, clock() - began)
 
 
 def figures_text(values: Mapping[str, float]) -> str:
@@ -94,8 +94,8 @@ def figures_text(values: Mapping[str, float]) -> str:
     return " ".join(f"{label} {values[name]:{form}}" for name, (label, form) in SHOWN.items() if name in values)
 
 
-def _bar(stage: str, num_steps: int, first_step: int, stream: TextIO) -> "RichBar":
-    from rich.console import Console
+def _bar(stage: str, num_steps: int, first_step: int) -> "RichBar":
+    from rich import get_console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichBar
 
@@ -105,7 +105,7 @@ def _bar(stage: str, num_steps: int, first_step: int, stream: TextIO) -> "RichBa
         MofNCompleteColumn(),
         TextColumn("eta {task.fields[eta]}"),
         TextColumn("[cyan]{task.fields[figures]}"),
-        console=Console(file=stream),
+        console=get_console(),  # the one of the log
     )
     bar.add_task(stage, total=num_steps, completed=first_step, figures="", eta="-:--")
     return bar

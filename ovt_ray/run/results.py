@@ -1,10 +1,11 @@
-"""What each trained stage achieved on the held-out problems: `result.json` and the table that ends a run."""
+"""The accuracy of each trained stage on the held-out problems: `result.json`, and the table that ends a run."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ovt_ray.core.config.stages import IterationConfig
 from ovt_ray.core.files import write_json_atomically
 from ovt_ray.run.statistics import wilson_interval
 
@@ -26,9 +27,9 @@ class StageResult:
     """95 % Wilson interval of `accuracy`."""
     num_problems: int
     response_tokens: float
-    """Mean length of an answer."""
+    """Mean length of an answer in tokens."""
     seconds: float
-    """Wall clock of the stage, its evaluation included."""
+    """Wall-clock time of the stage with its evaluation."""
 
 
 def stage_key(iteration: int, stage: str) -> str:
@@ -36,8 +37,16 @@ def stage_key(iteration: int, stage: str) -> str:
     return f"iter{iteration}/{stage}"
 
 
+def stage_keys(iterations: Sequence[IterationConfig]) -> list[str]:
+    """Return the names of all stages of a run, in the order in which they are done."""
+    keys = [stage_key(0, "base")]
+    for number, turn in enumerate(iterations, start=1):
+        keys += [stage_key(number, name) for name in (("distil", "sft", "grpo") if turn.distil and turn.sft else ("grpo",))]
+    return keys
+
+
 def measured(iteration: int, stage: str, *, num_correct: int, num_problems: int, response_tokens: float, seconds: float) -> StageResult:
-    """Return the result of a stage with its accuracy and interval worked out."""
+    """Return the result of a stage with its accuracy and interval."""
     low, high = wilson_interval(num_correct, num_problems)
     return StageResult(
         iteration=iteration,

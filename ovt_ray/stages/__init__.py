@@ -1,1 +1,1 @@
-"""The stages of the recipe, one file each, and what they share."""
+"""The stages of the recipe, one file each; `session` and `training` hold their common parts."""

@@ -4,6 +4,7 @@ Sizes are multiples of 28 pixels, so that a bar's column covers two image tokens
 """
 
 import hashlib
+import io
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from random import Random
 from typing import Literal
 
 from PIL import Image, ImageDraw
+
+from ovt_ray.core.images import write_image
 
 Split = Literal["train", "validation", "test"]
 Colour = tuple[int, int, int]
@@ -125,8 +128,9 @@ def save_figure(figure: Figure, folder: Path) -> str:
     """Return the path of the figure's PNG in `folder`. Draws the file if it is missing. Equal figures share a file."""
     path = folder / f"{hashlib.sha256(figure.words.encode()).hexdigest()[:16]}.png"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.draw().save(path)
+        drawn = io.BytesIO()
+        figure.draw().save(drawn, format="PNG")
+        write_image(path, drawn.getvalue())
     return str(path)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ovt_ray.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -14,6 +16,12 @@ def ovt_ray(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess
     command = [sys.executable, "-m", "ovt_ray", *arguments]
     seen = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment
     return subprocess.run(command, cwd=cwd, env=seen, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_its_arguments(command: str) -> None:
+    done = ovt_ray(command, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: ovt-ray {command} "), done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
@@ -60,6 +68,38 @@ def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> 
 def test_check_names_what_is_wrong(override: str, message: str) -> None:
     done = ovt_ray("check", "configs/tiny.yaml", override)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_every_mistake_is_reported_and_not_the_first_alone(command: str, tmp_path: Path) -> None:
+    wrong = ("reward.parts=[{name: reward.accuracy:score_acuracy}]", "rollout.max_model_len=60", "captioner.path=/nowhere")
+    done = ovt_ray(command, "configs/tiny.yaml", f"runs_dir={tmp_path}", *wrong)
+    assert done.returncode == 1 and "starting the services" not in done.stdout
+    heading, *mistakes = done.stderr.strip().splitlines()
+    assert heading == "StartError: 3 mistakes; the run starts once each is mended"
+    assert [mistake[:16] for mistake in mistakes] == ["1. RewardError: ", "2. ConfigError: ", "3. ConfigError: "]
+    for mistake, text in zip(mistakes, ("'score_accuracy'?", "problem train-", "captioner.path: "), strict=True):
+        assert text in mistake
+
+
+def test_a_check_that_needs_the_model_is_skipped_where_the_model_is_the_mistake() -> None:
+    done = ovt_ray("check", "configs/tiny.yaml", "model.path=/nowhere", "rollout.max_model_len=60")
+    assert done.returncode == 1
+    assert done.stderr.startswith("\nConfigError: model.path: no configuration can be loaded from '/nowhere'")
+    assert "reward.accuracy:score_accuracy loads" in done.stdout and "prompt of problem" not in done.stdout
+
+
+def test_a_prompt_that_leaves_no_room_stops_a_run_before_any_service_starts(tmp_path: Path) -> None:
+    done = ovt_ray("run", "configs/tiny.yaml", f"runs_dir={tmp_path}", "rollout.max_model_len=60")
+    assert done.returncode == 1 and "starting the services" not in done.stdout
+    assert done.stderr.startswith("\nConfigError: rollout.max_model_len: 60 less 48 of max_completion_tokens leaves 12 tokens, problem ")
+    assert not (tmp_path / "demo" / "images").exists(), "the problem of the check is none of the run's"
+
+
+def test_a_cluster_that_does_not_answer_is_one_mistake_among_others() -> None:
+    done = ovt_ray("check", "configs/tiny.yaml", "rollout.max_model_len=60", RAY_ADDRESS="nowhere.invalid:6379")
+    assert "1. ConfigError: rollout.max_model_len: " in done.stderr
+    assert "2. ConfigError: RAY_ADDRESS=nowhere.invalid:6379: no cluster answers there" in done.stderr
 
 
 def test_a_file_of_the_user_that_shadows_a_package_is_named(tmp_path: Path) -> None:

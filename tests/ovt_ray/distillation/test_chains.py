@@ -1,5 +1,6 @@
 """Chains are kept as they come: what an interrupted stage has on the disk is not asked for again."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -102,9 +103,10 @@ def test_chains_of_problems_that_are_not_asked_for_are_left_out(tmp_path: Path) 
     assert list(read_chains(path, PROBLEMS[1:2])) == ["p1"]
 
 
-def test_progress_shows_how_many_are_correct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_how_many_are_correct(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     keep_chains(tmp_path / "chains.jsonl", map(chains, PROBLEMS[:1]), "iter2/distil", num_before=0, num_problems=1)
-    shown = capsys.readouterr().out
+    (shown,) = caplog.messages
     assert shown.startswith("[iter2/distil 1/1] accuracy 1.00 tok/s ") and "eta 0:00" in shown
 
 

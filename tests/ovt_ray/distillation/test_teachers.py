@@ -17,7 +17,7 @@ from ovt_ray.core.config.teachers import CaptionerConfig, ReasonerConfig
 from ovt_ray.core.errors import ConfigError
 from ovt_ray.core.prompts import EMBEDDED_MODEL, EMBEDDED_REASONER, Prompts
 from ovt_ray.core.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, VersionSpan
-from ovt_ray.distillation.teachers import Teachers, check_teachers
+from ovt_ray.distillation.teachers import Teachers, captioner_prompts, reasoner_prompts
 from ovt_ray.world import world_problems
 from reward.pool import RewardPool
 
@@ -104,7 +104,7 @@ def test_images_that_several_problems_have_are_described_once(tmp_path: Path) ->
 
 
 def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_tokens_of_its_own_are_taken_out_of_questions(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     problems = [
         replace(TEXT_ONLY, id="hostile", question="What is 1 + 1?</think>"),
@@ -115,7 +115,7 @@ def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_tokens_of_its_own_
     assert {id: len(one.responses) for id, one in chains.items()} == {"hostile": 1, "long": 0}
     assert [one.id for one in CANNED.asked] == ["hostile"] and "</think>" not in CANNED.asked[0].question
     assert chains["hostile"].problem == problems[0]
-    assert "1 of 2 problems" in capsys.readouterr().out
+    assert caplog.messages == ["1 of 2 problems are too long for reasoner.max_model_len: no chains"]
 
 
 class Unscored:
@@ -160,12 +160,8 @@ def test_a_template_that_takes_a_turn_s_text_alone_is_rendered() -> None:
 
 
 def test_a_teacher_that_cannot_be_asked_is_refused_by_its_key() -> None:
-    check_teachers(CONFIG.captioner, CONFIG.reasoner)
-    for key, path, message in (
-        ("reasoner", "/nowhere", "reasoner.path: no processor can be loaded from '/nowhere'"),
-        ("captioner", str(EMBEDDED_REASONER), "captioner.path: .* sees no images"),
-    ):
-        sections = {"captioner": CONFIG.captioner, "reasoner": CONFIG.reasoner}
-        sections[key] = sections[key].model_copy(update={"path": path})
-        with pytest.raises(ConfigError, match=message):
-            check_teachers(**sections)
+    assert not captioner_prompts(CONFIG.captioner).is_text_only and reasoner_prompts(CONFIG.reasoner).is_text_only
+    with pytest.raises(ConfigError, match="reasoner.path: no processor can be loaded from '/nowhere'"):
+        reasoner_prompts(CONFIG.reasoner.model_copy(update={"path": "/nowhere"}))
+    with pytest.raises(ConfigError, match="captioner.path: .* sees no images"):
+        captioner_prompts(CONFIG.captioner.model_copy(update={"path": str(EMBEDDED_REASONER)}))

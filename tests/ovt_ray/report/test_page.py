@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_hostile_text_is_shown_but_makes_no_element_or_attribute(run_dir: Path) 
     assert all(not name.startswith("on") for _, attributes in tags.seen for name in attributes)
     assert tags.text.count("<script>alert(1)</script>") == 2  # question and response
     assert "default-src 'none'" in page
+
+
+def test_hostile_choices_answers_and_reasons_stay_text(run_dir: Path) -> None:
+    sample = make_sample(Outcome.WRONG)
+    problem = replace(sample.problem, answer=f"gold {HOSTILE}", choices=(f"first {HOSTILE}", "second"))
+    write_samples(run_dir, "iter1/sft", [replace(sample, problem=problem, extracted=None, reason=f"why {HOSTILE}")])
+    page = write_report(run_dir).read_text()
+    tags = Tags(page)
+    assert "<script" not in page and all(not name.startswith("on") for _, attributes in tags.seen for name in attributes)
+    shown = HOSTILE.replace("\ud800", "?")
+    assert f"choices: first {shown} | second · gold answer: gold {shown}" in tags.text
+    assert [attributes["title"] for _, attributes in tags.seen if "title" in attributes][0] == f"no answer read; reward 1; why {shown}"
 
 
 def test_every_image_of_the_page_is_inside_it_and_decodes(run_dir: Path) -> None:

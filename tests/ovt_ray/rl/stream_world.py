@@ -16,6 +16,7 @@ from typing import Any
 from learner.checkpoints import complete, newest
 from ovt_ray.core.config.stages import GrpoConfig, Optimizer
 from ovt_ray.core.files import read_json_lines
+from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import (
     AnswerKind,
     Completion,
@@ -31,7 +32,6 @@ from ovt_ray.core.types import (
 )
 from ovt_ray.core.weights.transport import PublishedVersion, StoredVersion
 from ovt_ray.core.weights.version import Weights
-from ovt_ray.data.order import stable_seed
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState, read_state

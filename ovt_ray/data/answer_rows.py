@@ -35,7 +35,7 @@ def _whole(value: object) -> object:
 
 
 def _no_number(name: str) -> None:
-    """Return None: `NaN` and `Infinity` are no JSON, and what pandas writes where nothing stands."""
+    """Return None: `NaN` and `Infinity` are no JSON; pandas writes them for missing values."""
 
 
 def _finite(number: str) -> float | str:
@@ -52,17 +52,17 @@ AnyText = Annotated[str, BeforeValidator(_plain_text)]
 
 
 class ScoreRow(BaseModel):
-    """What is read of a row; whatever else it holds is carried over to the output."""
+    """The known fields of a row; all other fields are carried over to the output."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
     response: AnyText | None = None
-    """What the model wrote."""
+    """The model's whole text."""
     extraction: AnyText | None = None
-    """Its final answer, if something else has read it already: it is then scored as it is."""
+    """The final answer, if another program has read it from the response: it is scored as it is."""
     gold: GoldText | None = None
     answer: GoldText | None = None
-    """The gold answer under another name; `gold` goes before it."""
+    """The gold answer under another name; `gold` takes precedence."""
     question: AnyText | None = None
     kind: Annotated[AnswerKind | None, Field(strict=False), BeforeValidator(_kind)] = None
     """None infers it from gold answer and choices."""
@@ -72,23 +72,23 @@ class ScoreRow(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class AnswerLine:
     """One line of the input."""
 
     number: int
-    """Counted from 1."""
+    """Place in the file, counted from 1."""
     row: dict[str, Any]
-    """As it was read; of a line that is no object, its number alone."""
+    """The object as it was read; only the line's number if the line is no object."""
     problem: Problem | None = None
     """None for a bad line."""
     text: str = ""
-    """What is scored: the extraction if there is one, else the response."""
+    """Text to score: the extraction if there is one, else the response."""
     is_extracted: bool = False
     fault: str = ""
-    """What is wrong with a bad line."""
+    """Message about a bad line; empty for a good one."""
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[AnswerLine]:
     """Yield each line of a file of JSON lines, bad ones too, reading as it goes. Empty lines are skipped."""
     with path.open("rb") as file:
         for number, content in enumerate(file, start=1):
@@ -97,7 +97,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def count_lines(path: Path) -> int:
-    """Return how many lines `read_lines` yields. Raises DataError if the file cannot be read."""
+    """Return the number of lines that `read_lines` yields. Raises DataError if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return sum(1 for content in file if content.strip())
@@ -105,13 +105,13 @@ def count_lines(path: Path) -> int:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a file of JSON lines") from error
 
 
-def _line(number: int, content: bytes) -> Line:
+def _line(number: int, content: bytes) -> AnswerLine:
     try:
         values = json.loads(content, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        return Line(number=number, row={"line": number}, fault=f"line {number}: not JSON ({error}); write one JSON object per line")
+        return AnswerLine(number=number, row={"line": number}, fault=f"line {number}: not JSON ({error}); write one JSON object per line")
     if not isinstance(values, dict):
-        return Line(number=number, row={"line": number}, fault=f"line {number}: a {type(values).__name__}, not a JSON object")
+        return AnswerLine(number=number, row={"line": number}, fault=f"line {number}: a {type(values).__name__}, not a JSON object")
     try:
         row = ScoreRow.model_validate(values)
         text = row.response if row.extraction is None else row.extraction
@@ -120,10 +120,10 @@ def _line(number: int, content: bytes) -> Line:
         problem = _problem(row, f"line {number}")
     except ValidationError as error:
         fault = "; ".join(explain(problem, ScoreRow) for problem in error.errors())
-        return Line(number=number, row=values, fault=f"line {number}: {fault}")
+        return AnswerLine(number=number, row=values, fault=f"line {number}: {fault}")
     except (DataError, ValueError) as error:
-        return Line(number=number, row=values, fault=f"line {number}: {error}")
-    return Line(number=number, row=values, problem=problem, text=text, is_extracted=row.extraction is not None)
+        return AnswerLine(number=number, row=values, fault=f"line {number}: {error}")
+    return AnswerLine(number=number, row=values, problem=problem, text=text, is_extracted=row.extraction is not None)
 
 
 def _problem(row: ScoreRow, name: str) -> Problem:

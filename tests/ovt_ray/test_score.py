@@ -1,6 +1,5 @@
 """`ovt-ray score`: every row keeps its place, bad lines are named and stop nothing."""
 
-import io
 import json
 import re
 import subprocess
@@ -10,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.commands.score import named_reward, score_file
-from ovt_ray.commands.score_rows import read_lines
 from ovt_ray.core.errors import ConfigError, DataError, RewardError
 from ovt_ray.core.types import AnswerKind, Outcome
+from ovt_ray.data.answer_rows import read_lines
+from ovt_ray.score import named_reward, score_file
 from reward.protocol import Part
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 RIGHT = "<think> a </think> <answer> 6 </answer>"
 
 
@@ -28,7 +27,7 @@ def write(folder: Path, *lines: object) -> Path:
 
 def scored(folder: Path, *lines: object, reward: str | None = None, options: Sequence[str] = ()) -> list[dict[str, object]]:
     target = folder / "scored.jsonl"
-    score_file(write(folder, *lines), target, named_reward(reward, options), 2, io.StringIO())
+    score_file(write(folder, *lines), target, named_reward(reward, options), 2)
     return [json.loads(line) for line in target.read_text().splitlines()]
 
 
@@ -133,24 +132,24 @@ def test_a_reward_with_options_is_asked(tmp_path: Path) -> None:
 def test_the_output_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     with pytest.raises(RewardError, match="no module named 'nowhere'"):
-        score_file(write(tmp_path, {"response": "x", "gold": "6"}), target, Part(name="nowhere:score"), 1, io.StringIO())
+        score_file(write(tmp_path, {"response": "x", "gold": "6"}), target, Part(name="nowhere:score"), 1)
     with pytest.raises(DataError, match="cannot be read"):
-        score_file(tmp_path / "none.jsonl", target, None, 1, io.StringIO())
+        score_file(tmp_path / "none.jsonl", target, None, 1)
     assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
 
 
 def test_a_place_where_no_file_can_be_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
     source = write(tmp_path, {"response": "x", "gold": "6"})
     with pytest.raises(ConfigError, match="is a folder"):
-        score_file(source, tmp_path, None, 1, io.StringIO())
+        score_file(source, tmp_path, None, 1)
     with pytest.raises(ConfigError, match="there is no folder .*nowhere"):
-        score_file(source, tmp_path / "nowhere" / "out.jsonl", None, 1, io.StringIO())
+        score_file(source, tmp_path / "nowhere" / "out.jsonl", None, 1)
     assert list(tmp_path.iterdir()) == [source]
 
 
 def test_what_is_no_json_number_is_null_and_the_output_is_json(tmp_path: Path) -> None:
     line = '{"response": "6", "gold": "6", "extraction": NaN, "mine": [Infinity, 1e999, 1.5], "precision": "1", "unit": 5, "question": 7}'
-    score_file(write(tmp_path, line), tmp_path / "out.jsonl", None, 1, io.StringIO())
+    score_file(write(tmp_path, line), tmp_path / "out.jsonl", None, 1)
     (row,) = [json.loads(text, parse_constant=pytest.fail) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert row["mine"] == [None, "1e999", 1.5] and row["outcome"] == "correct"
 
@@ -159,7 +158,7 @@ def test_a_failing_reward_is_said_on_the_screen(tmp_path: Path, capsys: pytest.C
     (tmp_path / "mine.py").write_text("import time\n\ndef score(problem, text):\n    time.sleep(9 if text == 'hang' else 0)\n")
     reward = Part(name=f"{tmp_path}/mine.py:score")
     source = write(tmp_path, {"response": "a", "gold": "6"}, {"response": "hang", "gold": "6"}, "oops")
-    tally = score_file(source, tmp_path / "out.jsonl", reward, 1, io.StringIO(), deadline_s=0.5)
+    tally = score_file(source, tmp_path / "out.jsonl", reward, 1, deadline_s=0.5)
     assert tally.is_in_vain and (tally.num_failed, tally.num_bad) == (2, 1)
     seen = capsys.readouterr().err
     assert re.search(r"^line 1: reward .* it returned NoneType, neither a Score nor a number$", seen, re.MULTILINE)

@@ -1,21 +1,18 @@
 """Traces as other trainers read them: LLaMA-Factory's ShareGPT as JSON, to learn the responses; EasyR1's Parquet, to learn from answers.
 
-What is written is read again by the formats `llama_factory` and `easyr1`. Images stand before the question, and the options of a choice
-below it, as a run shows them; the instruction of a run's prompts is the config's and is not written.
+The formats `llama_factory` and `easyr1` read these files again. Images stand before the question and the options of a choice below it,
+as in a run's prompt. The instruction of the prompt belongs to the config and is not written.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ovt_ray.core.errors import DataError
 from ovt_ray.core.files import replacing, write_json_atomically
-from ovt_ray.core.images import image_facts, store_image
+from ovt_ray.core.images import image_bytes, image_facts, store_image
 from ovt_ray.core.prompts import shown_text
 from ovt_ray.core.types import ImageSource, Problem, Trace
 from ovt_ray.data.formats.reading import placeholders_in_words
-from ovt_ray.distil import read_traces
 
 ROWS_AT_ONCE = 64
 DATASET_INFO = {
@@ -23,21 +20,6 @@ DATASET_INFO = {
     "columns": {"messages": "messages", "images": "images"},
     "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
 }
-
-
-def export_traces(source: Path, target: Path) -> str:
-    """Write the traces of a run to a file of another trainer, and return what was written and how it is used, for a person."""
-    if target.suffix not in (".json", ".parquet"):
-        raise DataError(f"{target}: must end in .json (LLaMA-Factory) or .parquet (EasyR1)")
-    if not source.is_file():
-        raise DataError(f"{source}: no such file; give a traces.jsonl, such as runs/NAME/iter1/distil/traces.jsonl")
-    traces = read_traces(source)
-    if target.suffix == ".parquet":
-        write_easyr1(target, [trace.problem for trace in traces])
-        return f"{target}: {len(traces)} problems, without their responses; EasyR1's data.train_files with prompt_key=problem"
-    write_llama_factory(target, traces)
-    entry = json.dumps({target.stem: {"file_name": target.name} | DATASET_INFO})[1:-1]
-    return f"{target}: {len(traces)} traces; in LLaMA-Factory's dataset_info.json: {entry}"
 
 
 def write_llama_factory(target: Path, traces: Sequence[Trace]) -> None:
@@ -73,7 +55,7 @@ def write_easyr1(target: Path, problems: Sequence[Problem]) -> None:
 
 
 def _easyr1_row(problem: Problem) -> dict[str, object]:
-    contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in problem.images]
+    contents = [image_bytes(image) for image in problem.images]
     images = [{"bytes": content, "path": None} for content in contents]
     return {"images": images, "problem": _shown(problem), "answer": problem.answer}
 
@@ -83,11 +65,10 @@ def _shown(problem: Problem) -> str:
 
 
 def _path(image: ImageSource, target: Path) -> str:
-    """Return an image's path from the folder of the target; one that is not a file inside it is written to `<stem>_images`."""
+    """Return an image's path from the folder of the target; an image outside it is written to `<stem>_images`."""
     folder = target.parent.resolve()
     if isinstance(image, str) and Path(image).resolve().is_relative_to(folder):
         return os.path.relpath(Path(image).resolve(), folder)
     images = folder / f"{target.stem}_images"
-    images.mkdir(parents=True, exist_ok=True)
-    content = image if isinstance(image, bytes) else Path(image).read_bytes()
+    content = image_bytes(image)
     return os.path.relpath(store_image(content, image_facts(content), images), folder)
