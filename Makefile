@@ -8,10 +8,13 @@ help:          ## this list
 demo: $(INSTALLED)  ## set up if needed, then train the embedded model: base, two iterations of distil, SFT, GRPO
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/tiny.yaml
 
+test-fast: $(INSTALLED)  ## set up if needed, then the tests that start no Ray, no engine and no DeepSpeed (less than a minute)
+	$(PYTHON_IN_VENV) -m pytest -m "not heavy and not long"
+
 test: $(INSTALLED)  ## set up if needed, then all tests but the longest
 	$(PYTHON_IN_VENV) -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## the longest tests, most of which stop and kill whole jobs (about 10 minutes)
+test-long: $(INSTALLED)  ## the longest tests: most start, stop or kill whole engines and jobs (about 15 minutes)
 	$(PYTHON_IN_VENV) -m pytest -m long
 
 check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests
@@ -37,4 +40,4 @@ clean:         ## remove the virtual environment and caches; runs/ stays
 $(INSTALLED): pyproject.toml requirements-cpu.lock scripts/setup.sh scripts/install.py scripts/repair_torchvision.py
 	@PYTHON="$(PYTHON)" STACK="$(STACK)" bash scripts/setup.sh
 
-.PHONY: help demo test test-long check lock base teachers clean
+.PHONY: help demo test test-fast test-long check lock base teachers clean

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reward
 
-The answers are the judged set (`tests/reward/verifier/judged`). Every verifier scores each answer once, in one process on one core. They
+The answers are the judged set (`workloads/judged`). Every verifier scores each answer once, in one process on one core. They
 take turns, block by block. The table also shows the share that each judges right. The judged set has far more near misses in LaTeX than
 benchmarks have. Answers per second are therefore of a mixture with the shares of kinds in four benchmarks (`SHARES`), and are also printed
 by kind. Like its users, the benchmark keeps the time limits of math-verify. The service then scores the same 1,000 completions as the bare
@@ -20,12 +20,11 @@ from statistics import fmean, median, quantiles
 import ray
 
 from ovt_ray.core.config.run import RewardConfig
-from ovt_ray.core.types import Score
-from reward.accuracy import score_answer, score_lenient
+from reward.accuracy import score_lenient
 from reward.pool import RewardPool
 from reward.protocol import Answer, Part
 from reward.service.scoring import ScoringPool
-from tests.reward.verifier.test_judged import FILES, Case, read_cases
+from workloads.judged_answers import FILES, Case, read_cases
 
 BLOCK = 100
 """Number of answers that a verifier scores before the next verifier's turn."""
@@ -119,12 +118,7 @@ def warm_up(cases: Sequence[Case]) -> Case:
 
 def by_ovt_ray(case: Case) -> bool:
     """Return the verdict of this project."""
-    return score(case).value == 1
-
-
-def score(case: Case) -> Score:
-    """Return the score of an extracted answer, or of a whole response."""
-    return score_answer(case.problem, case.answer) if case.answer is not None else score_lenient(case.problem, case.response or "")
+    return case.score().value == 1
 
 
 def by_math_verify() -> Verifier:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale [WORKERS ...]
 
-The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`benchmarks/simulated.py`), without
+The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`workloads/simulated.py`), without
 vLLM, learner and reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each token takes a fixed time.
 All sizes offer the same rate, OFFERED_PER_S completions a second: the joint rate of their engines while no slot is empty. A size that costs
 the driver more thus does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
@@ -36,7 +36,6 @@ import psutil
 import ray
 
 from actors.pool import RolloutPool
-from benchmarks.simulated import LONGEST_OVER_MEAN, HostedLauncher, PlacedLauncher, SimulatedWorker, Speed
 from learner.group import LearnerGroup
 from learner.publisher import Publisher
 from ovt_ray.core.config.run import RolloutConfig
@@ -53,6 +52,7 @@ from ovt_ray.rl.stream import GroupStream
 from ovt_ray.services import SPANS_S
 from reward.pool import RewardPool
 from reward.protocol import Answer
+from workloads.simulated import LONGEST_OVER_MEAN, HostedLauncher, PlacedLauncher, SimulatedWorker, Speed
 
 OFFERED_PER_S = 800
 MEAN_TOKENS = 100

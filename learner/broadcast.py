@@ -4,6 +4,7 @@ A group of sender and engines lasts from version to version, until a worker is r
 to all of them through the object store. A worker that comes late finds it there too, as long as the learner still has it.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ MAX_IN_VAIN = 2
 """Versions in a row that no broadcast brings, although all workers can pull them. Each of them may cost the deadline."""
 SETTLE_S = 10.0
 """Time that receivers may take to give up after the sender. They look for its failure several times a second."""
+
+logger = logging.getLogger(__name__)
 
 
 class Sender(Protocol):
@@ -134,7 +137,7 @@ class BroadcastVersion:
         if not failure:
             return
         reason = f"weights of version {self.version} come from the object store, as not all workers received them: {failure}"
-        print(reason, flush=True)
+        logger.warning(reason)
         stored = self.for_late_joiner()
         assert stored, "the learner still has the weights that it has just published"
         lost = workers.pull(stored)

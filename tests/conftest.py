@@ -1,6 +1,8 @@
 """Fixtures of all tests. Tests that need real data skip, saying so, where it is absent."""
 
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +18,30 @@ if TYPE_CHECKING:
     from ovt_ray.core.types import TrainSample
 
 
+HEAVY_FIXTURES = {"ray_session", "compiled_operators"}
+"""A test that uses one starts Ray or DeepSpeed, and so is heavy without a mark of its own."""
+
+
+HEAVY_MODULE = re.compile(r"^pytestmark = .*pytest\.mark\.heavy", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave heavy modules out of `make test-fast` before they are imported: vLLM and DeepSpeed take seconds."""
+    if "not heavy" in config.option.markexpr and collection_path.name.startswith("test_") and collection_path.is_file():
+        return bool(HEAVY_MODULE.search(collection_path.read_text())) or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as heavy by their fixtures: `make test-fast` runs the others."""
+    for item in items:
+        if isinstance(item, pytest.Function) and HEAVY_FIXTURES & set(item.fixturenames):
+            item.add_marker("heavy")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data sets beside the checkout."""
+    """The folder of real data sets, which lies next to the checkout."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real data is not here: {folder}")
@@ -27,10 +50,11 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """A Ray cluster of four logical CPUs in this process."""
+    """A Ray cluster in this process: four logical CPUs, and the machine's GPUs or a logical one that only tells who was put there."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
+    num_gpus = None if shutil.which("nvidia-smi") else 1
+    ray.init(num_cpus=4, num_gpus=num_gpus, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
     yield
     ray.shutdown()
 
@@ -68,7 +92,7 @@ def compiled_operators(extensions_folder: Path) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def samples(tiny_model: Path) -> list["TrainSample"]:
     """Three completions of each of five problems, with one, two or no images."""
-    from tests.learner.plain import drawn_samples
+    from tests.learner.plain_torch import drawn_samples
 
     return drawn_samples(tiny_model)
 
@@ -76,6 +100,6 @@ def samples(tiny_model: Path) -> list["TrainSample"]:
 @pytest.fixture(scope="module")
 def plain_run(tiny_model: Path, samples: list["TrainSample"]) -> tuple[dict[str, "Tensor"], list[tuple[float, float]]]:
     """Weights after two plain steps, and each step's loss and gradient norm."""
-    from tests.learner.plain import plain_steps
+    from tests.learner.plain_torch import plain_steps
 
     return plain_steps(tiny_model, samples)

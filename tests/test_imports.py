@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed", "datasets", "numpy", "pyarrow"}
 SERVICES = ("actors", "learner", "reward")
+OURS = (*SERVICES, "ovt_ray", "benchmarks", "tests", "scripts", "workloads")
 LIGHT = (
     "ovt_ray",
     "ovt_ray.cli",
@@ -33,14 +34,20 @@ def test_core_imports_core_alone() -> None:
     assert breaches("ovt_ray/core", allowed=("ovt_ray.core",)) == set()
 
 
+@pytest.mark.parametrize(
+    ("folder", "other"), [("tests", "benchmarks"), ("benchmarks", "tests"), ("workloads", "tests"), ("workloads", "benchmarks")]
+)
+def test_tests_and_benchmarks_share_workloads_and_import_nothing_of_each_other(folder: str, other: str) -> None:
+    assert breaches(folder, allowed=tuple(package for package in OURS if package != other)) == set()
+
+
 def breaches(folder: str, allowed: tuple[str, ...]) -> set[str]:
     """Return each import of one of our packages, in any depth of the folder, that is not allowed there."""
     return {
         f"{imported} in {path.relative_to(ROOT)}"
         for path in (ROOT / folder).rglob("*.py")
         for imported in imports_of(path)
-        if imported.split(".")[0] in (*SERVICES, "ovt_ray", "benchmarks", "tests", "scripts")
-        and not any(f"{imported}.".startswith(f"{name}.") for name in allowed)
+        if imported.split(".")[0] in OURS and not any(f"{imported}.".startswith(f"{name}.") for name in allowed)
     }
 
 

@@ -1,11 +1,11 @@
-"""One class name, one meaning: whoever reads a class's name finds a single class of it."""
+"""Names keep to the rules: a class name has one meaning, and a test is a sentence that is read at a glance."""
 
 import ast
 from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("ovt_ray", "actors", "learner", "reward", "benchmarks", "scripts")
+FOLDERS = ("ovt_ray", "actors", "learner", "reward", "benchmarks", "scripts", "workloads")
 
 
 def test_no_two_top_level_classes_share_a_name() -> None:
@@ -34,3 +34,9 @@ def _names(statements: list[ast.stmt]) -> list[str]:
         elif isinstance(statement, ast.If | ast.Try):
             names += _names([*statement.body, *statement.orelse])
     return names
+
+
+def test_no_test_name_is_longer_than_is_read_at_a_glance() -> None:
+    files = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("test_*.py")]
+    names = {node.name for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+    assert len(names) > 900 and [name for name in names if len(name) > 90] == []

@@ -194,11 +194,13 @@ def import_fake_torchvision(folder: Path, before: str) -> subprocess.CompletedPr
     return subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.heavy
 def test_without_the_hook_the_operators_are_missing(tmp_path: Path) -> None:
     assert needs_repair(import_fake_torchvision(tmp_path, before="").stderr)
 
 
-def test_the_hook_declares_the_operators_when_torchvision_needs_them_and_imports_torch_no_earlier(tmp_path: Path) -> None:
+@pytest.mark.heavy
+def test_the_hook_declares_the_operators_when_torchvision_needs_them_and_not_before(tmp_path: Path) -> None:
     install_hook(tmp_path)
     done = import_fake_torchvision(tmp_path, before=f"site.addsitedir({str(tmp_path)!r})")
     assert done.returncode == 0, done.stderr
@@ -209,7 +211,7 @@ OWNERS = packages_distributions()
 
 def imported_packages(folder: Path) -> set[str]:
     """Top-level names imported anywhere below the folder, without the standard library's and the project's own."""
-    own = {"ovt_ray", "actors", "learner", "reward", "benchmarks", "tests", "install", "repair_torchvision"}
+    own = {"ovt_ray", "actors", "learner", "reward", "benchmarks", "tests", "workloads", "install", "repair_torchvision"}
     names: set[str] = set()
     for node in (node for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
@@ -219,7 +221,7 @@ def imported_packages(folder: Path) -> set[str]:
     return names - own - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("folder", ["ovt_ray", "actors", "learner", "reward", "benchmarks", "tests"])
+@pytest.mark.parametrize("folder", ["ovt_ray", "actors", "learner", "reward", "benchmarks", "tests", "workloads"])
 def test_every_imported_package_is_declared(folder: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
-from actors.worker import engine_arguments, joined_completion, sampling_params
+from actors.worker import completion_text, engine_arguments, joined_completion, sampling_params
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import Completion, Sampling, VersionSpan
+
+pytestmark = pytest.mark.heavy
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput
@@ -99,3 +102,19 @@ def test_a_completion_ends_with_the_token_that_completes_a_text_to_stop_at_and_k
     completion = joined_completion(parts[0], "p", PROMPT, tokenizer)
     assert (completion.token_ids, completion.text, completion.finish_reason) == (tuple(tokens[:4]), text, "stop")
     assert len(completion.rollout_logprobs) == 4 and completion.oldest_version == 3
+
+
+def test_text_leaves_out_special_tokens_and_a_character_that_was_cut(tiny_model: Path) -> None:
+    tokenizer = Prompts(str(tiny_model), ModelConfig(path=str(tiny_model))).tokenizer
+    prompt, euro = tokenizer("Look")["input_ids"], tokenizer("\u20ac")["input_ids"]  # the euro sign is three bytes
+    letter, end, image = tokenizer("a")["input_ids"], [tokenizer.eos_token_id], tokenizer.convert_tokens_to_ids(["<|image_pad|>"])
+    assert (len(euro), len(letter)) == (3, 1)
+
+    def text(ids: list[int], has_ended: bool = False) -> str:
+        return completion_text(tokenizer, prompt, ids, has_ended=has_ended)
+
+    assert text(letter + euro + end, has_ended=True) == "a\u20ac"
+    assert text(letter + euro[:2]) == "a", "the length limit cut it"
+    assert text(euro[:2] + letter) == "\ufffda", "the model went on after half a character"
+    assert text(letter + image + letter) == "aa"
+    assert text(euro[1:]) == "" and text(end, has_ended=True) == "" and text([]) == ""

@@ -17,7 +17,6 @@ from actors.collector import CallEvent, CallMessage, Collector
 from actors.events import CompletionsEnded, GroupFinished, PoolEvent
 from actors.pool import RolloutPool
 from actors.worker import Ended
-from benchmarks.simulated import HostedLauncher, Speed
 from learner.broadcast import BroadcastTransport, BroadcastVersion
 from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.errors import RolloutError
@@ -25,7 +24,10 @@ from ovt_ray.core.types import AnswerKind, Problem, RolloutGroup, Sampling
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights, WeightTensor
-from tests.actors.scripted import ScriptedLauncher
+from tests.actors.scripted_workers import ScriptedLauncher
+from workloads.simulated import HostedLauncher, Speed
+
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

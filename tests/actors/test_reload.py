@@ -1,8 +1,11 @@
 """Parts of a matrix are packed from where they lie, if they lie below each other."""
 
+import pytest
 import torch
 
 from actors.reload import _joined
+
+pytestmark = pytest.mark.heavy
 
 
 def test_parts_that_follow_each_other_in_memory_are_not_copied() -> None:

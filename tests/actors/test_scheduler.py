@@ -14,6 +14,8 @@ from actors.placed import engine_environment
 from actors.worker import engine_arguments
 from ovt_ray.core.config.run import RolloutConfig
 
+pytestmark = pytest.mark.heavy
+
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
 LENGTHS = {"long": 12, "short": 3, "watched": 5, "left": 12}

@@ -83,7 +83,7 @@ def test_a_load_that_follows_a_broadcast_which_is_given_up_waits_for_its_end_in_
 
 
 @pytest.mark.parametrize("is_broadcast", [True, False])
-def test_an_engine_of_which_one_process_failed_in_an_update_stands_still_until_it_has_a_version(is_broadcast: bool) -> None:
+def test_an_engine_with_one_process_that_failed_in_an_update_waits_until_it_has_a_version(is_broadcast: bool) -> None:
     async def after_a_failure() -> list[str]:
         engine = Engine("tensor x was not sent")
         engine.arrives.set()

@@ -31,7 +31,7 @@ from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.core.types import TrainSample, UpdateStats
 from ovt_ray.world import ProceduralReasoner, world_problems
 from ovt_ray.world.teacher import picture_caption
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     GRPO,
     NUM_UPDATES,
     OPTIMIZER,
@@ -47,7 +47,7 @@ from tests.learner.plain import (
     single_rank,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 
 def test_joining_a_group_compiles_nothing(tiny_model: Path, compiled_operators: Path) -> None:
@@ -315,7 +315,7 @@ def sft_run(taught: list[list[TrainSample]]) -> tuple[dict[str, torch.Tensor], l
     return current_weights(rank), losses
 
 
-def test_sft_on_the_embedded_world_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sharded(
+def test_sft_ends_in_the_same_weights_on_one_rank_and_on_two_however_they_are_sharded(
     group: LearnerGroup, taught: list[list[TrainSample]], sft_run: tuple[dict[str, torch.Tensor], list[float]]
 ) -> None:
     """What is left is rounding: one initial weight that is one unit in the last place off ends as far away.

@@ -19,7 +19,7 @@ from learner.rank import LearnerRank
 from ovt_ray.core.config.run import LearnerConfig, LoraConfig, ModelConfig
 from ovt_ray.core.config.stages import Optimizer
 from ovt_ray.core.types import TrainSample, UpdateStats
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     GRPO,
     OPTIMIZER,
     PlainModel,
@@ -33,7 +33,7 @@ from tests.learner.plain import (
     single_rank,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 LORA = LoraConfig(rank=4, alpha=12)
 FAST = OPTIMIZER.model_copy(update={"learning_rate": 1e-2})
@@ -225,7 +225,7 @@ def test_two_ranks_that_share_the_weights_publish_their_base_once_and_merge_as_o
     group.close()
 
 
-def test_zero_3_lets_go_of_every_layer_in_the_backward_pass_though_the_reference_has_used_it_too(
+def test_zero_3_releases_every_layer_in_the_backward_pass_after_the_reference_used_it_too(
     tiny_model: Path,
     samples: list[TrainSample],
 ) -> None:

@@ -15,7 +15,7 @@ import torch
 from ovt_ray.core.config.stages import GrpoConfig
 from ovt_ray.core.errors import LearnerError
 from ovt_ray.core.types import TrainSample
-from tests.learner.plain import (
+from tests.learner.plain_torch import (
     OPTIMIZER,
     PROBLEMS,
     PlainModel,
@@ -28,7 +28,7 @@ from tests.learner.plain import (
     single_rank,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 MIXED = GrpoConfig(
     num_steps=4, updates_per_step=2, clip_low=0.2, clip_high=0.28, kl_coef=0.05, rollout_cap=1.5, sft_coef=0.3, optimizer=OPTIMIZER

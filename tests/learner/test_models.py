@@ -36,10 +36,10 @@ from ovt_ray.core.config.run import Layout, LoraConfig, ModelConfig
 from ovt_ray.core.errors import ConfigError, DataError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.types import AnswerKind, Problem, TrainSample
-from tests.learner.families import CAUSAL_FAMILIES, FAMILIES
-from tests.learner.plain import GRPO, as_tensor, grpo_stage, learner_config, single_rank
+from tests.learner.plain_torch import GRPO, as_tensor, grpo_stage, learner_config, single_rank
+from tests.learner.tiny_families import CAUSAL_FAMILIES, FAMILIES
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 TEMPERATURE = 0.7
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
@@ -188,7 +188,7 @@ def test_an_image_counts(folders: dict[str, Path], name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "layout"), CASES)
-def test_samples_without_images_give_every_parameter_a_gradient_that_is_zero_for_the_vision_tower(
+def test_samples_without_images_give_every_parameter_a_gradient_and_the_vision_tower_zero(
     plain_passes: Callable[[str, torch.dtype], Plain], name: str, layout: Layout
 ) -> None:
     """ZeRO-3 ranks wait for each other at every parameter, whatever their samples hold."""

@@ -3,19 +3,34 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ovt_ray.cli import COMMANDS
+from tests.ovt_ray.forked_commands import forked_command
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
+Forked = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def ovt_ray(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ovt_ray", *arguments]
-    seen = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment
-    return subprocess.run(command, cwd=cwd, env=seen, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=cwd, env=outside_ray(**environment), capture_output=True, text=True, timeout=120)
+
+
+def outside_ray(**more: str) -> dict[str, str]:
+    """Return the environment of a command that starts a cluster of its own."""
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | more
+
+
+@pytest.fixture
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Forked:
+    """As `ovt_ray`, for commands that go beyond the configuration and so import torch and DeepSpeed."""
+    folder = tmp_path_factory.mktemp("output")
+    return lambda *arguments, **environment: forked_command(arguments, outside_ray(**environment), folder)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,9 +56,9 @@ def test_a_mistake_in_the_yaml_is_found_before_anything_heavy_is_imported() -> N
     assert "did you mean 'name'?" in done.stderr and done.stdout.split() == []
 
 
-def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> None:
+def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources(forked: Forked) -> None:
     overrides = ("learner.zero_stage=3", "learner.offload_parameters=true", "learner.lora={rank: 8, alpha: 16}")
-    done = ovt_ray("check", "configs/tiny.yaml", *overrides)
+    done = forked("check", "configs/tiny.yaml", *overrides)
     assert done.returncode == 0, done.stderr
     assert "reward.accuracy:score_accuracy loads" in done.stdout
     assert "<|image_pad|>" in done.stdout
@@ -65,15 +80,15 @@ def test_check_shows_reward_prompt_trained_weights_deepspeed_and_resources() -> 
         ("rollout.max_model_len=60", "rollout.max_model_len: 60 less 48 of max_completion_tokens leaves 12 tokens"),
     ],
 )
-def test_check_names_what_is_wrong(override: str, message: str) -> None:
-    done = ovt_ray("check", "configs/tiny.yaml", override)
+def test_check_names_what_is_wrong(forked: Forked, override: str, message: str) -> None:
+    done = forked("check", "configs/tiny.yaml", override)
     assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_every_mistake_is_reported_and_not_the_first_alone(command: str, tmp_path: Path) -> None:
+def test_every_mistake_is_reported_and_not_the_first_alone(forked: Forked, command: str, tmp_path: Path) -> None:
     wrong = ("reward.parts=[{name: reward.accuracy:score_acuracy}]", "rollout.max_model_len=60", "captioner.path=/nowhere")
-    done = ovt_ray(command, "configs/tiny.yaml", f"runs_dir={tmp_path}", *wrong)
+    done = forked(command, "configs/tiny.yaml", f"runs_dir={tmp_path}", *wrong)
     assert done.returncode == 1 and "starting the services" not in done.stdout
     heading, *mistakes = done.stderr.strip().splitlines()
     assert heading == "StartError: 3 mistakes; the run starts once each is mended"
@@ -82,22 +97,22 @@ def test_every_mistake_is_reported_and_not_the_first_alone(command: str, tmp_pat
         assert text in mistake
 
 
-def test_a_check_that_needs_the_model_is_skipped_where_the_model_is_the_mistake() -> None:
-    done = ovt_ray("check", "configs/tiny.yaml", "model.path=/nowhere", "rollout.max_model_len=60")
+def test_a_check_that_needs_the_model_is_skipped_where_the_model_is_the_mistake(forked: Forked) -> None:
+    done = forked("check", "configs/tiny.yaml", "model.path=/nowhere", "rollout.max_model_len=60")
     assert done.returncode == 1
     assert done.stderr.startswith("\nConfigError: model.path: no configuration can be loaded from '/nowhere'")
     assert "reward.accuracy:score_accuracy loads" in done.stdout and "prompt of problem" not in done.stdout
 
 
-def test_a_prompt_that_leaves_no_room_stops_a_run_before_any_service_starts(tmp_path: Path) -> None:
-    done = ovt_ray("run", "configs/tiny.yaml", f"runs_dir={tmp_path}", "rollout.max_model_len=60")
+def test_a_prompt_that_leaves_no_room_stops_a_run_before_any_service_starts(forked: Forked, tmp_path: Path) -> None:
+    done = forked("run", "configs/tiny.yaml", f"runs_dir={tmp_path}", "rollout.max_model_len=60")
     assert done.returncode == 1 and "starting the services" not in done.stdout
     assert done.stderr.startswith("\nConfigError: rollout.max_model_len: 60 less 48 of max_completion_tokens leaves 12 tokens, problem ")
     assert not (tmp_path / "demo" / "images").exists(), "the problem of the check is none of the run's"
 
 
-def test_a_cluster_that_does_not_answer_is_one_mistake_among_others() -> None:
-    done = ovt_ray("check", "configs/tiny.yaml", "rollout.max_model_len=60", RAY_ADDRESS="nowhere.invalid:6379")
+def test_a_cluster_that_does_not_answer_is_one_mistake_among_others(forked: Forked) -> None:
+    done = forked("check", "configs/tiny.yaml", "rollout.max_model_len=60", RAY_ADDRESS="nowhere.invalid:6379")
     assert "1. ConfigError: rollout.max_model_len: " in done.stderr
     assert "2. ConfigError: RAY_ADDRESS=nowhere.invalid:6379: no cluster answers there" in done.stderr
 
@@ -108,10 +123,10 @@ def test_a_file_of_the_user_that_shadows_a_package_is_named(tmp_path: Path) -> N
     assert done.returncode == 1 and "reward.py" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_broken_row_is_refused_by_name_before_anything_starts(tmp_path: Path) -> None:
+def test_a_broken_row_is_refused_by_name_before_anything_starts(forked: Forked, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"id": "a", "question": "?", "images": ["gone.png"], "answer": "1"}\n{"id": "b", "question": "?", "answer": ""}\n')
-    done = ovt_ray("run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", f"runs_dir={tmp_path}", *DATASET)
+    done = forked("run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", f"runs_dir={tmp_path}", *DATASET)
     assert done.returncode == 1 and "starting the services" not in done.stdout and "Traceback" not in done.stderr
     assert "row 1 (id 'a'): images[0]:" in done.stderr and "row 2 (id 'b'): answer" in done.stderr
 
@@ -119,11 +134,9 @@ def test_a_broken_row_is_refused_by_name_before_anything_starts(tmp_path: Path) 
 DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
 
 
-def test_a_step_of_more_problems_than_there_are_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_step_of_more_problems_than_there_are_is_refused_before_anything_starts(forked: Forked, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"id": "{number}", "question": "{number} + 1?", "answer": "{number + 1}"}}\n' for number in range(30)))
-    done = ovt_ray(
-        "run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", "data.num_eval=5", f"runs_dir={tmp_path}", *DATASET
-    )
+    done = forked("run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", "data.num_eval=5", f"runs_dir={tmp_path}", *DATASET)
     assert done.returncode == 1 and "starting the services" not in done.stdout
     assert "iterations.0.grpo.problems_per_step=32 asks for more problems than the data has (25)" in done.stderr

@@ -191,7 +191,7 @@ def test_several_updates_split_a_step_and_hand_over_once(tmp_path: Path) -> None
     assert services.groups.loaded == [1, 2, 3, 4]
 
 
-def test_an_exact_rollout_says_itself_what_the_policy_said_before_the_first_update_if_its_answers_are_fresh(tmp_path: Path) -> None:
+def test_fresh_answers_of_an_exact_rollout_give_the_first_update_its_proximal_logprobs(tmp_path: Path) -> None:
     services = Services.of(mixed=True)
     run(services, tmp_path, updates_per_step=2, rollout_is_exact=True)
     assert services.learner.proximal == [{None}, {(-1.0,)}] * 4

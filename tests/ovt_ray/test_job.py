@@ -13,10 +13,10 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from tests.engine_processes import command_of, engines_of
 from tests.ovt_ray.test_recipe import SHORT, accuracies, assert_all_end, eventually, figures, of_a_turn
-from tests.processes import command_of, engines_of
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.heavy, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 
@@ -112,7 +112,7 @@ def test_a_submitted_job_runs_to_its_end_with_a_readable_log(head: Head, job: tu
     assert_all_end(services_of(head))
 
 
-def test_two_workers_and_two_ranks_with_zero_3_agree_and_at_learning_rate_zero_stay_where_they_are(job: tuple[Path, str]) -> None:
+def test_two_workers_and_two_ranks_with_zero_3_agree_and_stay_put_at_learning_rate_zero(job: tuple[Path, str]) -> None:
     run, log = job
     assert "log-probabilities agree within" in log
     base, sft, grpo = accuracies(run)

@@ -50,6 +50,7 @@ def test_a_template_without_its_places_is_refused(template: str, message: str) -
         check_template(template)
 
 
+@pytest.mark.long
 def test_an_engine_of_our_own_is_asked_and_what_it_cannot_judge_is_unscorable(ray_session: None) -> None:
     options = {"model": {"path": "embedded"}, "rollout": {"max_model_len": 512, "kv_cache_gib": 0.1}, "max_tokens": 8}
     config = RewardConfig.model_validate({"parts": [{"name": "ovt_ray.judge:Judge", "options": options}], "deadline_s": 60})

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 SHORT = ["data.num_eval=20", "learner.checkpoint_every=2"]
 """With `of_a_turn`: a recipe of seconds. The model learns next to nothing in it, but every stage runs on the real parts."""
@@ -159,6 +160,7 @@ def test_a_finished_run_is_not_run_again(unbroken: Path) -> None:
     assert (unbroken / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_kept_step_is_learnt_from_again_alone_and_gives_the_recorded_figures(unbroken: Path) -> None:
     command = [sys.executable, "-m", "ovt_ray", "replay", str(unbroken), "iter1/grpo", "0", "--only", "learn"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -15,6 +15,7 @@ from ovt_ray.data.answer_rows import read_lines
 from ovt_ray.score import named_reward, score_file
 from reward.protocol import Part
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 RIGHT = "<think> a </think> <answer> 6 </answer>"
 
@@ -182,7 +183,7 @@ def test_the_command_shows_progress_and_ends_with_the_counts(tmp_path: Path) -> 
 
 def test_a_reward_in_a_ray_actor_is_asked_on_ray(tmp_path: Path) -> None:
     source = write(tmp_path, *[{"response": "word " * number, "gold": "6"} for number in range(1, 30)], "oops")
-    reward = f"{ROOT}/tests/reward/ray_rewards.py:Batch"
+    reward = f"{ROOT}/tests/reward/obedient_actors.py:Batch"
     command = [sys.executable, "-m", "ovt_ray", "score", str(source), "--output", str(tmp_path / "out.jsonl"), "--reward", reward]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -1,22 +1,38 @@
-"""How the scores of a group are kept together while it is generated, and where services find a place."""
+"""Where services find a place in the cluster."""
 
-import subprocess
 import sys
 
-from ovt_ray.rl.scored_rollouts import Scoring, of_last_generation
+import pytest
+import ray
+from ray.util.placement_group import remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.placed import into, placement
+from learner.ranks import place
+from ovt_ray.core.config.run import LearnerConfig, RolloutConfig
+
+pytestmark = pytest.mark.heavy
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker of Ray cannot import a test
 
 
-def scoring(*indices: int, scores: str) -> Scoring:
-    return Scoring(indices=indices, scores=scores)  # type: ignore[arg-type]
+@ray.remote(num_cpus=1)
+class Holder:
+    """Stands where a rank or an engine would."""
+
+    def gpus(self) -> list[int]:
+        """Return the GPUs that are this actor's."""
+        return ray.get_gpu_ids()
 
 
-def test_scores_of_what_a_dead_worker_had_generated_are_told_from_those_of_its_successor() -> None:
-    parts = [scoring(0, 2, scores="dead"), scoring(1, scores="dead too"), scoring(1, 2, 3, scores="alive"), scoring(0, scores="alive too")]
-    assert of_last_generation(parts, 4) == (parts[2:], parts[:2])
-    assert of_last_generation(parts[2:], 4) == (parts[2:], [])
-
-
-def test_a_rank_and_an_engine_with_shares_of_a_gpu_fit_on_one() -> None:
-    command = [sys.executable, "-m", "tests.actors.shared_gpu"]
-    answered = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
-    assert answered.stdout.splitlines()[-1] == "[[0], [0]]"
+def test_a_rank_and_an_engine_with_shares_of_a_gpu_fit_on_one(ray_session: None) -> None:
+    rollout, learner = RolloutConfig(gpus_per_worker=0.4, gpu_memory_utilization=0.35), LearnerConfig(gpus_per_rank=0.6)
+    of_rank, of_engine = place(learner, 30.0), placement(rollout)
+    strategy = PlacementGroupSchedulingStrategy(of_rank, placement_group_bundle_index=0)
+    holders = [
+        Holder.options(num_gpus=learner.gpus_per_rank, scheduling_strategy=strategy).remote(),
+        Holder.options(num_gpus=rollout.gpus_per_worker, scheduling_strategy=into(of_engine)).remote(),
+    ]
+    [of_learner, of_pool] = ray.get([holder.gpus.remote() for holder in holders], timeout=30)
+    assert len(of_learner) == len(of_pool) == 1 and (of_learner == of_pool or ray.cluster_resources()["GPU"] > 1)
+    for group in (of_rank, of_engine):
+        remove_placement_group(group)

@@ -10,6 +10,8 @@ from ovt_ray.core.config.run import RewardConfig
 from ovt_ray.core.types import AnswerKind, Problem
 from reward.pool import RewardPool
 
+pytestmark = pytest.mark.heavy
+
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 TEXTS = ["it is 6", "seven", "it is 6"]

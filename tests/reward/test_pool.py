@@ -14,8 +14,8 @@ from ovt_ray.core.types import AnswerKind, Failure, Outcome, Problem
 from reward.pool import RewardPool
 from reward.protocol import Answer
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-OBEY = f"{Path(__file__).parent}/hostile_rewards.py:obey"
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("ray_session")]
+OBEY = f"{Path(__file__).parent}/obedient_reward.py:obey"
 
 
 def _config(*names: str, **values: float) -> RewardConfig:

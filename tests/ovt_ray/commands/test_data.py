@@ -8,7 +8,7 @@ from PIL import Image
 
 from ovt_ray.cli import main
 from ovt_ray.report.contact_sheet import CELL
-from tests.ovt_ray.data.test_sources import encoded, row, write_rows
+from tests.ovt_ray.data.row_files import encoded, row, write_rows
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from ovt_ray.core.config.file import load_config
 from ovt_ray.core.errors import DataError
 from ovt_ray.data.control_tokens import without_control_tokens
 from ovt_ray.data.tasks import load_tasks
-from tests.ovt_ray.data.test_sources import row, write_rows
+from tests.ovt_ray.data.row_files import row, write_rows
 
 TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
 

@@ -23,8 +23,8 @@ from ovt_ray.data.sources import read_problems
 from ovt_ray.data.store import MAX_FETCHES, ROWS_AHEAD, keep, problem_set
 from ovt_ray.data.table import ProblemSet
 from ovt_ray.distil import read_traces
-from tests.ovt_ray.data.published import write_json
-from tests.ovt_ray.data.test_sources import encoded, png_header_of, row, write_rows
+from tests.ovt_ray.data.formats.published import write_json
+from tests.ovt_ray.data.row_files import encoded, png_header_of, row, write_rows
 
 MIB = 2**20
 
@@ -130,6 +130,7 @@ def test_an_address_is_fetched_once_however_many_rows_and_starts_ask_for_it(tmp_
     assert sorted(site.asked) == ["/blue.png", "/red.png"], "rows that are read anew find what was fetched"
 
 
+@pytest.mark.heavy
 def test_several_images_are_fetched_at_once_and_what_takes_long_is_seen(
     tmp_path: Path, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import struct
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,36 +18,13 @@ from ovt_ray.data.rows import problem_row
 from ovt_ray.data.sources import LoadedProblems, load_problems
 from ovt_ray.data.store import keep
 from reward.verifier.equivalence import is_equivalent
-
-
-def encoded(colour: str, size: tuple[int, int] = (40, 30), form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, form)
-    return buffer.getvalue()
+from tests.ovt_ray.data.row_files import encoded, png_header_of, row, write_rows
 
 
 def noisy_jpeg() -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((80, 80), 50).save(buffer, "JPEG")
     return buffer.getvalue()
-
-
-def png_header_of(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be large."""
-    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", len(body)) + b"IHDR" + body + struct.pack(">I", zlib.crc32(b"IHDR" + body))
-    return b"\x89PNG\r\n\x1a\n" + chunk + encoded("red")[33:]
-
-
-def row(**changes: object) -> dict[str, object]:
-    return {"id": "q1", "question": "How many?", "images": ["a.png"], "answer": "4"} | changes
-
-
-def write_rows(folder: Path, *rows: dict[str, object] | str) -> Path:
-    (folder / "a.png").write_bytes(encoded("red"))
-    path = folder / "rows.jsonl"
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in rows))
-    return path
 
 
 def read_problems(path: Path) -> tuple[list[Problem], list[str]]:

@@ -15,7 +15,7 @@ from ovt_ray.core.errors import DataError
 from ovt_ray.data.formats import Row, format_rows
 from ovt_ray.data.sources import load_problems
 from ovt_ray.data.store import _states, keep, problem_set
-from tests.ovt_ray.data.test_sources import encoded, row, write_rows
+from tests.ovt_ray.data.row_files import encoded, row, write_rows
 
 
 def counted(path: Path, made: list[str]) -> Iterator[Row]:

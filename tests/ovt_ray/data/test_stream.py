@@ -71,7 +71,7 @@ def test_ranks_and_restarts_that_share_positions_take_what_one_taker_would(
     assert taken == stream_of(sizes, seed).take(0, sum(counts))
 
 
-def test_epochs_and_seeds_have_other_orders_and_a_parts_order_does_not_depend_on_its_neighbours() -> None:
+def test_epochs_and_seeds_have_other_orders_and_a_part_s_order_ignores_its_neighbours() -> None:
     stream = stream_of([30], 0)
     assert len({tuple(order) for order in (stream.take(0, 30), stream.take(30, 30), stream_of([30], 1).take(0, 30))}) == 3
     first, second = stream_of([30, 5], 0).take(0, 60), stream_of([30, 9], 0).take(0, 60)

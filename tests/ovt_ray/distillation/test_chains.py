@@ -62,6 +62,7 @@ def test_an_interrupted_stage_finds_again_what_it_had_put_on_the_disk(tmp_path: 
     ]
 
 
+@pytest.mark.heavy
 def test_a_killed_stage_asks_again_for_what_was_not_yet_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "chains.jsonl"
     process = subprocess.Popen([sys.executable, "-m", "tests.ovt_ray.distillation.test_chains", str(path)], cwd=ROOT)

@@ -103,7 +103,7 @@ def test_images_that_several_problems_have_are_described_once(tmp_path: Path) ->
     assert [one.images for one in CANNED.asked] == [("a.png", "b.png"), ("b.png",)], "what is on the disk is not asked for again"
 
 
-def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_tokens_of_its_own_are_taken_out_of_questions(
+def test_a_problem_too_long_for_the_reasoner_has_no_chain_and_questions_lose_its_tokens(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     problems = [

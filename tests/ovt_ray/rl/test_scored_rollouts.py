@@ -8,7 +8,7 @@ from actors.events import CompletionsEnded, GroupFinished, PoolEvent
 from actors.pool import RolloutPool
 from actors.worker import Ended
 from ovt_ray.core.types import AnswerKind, Completion, Outcome, Problem, RolloutGroup, Sampling, Score, VersionSpan
-from ovt_ray.rl.scored_rollouts import ScoredRollouts
+from ovt_ray.rl.scored_rollouts import ScoredRollouts, Scoring, of_last_generation
 from reward.pool import RewardPool
 from reward.protocol import Answer
 
@@ -111,3 +111,13 @@ def test_answers_are_all_yielded_and_the_pool_is_free_after_them() -> None:
     source, pool, reward = rollouts([ended(1, i0="c", i1="d"), finished(1, "c", "d")], [ended(0, i0="a", i1="b"), finished(0, "a", "b")])
     assert [group.group.problem.id for group in source.answers(PROBLEMS, SAMPLING)] == ["b", "a"]
     assert not reward.kept and pool.num_abandoned == 1
+
+
+def scoring(*indices: int, scores: str) -> Scoring:
+    return Scoring(indices=indices, scores=scores)  # type: ignore[arg-type]
+
+
+def test_scores_of_what_a_dead_worker_had_generated_are_told_from_those_of_its_successor() -> None:
+    parts = [scoring(0, 2, scores="dead"), scoring(1, scores="dead too"), scoring(1, 2, 3, scores="alive"), scoring(0, scores="alive too")]
+    assert of_last_generation(parts, 4) == (parts[2:], parts[:2])
+    assert of_last_generation(parts[2:], 4) == (parts[2:], [])

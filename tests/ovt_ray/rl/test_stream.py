@@ -83,6 +83,7 @@ def lives(stage: GrpoStage, random: Random, seed: int, zero_variance_share: floa
     checkpoint_every=st.integers(1, 3),
     kills=st.lists(st.integers(8, 40), max_size=3),
 )
+@pytest.mark.heavy
 def test_what_is_learnt_from_is_young_enough_and_comes_once_and_nothing_is_lost(
     seed: int,
     num_problems: int,
@@ -214,6 +215,7 @@ def test_a_damaged_or_missing_state_is_named_with_what_to_do(tmp_path: Path, dam
         read_state(stage.checkpoints, 2, stage.problems)
 
 
+@pytest.mark.heavy
 def test_a_stage_killed_as_a_process_uses_what_was_generated_ahead_and_ends(tmp_path: Path) -> None:
     begun = []
     for num_rows in (5, None):

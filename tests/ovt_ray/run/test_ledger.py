@@ -122,7 +122,7 @@ def test_a_run_that_goes_on_may_begin_to_keep_its_rollouts(tmp_path: Path) -> No
         assert run.finished("iter1/sft") is not None
 
 
-def test_a_run_that_goes_on_may_have_its_weights_travel_otherwise_which_is_what_to_do_where_no_broadcast_works(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_may_change_how_its_weights_travel(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     finish_sft(config)
     with RunFolder(config.model_copy(update={"learner": config.learner.model_copy(update={"weight_transport": "broadcast"})})) as run:

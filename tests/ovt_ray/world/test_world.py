@@ -182,6 +182,7 @@ def test_words_of_the_world_are_one_token_each() -> None:
     assert len(ids) == 12
 
 
+@pytest.mark.heavy
 def test_the_model_folder_is_the_same_for_the_same_seed_and_loads_with_auto_classes(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

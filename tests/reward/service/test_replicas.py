@@ -14,10 +14,10 @@ from ovt_ray.core.errors import RewardError
 from ovt_ray.core.types import AnswerKind, Failure, Outcome, Problem
 from reward.pool import RewardPool
 from reward.protocol import Answer
-from tests.reward.ray_rewards import Batch
+from tests.reward.obedient_actors import Batch
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-FILE = f"{Path(__file__).parents[1]}/ray_rewards.py"
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("ray_session")]
+FILE = f"{Path(__file__).parents[1]}/obedient_actors.py"
 PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 
 

@@ -16,7 +16,9 @@ from reward.protocol import Answer, Part
 from reward.service.worker import ScoringProcess
 from reward.verifier.numeric_equality import agree
 
-OBEY = f"{Path(__file__).parents[1]}/hostile_rewards.py:obey"
+pytestmark = pytest.mark.heavy
+
+OBEY = f"{Path(__file__).parents[1]}/obedient_reward.py:obey"
 PROBLEM = Problem(id="p1", question="?", images=(b"\x89PNG",), answer="6", kind=AnswerKind.NUMBER)
 DEADLINE_S = 1.0
 

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hostile import REWARDS, TOLERANCE_S, measure
 from ovt_ray.core.types import AnswerKind, Problem
-from tests.reward.verifier.hostile import CANARY, FAMILIES, NUM_PAIRS, TARGETS, hostile_answers
+from workloads.hostile_answers import CANARY, FAMILIES, NUM_PAIRS, TARGETS, hostile_answers
+from workloads.survival import REWARDS, TOLERANCE_S, survive
 
 NUM_ANSWERS = 600
 """Answers in the default run, shared between the rewards."""
 DEADLINE_S = 2.0
-OBEY = f"{Path(__file__).parents[1]}/hostile_rewards.py:obey"
+OBEY = f"{Path(__file__).parents[1]}/obedient_reward.py:obey"
 
 
+@pytest.mark.heavy
 def test_hostile_answers_are_survived_in_time_and_never_right() -> None:
-    tally = measure(hostile_answers(NUM_ANSWERS, seed=1), REWARDS, DEADLINE_S)
+    tally = survive(hostile_answers(NUM_ANSWERS, seed=1), REWARDS, DEADLINE_S)
     assert tally.num_answers == NUM_ANSWERS
     assert tally.accepted == []
     assert tally.num_executed == 0
@@ -27,19 +28,21 @@ def test_hostile_answers_are_survived_in_time_and_never_right() -> None:
     assert tally.num_past_deadline == 0, f"up to {tally.max_overrun_s:.2f} s late, {TOLERANCE_S:g} s are allowed"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("reward", REWARDS)
 def test_an_answer_after_hostile_ones_is_still_scored_right(reward: str) -> None:
     """The tally's count of accepted answers means something: a right one among hostile ones is counted."""
     problem = Problem(id="p", question="?", images=(), answer="271829", kind=AnswerKind.NUMBER)
     cases = [*hostile_answers(len(FAMILIES), seed=2), (problem, "<think>Easy.</think><answer>271829</answer>")]
-    tally = measure(cases, [reward], DEADLINE_S)
+    tally = survive(cases, [reward], DEADLINE_S)
     assert len(tally.accepted) == 1
 
 
+@pytest.mark.heavy
 def test_what_goes_wrong_is_counted() -> None:
     """A reward that hangs, runs what it is told and accepts everything: none of it escapes the tally."""
     problem = Problem(id="p", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
-    tally = measure([(problem, "hang"), (problem, f"once {CANARY}"), (problem, "fine")], [OBEY], deadline_s=0.5)
+    tally = survive([(problem, "hang"), (problem, f"once {CANARY}"), (problem, "fine")], [OBEY], deadline_s=0.5)
     assert tally.num_killed == 2
     assert tally.num_executed == 1
     assert len(tally.accepted) == 1

@@ -1,80 +1,22 @@
-"""The verifier agrees with every verdict of the judged set: `judged/*.jsonl`, one file per kind and one of raw responses.
+"""The verifier agrees with every verdict of the judged set."""
 
-The verdicts follow the conventions of the benchmarks, not the verifier. A row has `gold`, `kind`, where needed `choices`,
-`precision` and `unit`, and either `extraction` (compared as it is) or `response` (read leniently first). Its `verdict` is an
-outcome, and `why` says what decides it.
-"""
-
-import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ovt_ray.core.types import AnswerKind, Problem
-from reward.accuracy import score_answer, score_lenient
+from ovt_ray.core.types import AnswerKind
+from workloads.judged_answers import FILES, read_cases
 
-FILES = sorted((Path(__file__).parent / "judged").glob("*.jsonl"))
 MIN_CASES = 1500
 MAX_SHOWN = 40
 VERDICTS = {"correct", "wrong", "unparseable", "unscorable"}
-FIELDS = {"gold", "kind", "choices", "precision", "unit", "question", "extraction", "response", "verdict", "why"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One judged answer."""
-
-    place: str
-    """File and line."""
-    problem: Problem
-    answer: str | None
-    """An extracted answer; None where `response` is given."""
-    response: str | None
-    verdict: str
-    why: str
-
-    def outcome(self) -> str:
-        """Return what the verifier says."""
-        if self.answer is not None:
-            return score_answer(self.problem, self.answer).outcome.value
-        assert self.response is not None, self.place
-        return score_lenient(self.problem, self.response).outcome.value
-
-
-def read_cases(path: Path) -> list[Case]:
-    """Return the cases of one file, in order."""
-    cases = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        row = json.loads(line)
-        assert row.keys() <= FIELDS, f"{path.name}:{number}: unknown {row.keys() - FIELDS}"
-        problem = Problem(
-            id=f"{path.stem}-{number}",
-            question=row.get("question", ""),
-            images=(),
-            answer=row["gold"],
-            kind=AnswerKind(row["kind"]),
-            choices=tuple(row.get("choices", ())),
-            precision=row.get("precision"),
-            unit=row.get("unit", ""),
-        )
-        case = Case(
-            place=f"{path.name}:{number}",
-            problem=problem,
-            answer=row.get("extraction"),
-            response=row.get("response"),
-            verdict=row["verdict"],
-            why=row["why"],
-        )
-        cases.append(case)
-    return cases
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_verdict_is_the_judged_one(path: Path) -> None:
     cases = read_cases(path)
-    outcomes = [(case, case.outcome()) for case in cases]
+    outcomes = [(case, case.score().outcome.value) for case in cases]
     missed = [
         f"{case.place}: {(case.answer if case.response is None else case.response)!r} for {case.problem.answer!r}"
         f" is {case.verdict}, not {outcome}: {case.why}"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import ray
 
 from actors.placed import PlacedWorker, Worker, into, placement
-from benchmarks.simulated import SimulatedWorker, Speed
 from ovt_ray.core.config.run import RolloutConfig
 from ovt_ray.core.types import Problem, Sampling
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.version import Weights
+from workloads.simulated import SimulatedWorker, Speed
 
 TOKEN_S = 0.01
 

@@ -1,4 +1,4 @@
-"""Rewards that run in Ray actors, for the tests of those that call them."""
+"""Rewards as Ray actors that do what their text says: they hang, raise, kill their process or take their time."""
 
 import asyncio
 import os

@@ -20,7 +20,7 @@ from ovt_ray.data.store import problem_set
 from ovt_ray.distil import read_traces
 from ovt_ray.distillation.chains import chains_by_dataset
 from reward.accuracy import score_accuracy
-from tests.ovt_ray.data.published import picture, png, read, write_json
+from tests.ovt_ray.data.formats.published import picture, png, read, write_json
 
 RESPONSE = "<think> Two and two. </think> <answer> 4 </answer>"
 

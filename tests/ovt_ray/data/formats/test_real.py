@@ -13,7 +13,7 @@ from ovt_ray.core.prompts import EMBEDDED_MODEL, Prompts
 from ovt_ray.core.types import Outcome, Problem
 from ovt_ray.data.sources import load_problems
 from reward.accuracy import score_accuracy
-from tests.ovt_ray.data.published import picture, read
+from tests.ovt_ray.data.formats.published import picture, read
 
 GEOMETRY3K = "geometry3k_examples/annotation_tool/data_collection/data_examples"
 

@@ -1,4 +1,4 @@
-"""A reward that does what its text says, for the tests of the processes that run it."""
+"""A reward that does what its text says: it hangs, raises, kills its process or takes all memory."""
 
 import os
 import re

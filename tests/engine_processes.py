@@ -1,4 +1,4 @@
-"""Processes that tests look for."""
+"""The processes of running engines, found by their command lines."""
 
 import psutil
 

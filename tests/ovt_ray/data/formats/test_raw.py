@@ -9,7 +9,7 @@ from pyarrow import parquet
 from ovt_ray.core.errors import DataError
 from ovt_ray.core.types import AnswerKind, Problem
 from reward.verifier.equivalence import is_equivalent
-from tests.ovt_ray.data.published import picture, png, read, write_json
+from tests.ovt_ray.data.formats.published import picture, png, read, write_json
 
 
 def facts(problem: Problem) -> tuple[str, str, AnswerKind, tuple[str, ...]]:

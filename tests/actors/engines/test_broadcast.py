@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from actors.placed import EngineLauncher
 from actors.pool import RolloutPool
@@ -17,11 +18,11 @@ from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 from ovt_ray.core.types import Problem, Sampling, TrainSample
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.transport import StoredVersion
-from ovt_ray.world import world_problems
-from tests.learner.plain import OPTIMIZER, learner_config, sft_stage
-from tests.processes import engines_of
+from tests.actors.engine_weights import as_weights
+from tests.engine_processes import engines_of
+from tests.learner.plain_torch import OPTIMIZER, learner_config, sft_stage
 
-pytestmark = pytest.mark.usefixtures("compiled_operators")
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compiled_operators")]
 
 
 def group_of(learner: LearnerGroup) -> Meeting | None:
@@ -31,25 +32,13 @@ def group_of(learner: LearnerGroup) -> Meeting | None:
 
 
 @pytest.fixture(scope="module")
-def pool(ray_session: None, tiny_model: Path) -> Iterator[RolloutPool]:
-    config = RolloutConfig(num_workers=2, max_model_len=256, kv_cache_gib=0.1)
-    pool = RolloutPool(config, EngineLauncher(ModelConfig(path=str(tiny_model)), str(tiny_model)))
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="module")
 def learner(ray_session: None, tiny_model: Path, pool: RolloutPool) -> Iterator[LearnerGroup]:
     """Two ranks that share every weight."""
     learner = LearnerGroup(learner_config(3, num_ranks=2, weight_transport="broadcast"), ModelConfig(path=str(tiny_model)), seed=0)
     learner.begin(sft_stage(tiny_model, OPTIMIZER, num_updates=8))
     yield learner
     learner.close()
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> list[Problem]:
-    return world_problems("train", 6, 0, tmp_path_factory.mktemp("images"))
+    pool.load_weights(StoredVersion(as_weights(1, load_file(tiny_model / "model.safetensors"))))
 
 
 def answers(pool: RolloutPool, problems: list[Problem]) -> dict[str, tuple[tuple[int, ...], tuple[float, ...]]]:
@@ -58,7 +47,7 @@ def answers(pool: RolloutPool, problems: list[Problem]) -> dict[str, tuple[tuple
     return {group.problem.id: (group.completions[0].token_ids, group.completions[0].rollout_logprobs) for group in groups}
 
 
-def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_version_from_the_object_store(
+def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_version(
     pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
 ) -> None:
     seen = []

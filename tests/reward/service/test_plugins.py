@@ -16,6 +16,7 @@ from reward.protocol import Answer, Part
 from reward.service.scoring import ScoringPool
 from reward.service.worker import ScoringProcess
 
+pytestmark = pytest.mark.heavy
 PROBLEM = Problem(id="p1", question="?", images=(), answer="6", kind=AnswerKind.NUMBER)
 FILE = """
 import asyncio, os, time

@@ -9,7 +9,7 @@ from ovt_ray.cluster import gpus_needed
 from ovt_ray.core.config.file import load_config, stored_config
 from ovt_ray.core.errors import ConfigError
 
-TINY = Path(__file__).parents[3] / "configs" / "tiny.yaml"
+TINY = Path(__file__).parents[4] / "configs" / "tiny.yaml"
 
 
 def refusal(*overrides: str) -> str:

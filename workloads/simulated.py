@@ -48,7 +48,7 @@ class Speed:
 
 
 class SimulatedWorker(RolloutWorker):
-    """A worker whose simulated engine has a number of slots, each for a completion at a time."""
+    """A worker whose engine has slots; a completion takes its time in one of them."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed
@@ -110,7 +110,7 @@ class SimulatedWorker(RolloutWorker):
 
 
 class Host:
-    """A process of simulated workers, which are made at their first call."""
+    """A process of simulated workers. It makes a worker at its first call."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed

@@ -1,4 +1,4 @@
-r"""Hostile answers of every kind of problem, none of which is right: to be survived, in time, without running any of it.
+r"""Hostile answers of every kind of problem. None is right; a verifier has to survive each in time, without running any of it.
 
 Each family of payloads attacks one weakness (deep nesting, size, backtracking, unicode, evaluation, reading several answers as
 one). A payload is wrapped as a trained model would give it, in `<answer>` tags or a box, or left bare for the lenient reading.
@@ -140,7 +140,7 @@ def large_text(rng: Random, target: Target) -> str:
 
 
 def regex_bait(rng: Random, target: Target) -> str:
-    """What sends a backtracking pattern over the same text for ever."""
+    """Text that sends a backtracking pattern over itself without end."""
     units = [" ", "1,111,", "a ", "$", "\\", ",", ".", "-", "1 ", "1.", "\\text{", "\\ ", "<answer>", "</answer>", "\\boxed{", "(A)", "**"]
     units += ["the answer is ", "Answer: ", "\t", "1e", "%", "and ", "x=", "1/", "((", "' ", "°", "_", "the ", "1:"]
     return _repeat(rng.choice(units), _length(rng)) + rng.choice(("!", "x", "\x00", target.near, "?", "\\"))
@@ -366,4 +366,4 @@ FAMILIES: dict[str, Payload] = {
 }
 """Payloads by what they attack, in the order in which they take turns."""
 NUM_PAIRS = len(FAMILIES) * len(TARGETS)
-"""After so many answers every family has met every problem."""
+"""Number of answers after which every family has met every problem."""

@@ -6,7 +6,7 @@ import pytest
 
 from actors.images import DecodedImages
 from ovt_ray.core.errors import DataError
-from tests.learner.plain import picture, problem
+from tests.learner.plain_torch import picture, problem
 
 RED, BLUE = picture((40, 20), "red"), picture((20, 30), "blue")
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from ovt_ray.core.config.formats import FORMATS
 from ovt_ray.core.errors import DataError
-from tests.ovt_ray.data.published import picture, png, read, write_json
+from tests.ovt_ray.data.formats.published import picture, png, read, write_json
 
 VALUES = [
     None,

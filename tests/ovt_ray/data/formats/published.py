@@ -1,4 +1,4 @@
-"""Small files in the formats in which data sets are published, and what is made of them."""
+"""Reads data sets as they are published, and writes the small JSON files and pictures that stand for them."""
 
 import io
 import json
