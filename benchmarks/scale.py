@@ -45,7 +45,6 @@ from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.stream import ItemStream, MixturePart
 from ovt_ray.rl.checkpoint import StreamState
-from ovt_ray.rl.samples import staleness
 from ovt_ray.rl.scored_rollouts import ScoredRollouts, Scores
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.rl.stream import GroupStream
@@ -199,8 +198,8 @@ def measure(pool: RolloutPool, meter: Meter, num_slots: int) -> Figures:
     with GroupStream(stage, services, StreamState()) as stream, ThreadPoolExecutor(1) as background:
         for step in range(num_steps):
             stream.generate(step)
-            groups = stream.take(step).groups
-            assert max(staleness(groups, services.learner.version)) <= 1
+            taken = stream.take(step)
+            assert max(taken.versions_behind) <= 1
             stream.work_until(background.submit(time.sleep, LEARN_S))
             began = time.monotonic()
             pool.load_weights(services.learner.publish())
