@@ -76,9 +76,9 @@ class RolloutPool:
         if self.is_idle:
             return []
         awaited = [*(channel.answer for channel in self.crew.channels), *self.crew.joining]
-        ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
-        # Whatever else is there by now is taken in too: one batch costs hardly more than one event.
-        ready = set(ray.wait(awaited, num_returns=len(awaited), timeout=0, fetch_local=False)[0])
+        first, others = ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
+        # Other answers that are there by now are taken in too: a poll and a dispatch for all cost hardly more than for one.
+        ready = {*first, *(ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0] if first and others else ())}
         events: list[PoolEvent] = []
         try:
             self.crew.admit(ready & self.crew.joining.keys())
