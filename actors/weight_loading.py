@@ -1,5 +1,6 @@
 """How a published version of the weights is loaded into every worker of a crew."""
 
+import logging
 import time
 from itertools import count
 from typing import Any
@@ -14,6 +15,8 @@ from ovt_ray.core.errors import RolloutError
 from ovt_ray.core.weights.meeting import Meeting
 from ovt_ray.core.weights.transport import PublishedVersion
 from ovt_ray.core.weights.version import Weights
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 10.0
 """Time for a collector to report, after a deadline, which workers were not done."""
@@ -54,8 +57,8 @@ class WeightLoading:
         for channel, loaded in loading.items():
             failed = self._failures(channel, loaded, weights, due_at)
             for number, failure in failed.items():  # replaced even if it lives: it may be in the middle of an update
-                print(
-                    f"rollout worker {number} is replaced, as it did not load weights of version {weights.version}: {failure}", flush=True
+                logger.warning(
+                    "rollout worker %d is replaced, as it did not load weights of version %d: %s", number, weights.version, failure
                 )
                 self._crew.replace(self._crew.slots[number], RolloutError(failure))
             failures |= failed

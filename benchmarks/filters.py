@@ -44,7 +44,7 @@ SETTINGS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train and measure what is not done yet, and print the table."""
+    """Train and measure every setting that is not done yet, and print the table."""
     show_logs()
     seeds = [int(argument) for argument in arguments if argument.isdigit()] or [1, 2, 3]
     config = load_config(Path("configs/tiny.yaml"), [argument for argument in arguments if not argument.isdigit()])
@@ -113,7 +113,7 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
 
 
 def measure(services: Services, config: RunConfig, tasks: Tasks, *, seed: int, setting: str, num_traces: int) -> None:
-    """Note how many of the seed's held-out problems the served model answers correctly."""
+    """Record how many of the seed's held-out problems the served model answers correctly."""
     held_out = tasks.held_out()
     evaluation = evaluate(
         services,

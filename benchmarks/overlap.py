@@ -1,18 +1,18 @@
-"""The gain of generating ahead: seconds of a GRPO step with `max_staleness` 0 and 1, and of the two halves of a step.
+"""Measures the gain from generating ahead: seconds per GRPO step with `max_staleness` 0 and 1, and of the step's two halves.
 
     python -m benchmarks.overlap [FOLDER]
 
-The training loop takes real steps of `configs/tiny.yaml` from its untrained model, with one engine and one rank on a core each. Some runs
-generate and learn by turns, others do both at once. One half of a step generates and scores, the other updates and hands over the
-weights; their seconds are those of the steps by turns. `async_over_max` is the overlapping step over the longer half: 1 is the best.
+The training loop takes real steps of `configs/tiny.yaml` from its untrained model. An engine and a rank have a core each. They work
+alternately (`max_staleness` 0), then overlapping (1). The halves are generating with scoring, and updating with handing over the weights,
+in the alternating steps. `async_over_max` is the overlapping step over the longer half, which is 1 without any loss.
 
-All of that is done with two rewards. The first scores answers by their parity, so hardly a group has zero variance, and both halves take
-about as long. The second gives every answer to half of the problems the same score (`half_flat`). These groups are generated and not learnt
-from, as in a real run, where generation takes most of a step.
+There are two rounds. In the first, parity decides an answer's score, so that hardly any group has zero variance and both halves take about
+equally long. In the second, all answers to half of the problems are right (`half_flat`). Their groups are generated and not learnt from, as
+in a real run, where generating takes the larger part of a step.
 
-All of a job's processes need a processor, not only the engine and the rank. So the processor time of each is shown. Its sum over the number
-of cores is the shortest that any step can be on this machine. `floor_over_max` is the value of `async_over_max` for such a step; it is 1
-where there are enough cores. FOLDER keeps the timelines. The last line is one JSON object.
+All processes of a job need a processor, not only engine and rank. The table therefore shows the processor time of each. Their sum over the
+number of cores is the shortest possible step on this machine. `floor_over_max` is `async_over_max` at that floor, and 1 with enough cores.
+FOLDER keeps the timelines. The last line is a JSON object.
 """
 
 import json
@@ -87,7 +87,7 @@ def begun_stage(services: Services, config: RunConfig, model: Path, *, run: Path
 
 
 def step_rows(services: Services, stage: GrpoStage, run: Path) -> list[dict[str, float]]:
-    """Return the metrics of each step after the warm-up, with the seconds since the step before as `seconds_step`."""
+    """Return the metrics of each step after the warm-up, with the seconds since the previous step as `seconds_step`."""
     with Recorder(run, "iter1/grpo", num_steps=NUM_STEPS, first_step=0, take_spans=services.take_spans) as recorder:
         train_grpo(stage, services, recorder, StreamState(rollout_is_exact=True))
     rows = read_metrics(run)

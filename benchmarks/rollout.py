@@ -1,16 +1,16 @@
-"""The cost of the rollout pool on top of a bare vLLM engine, and the gain of completions that share a prompt.
+"""Measures the rollout pool's overhead over a bare vLLM engine, and the gain from completions that share a prompt.
 
     python -m benchmarks.rollout [THREADS]
 
-The pool (one worker) and a bare `vllm.LLM.generate` answer the same fresh problems by turns, several completions each. One model is a tiny
-Qwen2.5-VL, the other has 200 M parameters. Both engines have the same arguments, environment and number of threads (default 2), and draw
-the same tokens. The bare engine finds its prompts tokenized and its images decoded, and does not turn tokens into text. The pool also
-answers one problem for each of these completions, with one completion each (`separate`).
+There are two models: a tiny Qwen2.5-VL, and one of 200 M parameters. For each, the pool (one worker) and a bare `vllm.LLM.generate` take
+turns. They answer the same fresh problems with several completions each. Both engines have the same arguments, environment and number of
+threads (default 2), and draw the same tokens. The bare engine gets tokenized prompts and decoded images, and does not turn tokens into
+text. The pool also generates the same number of completions for different problems, one each (`separate`). Then the pool with the tiny
+model receives large images, the same weights as a new version, and the images again.
 
-Then the pool with the tiny model is shown large images, the same weights as a new version, and the images again. An untrained model nearly
-always goes to the limit of tokens, so lengths do not depend on luck. Ratios are medians over the rounds after the first, each within its
-round. Processor time (`cpu`) of all processes that took part is shown too: it says more on a machine that others use. The last line is one
-JSON object.
+An untrained model nearly always reaches the token limit, so lengths do not depend on luck. Ratios are medians over the rounds after the
+first, each within its round. The table also shows the processor time (`cpu`) of all processes that took part. It is more reliable on a
+machine that others use. The last line is a JSON object.
 """
 
 import json
@@ -175,7 +175,7 @@ def close(bare: ActorHandle, pool: RolloutPool) -> None:
 
 
 def time_pool(pool: RolloutPool, problems: Sequence[Problem], sampling: Sampling) -> EngineTiming:
-    """Return how long the pool took; its processes are the driver's, the worker's and the engine's."""
+    """Return the pool's timing over the processes of the driver, the worker and the engine."""
     processes = [psutil.Process(), *(member for pid in pool.crew.process_ids() for member in _family(pid))]
     cpu_began, began = sum(map(_cpu_seconds, processes)), time.monotonic()
     groups = list(pool.generate(problems, sampling))

@@ -1,23 +1,24 @@
-"""The driver's cost of a completion with different numbers of rollout workers, and how busy it keeps them.
+"""Measures the driver's cost per completion for different numbers of rollout workers, and the utilisation of the workers.
 
     python -m benchmarks.scale [WORKERS ...]
 
 The real pool, stream of groups and steps of the loop drive 1, 16, 256 and 1,024 simulated workers (`workloads/simulated.py`), without
-vLLM, learner or reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each of its tokens takes its
-time. All sizes are offered the same rate, OFFERED_PER_S completions a second: the rate of all their engines together while no slot is
-empty. So a size that costs the driver more does so because it has more workers. With `max_staleness` 1 the next step's problems queue
-behind a step's longest answers. Each step ends in a load of empty weights on every worker, and takes every worker's spans.
+vLLM, learner and reward. The length of an answer is log-normal (sigma 1, mean 100 tokens, cut at 400), and each token takes a fixed time.
+All sizes offer the same rate, OFFERED_PER_S completions a second: the joint rate of their engines while no slot is empty. A size that costs
+the driver more thus does so because it has more workers. With `max_staleness` 1 the next step's problems queue behind a step's longest
+answers. Each step ends with a load of empty weights on every worker, and takes the spans of each.
 
-- `driver_us_per_completion`: processor time of this process, all its threads, over the completions that it received.
+- `driver_us_per_completion`: processor time of this process, with all its threads, per completion that it received.
 - `collector_us_per_completion`: processor time of the collectors, which the driver is spared.
-- `driver_mb`: resident memory at the end, most of it the completions of two steps.
-- `utilisation`: time that slots had a completion in them over slots x time, from the end of the first step to that of the last.
-- `rate`: completions a second. It is OFFERED_PER_S times the utilisation, less the delay of simulated engines on a busy machine.
+- `driver_mb`: resident memory at the end, mostly the completions of two steps.
+- `utilisation`: time that slots had a completion, over slots x time, from the end of the first step to the end of the last.
+- `rate`: received completions per second. It is OFFERED_PER_S times the utilisation, less the lateness of simulated engines on a busy
+  machine.
 - `load_weights_ms`: wall-clock time of a load of empty weights on all workers.
 
-`ray` in the JSON has the same figures for 16 workers in a process each. `bare_us_per_message` is the cost for a driver that reads their
-streams with Ray's calls alone (`ray.wait` over all streams, `next`, `ray.get`); nearly every message brings one completion. The last
-line is one JSON object.
+`ray` in the JSON has the same figures of 16 workers with a process each. Its `bare_us_per_message` is the cost of reading their streams by
+Ray's calls alone: `ray.wait` over all streams, `next`, `ray.get`. Nearly every message brings a single completion. The last line is a JSON
+object.
 """
 
 import json
@@ -44,7 +45,6 @@ from ovt_ray.core.weights.transport import StoredVersion
 from ovt_ray.core.weights.version import Weights
 from ovt_ray.data.stream import ItemStream, MixturePart
 from ovt_ray.rl.checkpoint import StreamState
-from ovt_ray.rl.samples import staleness
 from ovt_ray.rl.scored_rollouts import ScoredRollouts, Scores
 from ovt_ray.rl.stage import GrpoStage
 from ovt_ray.rl.stream import GroupStream
@@ -87,7 +87,7 @@ class NoReward(RewardPool):
         self.num_received = 0
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> Scores:
-        """Return how many there are in place of a reference to their scores."""
+        """Return the number of answers in place of a reference to their scores."""
         self.num_received += len(answers)
         return cast(Scores, len(answers))
 
@@ -104,7 +104,7 @@ class NoReward(RewardPool):
 
 
 class NoWeights:
-    """A transport of versions without tensors."""
+    """A transport of versions that have no tensor."""
 
     def begin_stage(self) -> None:
         """Do nothing."""
@@ -188,7 +188,7 @@ def report(name: str, launcher: HostedLauncher | PlacedLauncher, num_workers: in
 
 
 def measure(pool: RolloutPool, meter: Meter, num_slots: int) -> Figures:
-    """Return what steps cost from the end of the first to the end of the last."""
+    """Return the cost of steps from the end of the first step to the end of the last."""
     num_problems = ROUNDS_PER_STEP * num_slots // NUM_COMPLETIONS
     num_steps = 1 + max(1, round(MIN_WINDOW_S * OFFERED_PER_S / (num_problems * NUM_COMPLETIONS)))
     stage = stage_of(num_steps + 1, num_problems)
@@ -198,8 +198,8 @@ def measure(pool: RolloutPool, meter: Meter, num_slots: int) -> Figures:
     with GroupStream(stage, services, StreamState()) as stream, ThreadPoolExecutor(1) as background:
         for step in range(num_steps):
             stream.generate(step)
-            groups = stream.take(step).groups
-            assert max(staleness(groups, services.learner.version)) <= 1
+            taken = stream.take(step)
+            assert max(taken.versions_behind) <= 1
             stream.work_until(background.submit(time.sleep, LEARN_S))
             began = time.monotonic()
             pool.load_weights(services.learner.publish())

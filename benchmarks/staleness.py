@@ -3,15 +3,15 @@
     python -m benchmarks.staleness [SEED ...]
 
 For each seed (default 1, 2, 3) the first iteration of `configs/tiny.yaml` makes its SFT model once. From it the GRPO stage runs with each
-staleness, on the same problems with the same seeds. It runs with 0 once more, which has to give the same weights bit for bit. Accuracy is
-greedy on the config's held-out problems, with its 95 % Wilson interval. The other figures are means over the stage's steps:
+staleness, on the same problems with the same seeds. It runs with 0 twice, which must give the same weights bit for bit. Accuracy is greedy
+on the config's held-out problems, with its 95 % Wilson interval.
 
-- the number of versions that answers were behind;
-- the k3 estimate of the KL between rollout and learner;
-- the 1 % and 99 % quantiles of policy over rollout (with 0 the same weights compute both);
+The other columns are means over the stage's steps:
+- the staleness of the answers in versions,
+- the k3 estimate of the KL between rollout and learner,
+- the 1 % and 99 % quantiles of policy over rollout, which the same weights compute with staleness 0,
 - the effective share of the importance weights, and the entropy.
-
-The last line is one JSON object.
+The last line is a JSON object.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ def outcomes_of(seed: int, runs: Path) -> list[StalenessOutcome]:
 
 
 def grpo_outcome(config: RunConfig, tasks: Tasks, first: Session, *, model: str, traces: Path) -> StalenessOutcome:
-    """Return what the GRPO stage of a config comes to, run on the services of another run's session."""
+    """Return the outcome of a config's GRPO stage, run on the services of another run's session."""
     with RunFolder(config) as folder:
         session = Session(config, folder, tasks, first_model(config, folder))
         session.services = first.services

@@ -1,10 +1,10 @@
-"""The cost of a GRPO step, phase by phase, and the memory of each process.
+"""Measures the cost of a GRPO step by phase, and the memory of each process.
 
     python -m benchmarks.step [CONFIG] [key=value ...]
 
-Runs real steps of the config's first RL stage from its untrained model. Completions run to their limit, so lengths do not depend on luck.
-Scoring overlaps with generation; its phase is the wait for scores after generation. `benchmarks.rollout` compares generation with a
-bare vLLM engine. The last line is one JSON object.
+Runs real steps of the config's first RL stage from its untrained model. Its completions run to their limit, so lengths do not depend on
+luck. Scoring overlaps with generation, and its phase is only the wait afterwards. `benchmarks.rollout` compares generation with a bare vLLM
+engine. The last line is a JSON object.
 """
 
 import json
@@ -67,7 +67,7 @@ def begin(services: Services, config: RunConfig, model: str, *, num_updates: int
 
 
 def timed_step(services: Services, config: RunConfig, problems: Sequence[Problem], step: int) -> tuple[dict[str, float], list[ScoredGroup]]:
-    """Take one GRPO step and return the seconds of each phase, and its groups. Advantages are 1 and -1 in turns."""
+    """Take one GRPO step and return the seconds of each phase, and its groups. Advantages alternate 1 and -1."""
     clock = [time.monotonic()]
     with GroupStream(stage_of(config, problems, Path()), services, StreamState(step=step)) as stream:
         stream.generate(step)

@@ -78,7 +78,7 @@ class Turns(TrainerCallback):
 
 
 def trivial_reward(completions: list[Any], **columns: Any) -> list[float]:
-    """Return 0 and 1 in turns, so that no group has zero variance."""
+    """Return 0 and 1 alternately, so that no group has zero variance."""
     return [float(index % 2) for index in range(len(completions))]
 
 

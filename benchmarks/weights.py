@@ -3,19 +3,16 @@
     python -m benchmarks.weights [NUM_READERS ...]
 
 A learner and 1, 2 and 4 real vLLM engines hold a model of 1.1 GB (`benchmarks/wide_model.py`) on this machine. A number of engines that
-does not fit into its memory is left out with a message. The learner publishes by `learner/publisher.py`, the engines load by
-`RolloutPool.load_weights`. The learner has no optimizer, which would take 5 GB, and takes no update, which would change the values and not
-the bytes.
+exceeds its memory is left out with a message. The learner publishes by the code of `learner/publisher.py`. It has no optimizer, which would
+take 5 GB, and makes no updates, which would change the values and not the bytes. The engines load by `RolloutPool.load_weights`. Each round
+is compared with a memcpy of the same number of bytes just before it, on one thread, in memory that was touched before. An engine on CPU has
+to pack its matrices again. The time of its threads for the packing alone is shown too.
 
-Each round is compared with one memcpy of the same size just before it: one thread, memory that was touched before. An engine on a CPU has
-to pack its matrices after each load; a column of its own shows the time of packing alone.
+A single engine is also measured with LoRA adapters of rank 16 in all linear layers of the language model. Each version after the first then
+brings only adapters, which the engine adds to the base in the object store. It is measured with `learner.weight_transport=broadcast` too.
 
-With one engine two more ways are measured. With adapters in all linear layers of the language model (LoRA of rank 16), each version after
-the first brings only these, and the engine adds them to its base from the object store. The other way is
-`learner.weight_transport=broadcast`.
-
-Then the same is measured between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link.
-The last line is one JSON object.
+The last measurement is between two hosts, made with network namespaces (as root), against a TCP connection's speed on the same link. The
+last line is a JSON object.
 """
 
 import json
@@ -144,7 +141,7 @@ def started_ray(**options: object) -> Iterator[None]:
 
 
 def publisher_of(model: Path, config: LearnerConfig) -> Publisher:
-    """Return a learner with a single rank that only publishes."""
+    """Return a learner of one rank that only publishes."""
     actor = ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})(PublishingRank).remote(str(model), config)
     ray.get(actor.__ray_ready__.remote())
     return Publisher(transport_of(config, Ranks([actor], None, config.deadline_s)))
@@ -212,7 +209,7 @@ def hand_over_rounds(pool: RolloutPool, learner: Publisher, num_bytes: int, num_
 
 
 def num_bytes_of(published: PublishedVersion, num_bytes: int) -> int:
-    """Return the bytes that a version brings to an engine with the previous version. A broadcast brings all bytes."""
+    """Return the bytes that a version brings to an engine with the previous version; a broadcast brings all."""
     if not isinstance(published, StoredVersion):
         return num_bytes
     weights = published.weights

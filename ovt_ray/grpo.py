@@ -2,70 +2,74 @@
 
 A step takes `problems_per_step` problems and draws G completions of each from the rollout workers: a group. The reward scores them.
 
-- **Advantage.** `group_advantages` of learner/grpo.py computes it from the scores of each group, here in the driver. A completion that
-  could not be scored is left out of its group.
-- **Zero-variance groups.** All scores of such a group are equal, so every advantage is 0, and it gives no samples. With `dynamic_sampling`
-  another problem replaces it; otherwise the step learns from fewer groups. Too many in a row end the run.
+- **Advantage.** The driver computes all advantages of a step before its first update: `advantages_of` hands the scores of each group to
+  `group_advantages` of learner/grpo.py. A completion that could not be scored is left out of its group.
+- **Zero-variance groups.** All scores of such a group are equal, so every advantage is 0, and the learner gets none of its completions.
+  With `dynamic_sampling` the stream replaces it by the group of another problem; otherwise the step learns from fewer groups. The run ends
+  after `max_flat_steps` steps in a row without an update, or after that many steps' problems in a row without a signal.
 - **Updates.** The samples are split into `updates_per_step` minibatches, one optimizer step each. The clip range is always around the
-  proximal policy: the learner's as it stood before the step's first update.
-- **Weights** change hands once a step, after its last update. The learner publishes a version, and every rollout worker loads it before the
-  next step begins. A step without an update publishes nothing.
-- **Staleness.** With `max_staleness` 0 a step's completions are drawn from the policy that it updates. With N, groups of the next N steps
-  are generated while the learner learns, and new weights are loaded under them. The loss corrects for the difference
-  (`rollout_correction`). A group with tokens of more than N versions ago is stale: it is generated again, before its step learns.
-- **Cost.** A step generates and scores P x G completions, and passes forward and backward over each sample once. It transfers the weights
-  to every engine once. A KL term adds a forward pass of the reference. More than one minibatch adds a forward pass of the proximal policy
-  over all but the first, unless the rollout's log-probabilities are exact and fresh.
+  proximal policy: the learner's as it stood before the step's first update. In that first update the ratio is 1.
+- **Rollout correction.** Whatever `max_staleness` is, the loss weighs tokens by proximal / rollout (`rollout_correction`). This covers the
+  numerics of two implementations, and older weights.
+- **Weights** change hands once a step, after its last update. The learner publishes a version, and the loop waits until every rollout
+  worker serves it. A step without an update publishes nothing.
+- **Staleness.** With `max_staleness` 0 a step's completions are drawn with the weights that it updates. With N, groups of the next N steps
+  are generated while the learner learns. New weights are loaded meanwhile, so a completion may hold tokens of several versions. A group is
+  stale if a token is more than N versions old, as after a resume. The stream then generates the whole group again.
+- **Cost.** A step generates and scores `problems_per_step` x G completions, and more for groups that are replaced or generated again. Each
+  sample passes forward and backward once. The weights go to every engine once. A KL term adds a forward pass of the reference. Minibatches
+  after the first add a forward pass of the proximal policy, unless the rollout's log-probabilities are known to be the same.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from ovt_ray.core.errors import StageError
-from ovt_ray.rl.checkpoint import StreamState, write_state
-from ovt_ray.rl.minibatches import split_into_minibatches, take_updates
+from ovt_ray.rl.checkpoint import StreamState, save_checkpoint
+from ovt_ray.rl.minibatches import run_updates, split_into_minibatches
 from ovt_ray.rl.recorder import GrpoRecorder, StepRecorder
-from ovt_ray.rl.samples import advantages_of, staleness, train_samples, why_no_signal
+from ovt_ray.rl.samples import advantages_of, check_signal, train_samples
 from ovt_ray.rl.services import GrpoServices
 from ovt_ray.rl.stage import GrpoStage
-from ovt_ray.rl.stream import GroupStream
+from ovt_ray.rl.stream import GroupStream, StepGroups
 
 
 def train_grpo(stage: GrpoStage, services: GrpoServices, steps: StepRecorder, state: StreamState) -> None:
-    """Improve the learner's model, which the rollout workers already serve, from a state on.
+    """Improve the learner's model, which the rollout workers already serve, starting from a state.
 
     Raises StageError when no group of several steps, or of several problems, in a row had a signal.
     """
-    section, learner, num_without_signal = stage.section, services.learner, state.num_without_signal
+    section, learner, steps_without_update = stage.section, services.learner, state.num_without_signal
     recorder = GrpoRecorder(stage, steps, state.step)
     with GroupStream(stage, services, state) as stream, _background() as background:
         for step in range(state.step, section.num_steps):
-            recorder.begin("generate")
-            stream.generate(step)
-            recorder.begin("score")
-            taken = stream.take(step)
+            taken = _generate_and_score(stream, step, recorder)
 
-            recorder.begin("update")
-            behind = staleness(taken.groups, learner.version)
-            rollout_is_proximal = state.rollout_is_exact and not any(behind)
-            recorder.keep_groups(step, taken, rollout_is_proximal=rollout_is_proximal)
             advantages = advantages_of(taken.groups, section.advantage)
             samples = train_samples(taken.groups, advantages, mask_truncated=section.mask_truncated)
-            minibatches = split_into_minibatches(stage, step, samples, rollout_is_proximal=rollout_is_proximal)
-            learning = background.submit(take_updates, learner, minibatches)
-            stream.work_until(learning)  # groups of later steps go on meanwhile
+            minibatches = split_into_minibatches(stage, step, samples, rollout_is_proximal=taken.rollout_is_proximal)
+            learning = background.submit(run_updates, learner, minibatches)
+            stream.work_until(learning)  # with max_staleness above 0, groups of later steps are generated meanwhile
+            updates = learning.result()
 
-            if updates := learning.result():
+            if updates:
                 _hand_over_weights(services, recorder)
-            recorder.step(step, taken, behind, updates)
-            num_without_signal = 0 if updates else num_without_signal + 1
-            if num_without_signal == section.max_flat_steps:
-                where = f"{num_without_signal} steps in a row"
-                raise StageError(why_no_signal(where, taken.groups, mask_truncated=section.mask_truncated))
-            if (step + 1) % stage.checkpoint_every == 0 and step + 1 < section.num_steps:
-                write_state(stage.checkpoints, stream.state(step + 1, num_without_signal))
-                learner.save(stage.checkpoints, step + 1)
+            recorder.step(step, taken, updates)
+            steps_without_update = 0 if updates else steps_without_update + 1
+            check_signal(section, taken.groups, steps_without_update)
+            if stage.is_saved_after(step):
+                save_checkpoint(stage.checkpoints, stream.state(step + 1, steps_without_update), learner)
+
+
+def _generate_and_score(stream: GroupStream, step: int, recorder: GrpoRecorder) -> StepGroups:
+    """Return the step's scored groups; its update begins."""
+    recorder.begin("generate")
+    stream.generate(step)
+    recorder.begin("score")
+    taken = stream.take(step)
+    recorder.begin("update")
+    recorder.keep_groups(step, taken)
+    return taken
 
 
 def _hand_over_weights(services: GrpoServices, recorder: GrpoRecorder) -> None:
@@ -78,7 +82,7 @@ def _hand_over_weights(services: GrpoServices, recorder: GrpoRecorder) -> None:
 
 @contextmanager
 def _background() -> Iterator[ThreadPoolExecutor]:
-    """Yield a second thread. If an error ends the loop, its work ends with the services, so nobody waits for it."""
+    """Yield a second thread. After an error the loop does not wait for a running update, which ends with the services."""
     background = ThreadPoolExecutor(1)
     try:
         yield background

@@ -71,11 +71,12 @@ class RewardPool:
             raise
 
     def _start(self) -> None:
-        for position, part in enumerate(self._config.parts):
+        for position, part in enumerate(self._config.parts):  # replicas first, as the reward actors receive their handles
             if runs_in_ray(part.name):
                 check_replicas(part, self._config.num_actors)
                 self._replicas[position] = start_replicas(part)
         num_actors = self._config.num_actors
+        # One call more than the queue holds, so that an actor also answers `take_spans` while the queue is full.
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
             RewardActor
         )

@@ -262,7 +262,7 @@ def symbolic_bomb(rng: Random, target: Target) -> str:
 
 
 def huge_number(rng: Random, target: Target) -> str:
-    """Numbers that fill the memory or the time of whoever builds them."""
+    """Numbers that exhaust the memory or the time of a program that builds them."""
     num_digits = _length(rng)
     forms = (
         f"1e{10 ** rng.randint(3, 18)}",
@@ -364,6 +364,6 @@ FAMILIES: dict[str, Payload] = {
     "every option": every_option,
     "several tags": several_tags,
 }
-"""Payloads by what they attack, in the order in which they take turns."""
+"""Payloads by the weakness that they attack, in the order in which they take turns."""
 NUM_PAIRS = len(FAMILIES) * len(TARGETS)
 """Number of answers after which every family has met every problem."""

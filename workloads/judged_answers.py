@@ -2,7 +2,7 @@
 
 The verdicts follow the conventions of the benchmarks, not the verifier. A row has `gold`, `kind`, where needed `choices`,
 `precision` and `unit`, and either `extraction` (compared as it is) or `response` (read leniently first). Its `verdict` is an
-outcome, and `why` says what decides it.
+outcome, and `why` is the reason for it.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Rollout workers without an engine. Each completion takes a random, long-tailed time, and many workers run in a process.
 
-`SimulatedWorker` is a `RolloutWorker` without the engine, so that calls, streams and messages are the real ones.
+`SimulatedWorker` is a `RolloutWorker` without the engine, so that calls, streams and messages are real.
 """
 
 import asyncio
@@ -216,7 +216,7 @@ class HostedLauncher:
 
 
 class PlacedLauncher:
-    """Starts simulated workers in an actor and a place of their own each, as real ones are."""
+    """Starts simulated workers that, like real workers, have an actor and a placement each."""
 
     def __init__(self, speed: Speed) -> None:
         self._speed = speed

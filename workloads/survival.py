@@ -15,31 +15,31 @@ from reward.service.worker import ScoringProcess
 from workloads.hostile_answers import CANARY, NUM_PAIRS
 
 TOLERANCE_S = 0.5
-"""Seconds that an answer may come back after its deadline."""
+"""Upper bound on the seconds past its deadline at which an answer may come back."""
 REWARDS = ("reward.accuracy:score_accuracy", "reward.accuracy:score_lenient")
 MEMORY_GB = 4.0
 EASY = "<think>Easy.</think><answer>0</answer>"
-"""Scored outside the clock after a kill, so that starting the next process is not charged to the next answer."""
+"""Answer that is scored outside the clock after a kill, so that the next answer's time does not include a process start."""
 
 
 @dataclass(slots=True, kw_only=True)
 class HostileTally:
-    """Counts of one run over hostile answers."""
+    """Counts of a run over hostile answers."""
 
     num_answers: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     accepted: list[str] = field(default_factory=list)
-    """Start of each answer that was taken for right, with its gold answer."""
+    """Start of each accepted answer, with its gold answer."""
     num_killed: int = 0
-    """Answers that their process did not survive."""
+    """Number of answers that killed their process."""
     num_past_deadline: int = 0
-    """Answers that came back more than TOLERANCE_S after their deadline."""
+    """Number of answers that came back more than TOLERANCE_S after their deadline."""
     max_overrun_s: float = 0.0
-    """Longest time that an answer came back after its deadline; 0 if none did."""
+    """Longest time past a deadline; 0 if no answer was late."""
     num_leaked_processes: int = 0
-    """Processes that a scoring process had started, or was, and that are alive after its end."""
+    """Number of scoring processes and their children that are alive after the end."""
     num_executed: int = 0
-    """Answers whose payload ran as a program."""
+    """Number of answers whose payload ran as a program."""
     seconds: float = 0.0
 
 
@@ -54,15 +54,15 @@ def survive(cases: Iterable[tuple[Problem, str]], rewards: Sequence[str], deadli
         for index, (problem, text) in enumerate(cases):
             process = processes[index // NUM_PAIRS % len(processes)]
             sessions.add(process.pid)
-            _score(tally, process, problem, text, deadline_s)
+            _score(tally, process, problem, text, deadline_s=deadline_s)
             sessions.add(process.pid)
     tally.seconds = time.monotonic() - start
     tally.num_leaked_processes = _num_alive(sessions)
     return tally
 
 
-def _score(tally: HostileTally, process: ScoringProcess, problem: Problem, text: str, deadline_s: float) -> None:
-    """Score one text and count what it did."""
+def _score(tally: HostileTally, process: ScoringProcess, problem: Problem, text: str, *, deadline_s: float) -> None:
+    """Score a text and count its effects."""
     before = process.pid
     start = time.monotonic()
     ((score,),) = process.score(problem, [Answer.of_text(0, text)], deadline_s)
@@ -86,9 +86,9 @@ def _described(problem: Problem, text: str, score: Score) -> str:
 
 
 def _num_alive(sessions: set[int]) -> int:
-    """Return how many processes of these sessions are alive; each scoring process leads one, and its children belong to it."""
+    """Return the number of living processes of these sessions. Each scoring process leads a session, which its children join."""
     num_alive = 0
     for pid in psutil.pids():
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended while we looked, or is another user's
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the process just ended, or is another user's
             num_alive += os.getsid(pid) in sessions
     return num_alive

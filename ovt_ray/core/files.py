@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with scratch.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename, else a power failure could leave the new name with half the content
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -72,7 +72,7 @@ def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] 
     try:
         bad = _write(scratch / "problems.arrow", _shown(_made(rows, remote, num_threads), name, remote))
         (scratch / "bad.json").write_text(json.dumps([asdict(row) for row in bad]))
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)  # a rename replaces no folder with files in it
         try:
             scratch.rename(home)
         except OSError:  # another process wrote the same folder first

@@ -34,7 +34,7 @@ class Interleaving:
     """
 
     def __init__(self, shares: Sequence[float]) -> None:
-        exact = [Fraction(str(share)) for share in shares]
+        exact = [Fraction(str(share)) for share in shares]  # by its decimals: as a binary fraction, 0.1 would make a huge cycle
         scale = lcm(*(share.denominator for share in exact))
         self._weights = [int(share * scale) for share in exact]
         self._turns = array("I")

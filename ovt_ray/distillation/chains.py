@@ -1,7 +1,7 @@
 """Distillation: a source writes k reasoning chains per problem, and each chain is verified.
 
-A source yields the chains of its problems in any order, as they are ready. They are kept on the disk as they come, so that an
-interrupted stage asks only for the rest.
+A source yields the chains of its problems in any order, as they become ready. They are put on the disk as they arrive, so that an
+interrupted stage requests only the rest.
 """
 
 import time
@@ -32,9 +32,9 @@ class Chains:
     responses: tuple[str, ...]
     scores: tuple[Score, ...]
     num_tokens: int = 0
-    """Number of tokens that the rollout workers sampled for the responses; 0 if something else wrote them."""
+    """Token count that the rollout workers sampled for the responses; 0 for responses of another author."""
     caption: str | None = None
-    """A captioner's description of the images; None where the source needs no caption, empty where the captioner wrote nothing."""
+    """Caption of the images: None if the source needs no caption, empty if the captioner wrote nothing."""
 
 
 def chains_by_policy(
@@ -60,7 +60,7 @@ def chains_by_policy(
 def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
     """Yield the worked solutions of the problems as scored chains. A problem without a solution has no chain.
 
-    A solution that is a whole response, with an `<answer>` of its own, is taken as it is. Any other solution is put into the format, with
+    A solution that is a whole response, with an `<answer>` of its own, stays unchanged. Any other solution gets the tags of the format and
     the gold answer.
     """
     for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
@@ -82,10 +82,10 @@ def read_chains(path: Path, problems: Sequence[Problem]) -> dict[str, Chains]:
 
 
 def keep_chains(path: Path, chains: Iterable[Chains], stage: str, *, num_before: int, num_problems: int) -> list[Chains]:
-    """Return all chains once each is on the disk, showing how they come in: `num_before` of `num_problems` had come before.
+    """Return all chains once they are on the disk, and show the progress. `num_before` of `num_problems` were there before.
 
-    If the source raises, all chains that had come are on the disk, except the last problems in a row without a response. The source may
-    have failed there already, so these are asked for again.
+    If the source raises, the chains so far are on the disk too, except for problems without a response at the end. The source may already
+    have failed at these, so they are requested again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[Chains] = []

@@ -40,8 +40,8 @@ class Teachers:
     def captions(self, problems: Sequence[Problem], path: Path, stage: str) -> dict[str, str]:
         """Return the caption of each problem's images by the problem's id; empty without an image, or if the captioner wrote nothing.
 
-        The captioner does not receive the question, so it is asked once about the images that several problems have. Captions are put into
-        the file `path` as they come, a row for each problem. Captions in it from an interrupted attempt are not asked for again.
+        The captioner does not receive the question, so problems with the same images share a request. Captions are appended to the file
+        `path` as they arrive, a row for each problem. Captions that it holds from an interrupted attempt are not requested again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_end(path)
@@ -114,7 +114,7 @@ class Teachers:
 
     @contextmanager
     def _pool(self, name: str, section: CaptionerConfig | ReasonerConfig, model: ModelConfig) -> Iterator[RolloutPool]:
-        """Yield a pool of a teacher's model, its engines ready, of the policy's number and size of workers; they end with the block."""
+        """Yield a pool of a teacher's model with ready engines, of the policy's number and size. They end with the block."""
         size = self.rollout.model_copy(update={"dtype": section.dtype, "max_model_len": section.max_model_len})
         with closing(RolloutPool(size, EngineLauncher(model, model.path))) as pool:
             with phase(f"starting the {name}"):

@@ -16,6 +16,7 @@ from ovt_ray.core.files import read_json_lines, write_json_lines_atomically
 from ovt_ray.core.types import Problem, ScoredGroup
 from ovt_ray.data.stream import ItemStream
 from ovt_ray.rl.group_rows import group_row, read_group
+from ovt_ray.rl.services import PolicyLearner
 
 STATE_FILE = "stream.jsonl"
 
@@ -86,6 +87,12 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
         num_groups=len(groups),
     )
     write_json_lines_atomically(checkpoints / INCOMPLETE / STATE_FILE, [asdict(numbers), *groups])
+
+
+def save_checkpoint(checkpoints: Path, state: StreamState, learner: PolicyLearner) -> None:
+    """Write a checkpoint from which the stage goes on with the state's step: the stream's part first, as the learner's completes it."""
+    write_state(checkpoints, state)
+    learner.save(checkpoints, state.step)
 
 
 def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> StreamState:

@@ -32,7 +32,7 @@ def split_into_minibatches(stage: GrpoStage, step: int, samples: Sequence[TrainS
     return Minibatches(rollouts=rollouts, traces=traces, rollout_is_proximal=rollout_is_proximal)
 
 
-def take_updates(learner: PolicyLearner, minibatches: Minibatches) -> list[UpdateStats]:
+def run_updates(learner: PolicyLearner, minibatches: Minibatches) -> list[UpdateStats]:
     """Take one update on each minibatch.
 
     The clip range of all updates is around the policy before the first. The first needs no log-probabilities of it, as it is that policy.

@@ -39,13 +39,13 @@ class GrpoRecorder:
         """Note that the driver begins a phase of the step."""
         self._steps.begin(phase)
 
-    def keep_groups(self, step: int, taken: StepGroups, *, rollout_is_proximal: bool) -> None:
+    def keep_groups(self, step: int, taken: StepGroups) -> None:
         """Write the pass rates of a step's problems, and its groups if the config says so."""
         add_pass_rates(self._stage.folder, [(group.group.problem, group.scores) for group in taken.groups])
         if self._stage.section.keep_rollouts:
-            write_rollouts(self._stage.folder, step, taken.by_position, rollout_is_proximal=rollout_is_proximal)
+            write_rollouts(self._stage.folder, step, taken.by_position, rollout_is_proximal=taken.rollout_is_proximal)
 
-    def step(self, step: int, taken: StepGroups, staleness: Sequence[int], updates: Sequence[UpdateStats]) -> None:
+    def step(self, step: int, taken: StepGroups, updates: Sequence[UpdateStats]) -> None:
         """Record the figures of a finished step; those of several updates are averaged."""
         groups, seconds = taken.groups, self._steps.end_phases()
         num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
@@ -55,8 +55,8 @@ class GrpoRecorder:
             "seconds_sync": sum(seconds[phase] for phase in ("publish", "load") if phase in seconds),
             "num_tokens": num_tokens,
             "tokens_per_s": num_tokens / sum(seconds.values()),
-            "staleness": fmean(staleness),
-            "staleness_max": max(staleness),
+            "staleness": fmean(taken.versions_behind),
+            "staleness_max": max(taken.versions_behind),
             "num_replaced": max(0, len(groups) - self._stage.section.problems_per_step),
             "num_stale": taken.num_stale,
         }

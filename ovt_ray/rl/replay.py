@@ -24,7 +24,7 @@ from ovt_ray.core.prompts import Prompts, model_path
 from ovt_ray.core.types import Completion, RolloutGroup, ScoredGroup, TrainSample
 from ovt_ray.data.tasks import load_tasks
 from ovt_ray.distil import read_traces
-from ovt_ray.rl.minibatches import split_into_minibatches, take_updates, update_figures
+from ovt_ray.rl.minibatches import run_updates, split_into_minibatches, update_figures
 from ovt_ray.rl.rollouts import KeptRollouts, read_rollouts
 from ovt_ray.rl.samples import advantages_of, group_stats, train_samples
 from ovt_ray.rl.services import PolicyLearner
@@ -88,7 +88,7 @@ def learn_again(kept: KeptStep, learner: PolicyLearner) -> bool:
     samples = train_samples(rollouts.groups, advantages, mask_truncated=section.mask_truncated)
     minibatches = split_into_minibatches(kept.stage, kept.step, samples, rollout_is_proximal=rollouts.rollout_is_proximal)
     began = time.monotonic()
-    updates = take_updates(learner, minibatches)
+    updates = run_updates(learner, minibatches)
     seconds = time.monotonic() - began
     print(f"\nlearn: {len(updates)} updates in {seconds:.3f} s, recorded {kept.figures.get('seconds_update', math.nan):.3f} s")
     print(f"{'figure':<18}{'recorded':>26}{'again':>26}")

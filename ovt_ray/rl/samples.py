@@ -3,13 +3,14 @@
 A group whose scorable completions all have the same score is a zero-variance group. It has no learning signal: every advantage is 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
 from learner.grpo import group_advantages
-from ovt_ray.core.config.stages import Advantage
+from ovt_ray.core.config.stages import Advantage, GrpoConfig
+from ovt_ray.core.errors import StageError
 from ovt_ray.core.types import Failure, Outcome, Score, ScoredGroup, TrainSample
 
 Item = TypeVar("Item")
@@ -63,7 +64,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
     )
 
 
-def staleness(groups: Sequence[ScoredGroup], version: int) -> list[int]:
+def versions_behind(groups: Iterable[ScoredGroup], version: int) -> list[int]:
     """Return how many versions the oldest tokens of each completion are behind `version`."""
     return [version - completion.oldest_version for group in groups for completion in group.group.completions]
 
@@ -127,6 +128,13 @@ def has_signal(group: ScoredGroup) -> bool:
 
 def _is_scorable(score: Score) -> bool:
     return score.outcome is not Outcome.UNSCORABLE
+
+
+def check_signal(section: GrpoConfig, groups: Sequence[ScoredGroup], steps_without_update: int) -> None:
+    """Raise StageError if `max_flat_steps` steps in a row had no update; `groups` are those of the last step."""
+    if steps_without_update == section.max_flat_steps:
+        where = f"{steps_without_update} steps in a row"
+        raise StageError(why_no_signal(where, groups, mask_truncated=section.mask_truncated))
 
 
 def why_no_signal(where: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:

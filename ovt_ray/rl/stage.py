@@ -40,6 +40,10 @@ class GrpoStage:
         """Where checkpoints lie while the stage runs."""
         return self.folder / "checkpoints"
 
+    def is_saved_after(self, step: int) -> bool:
+        """Return whether a checkpoint follows the step; the last step's model is exported instead."""
+        return (step + 1) % self.checkpoint_every == 0 and step + 1 < self.section.num_steps
+
     def for_learner(self, model: str) -> Stage:
         """Return the learner's part of the stage; `model` is the model that it begins with."""
         num_updates = self.section.num_steps * self.section.updates_per_step

@@ -6,7 +6,7 @@ of zero-variance groups among them.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,7 +15,7 @@ from typing import Any, Self
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.types import Problem, ScoredGroup
 from ovt_ray.rl.checkpoint import BegunStep, StreamState
-from ovt_ray.rl.samples import has_signal, oldest_version, why_no_signal
+from ovt_ray.rl.samples import has_signal, oldest_version, versions_behind, why_no_signal
 from ovt_ray.rl.services import GrpoServices
 from ovt_ray.rl.stage import GrpoStage
 
@@ -29,6 +29,10 @@ class StepGroups:
 
     by_position: Mapping[int, ScoredGroup]
     """Each group by the position of its problem in the stream, ascending."""
+    versions_behind: Sequence[int]
+    """Number of versions by which the oldest token of each completion is older than the learner's weights."""
+    rollout_is_proximal: bool
+    """Whether the log-probabilities of the rollout are those of the learner's policy, to the rounding of float32."""
     num_stale: int
     """Number of groups that were too old to be learnt from and were generated again."""
 
@@ -142,8 +146,12 @@ class GroupStream:
             else:
                 self._listen(batch)
         del self._batches[step]
+        by_position = {position: batch.finished[position] for position in batch.problems}  # whatever order they ended in
+        behind = versions_behind(by_position.values(), self._learner.version)
         return StepGroups(
-            by_position={position: batch.finished[position] for position in batch.problems},  # whatever order they ended in
+            by_position=by_position,
+            versions_behind=behind,
+            rollout_is_proximal=self._rollout_is_exact and not any(behind),
             num_stale=len(batch.stale),
         )
 

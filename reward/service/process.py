@@ -72,9 +72,10 @@ def main(fd: int, parent: int) -> None:
     """
     _die_with(parent)
     channel = socket.socket(fileno=fd)
-    channel.set_inheritable(False)
+    channel.set_inheritable(False)  # a child of a reward that kept the channel open would hide the end of this process
     try:
         request: LoadRequest = receive(channel)
+        # Before the rewards load, as their imports may already need too much.
         resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
         try:
             rewards = [load_reward(part.name, part.options) for part in request.parts]
@@ -154,7 +155,7 @@ def _die_with(parent: int) -> None:
     """Have the kernel kill this process when the parent's thread that started it ends, even while a reward hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it died before the request to the kernel, which therefore sends no signal
         sys.exit("the process that started this one is gone")
 
 

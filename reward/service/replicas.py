@@ -95,6 +95,7 @@ class ReplicaCaller:
         self._replicas = replicas
         self._deadline_s = deadline_s
         self._free: asyncio.Queue[Any] = asyncio.Queue()
+        # An actor stands in the queue once per call that it takes, and first every actor once: calls spread over idle actors.
         for actor in replicas.actors * replicas.concurrency:
             self._free.put_nowait(actor)
         self._healing: set[asyncio.Task[None]] = set()
@@ -143,7 +144,7 @@ class ReplicaCaller:
     def _heal(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:
         """Give a replica's place back once it answers. Kill it first if a late call holds it up."""
         task = asyncio.ensure_future(self._healed(actor, late))
-        self._healing.add(task)
+        self._healing.add(task)  # the event loop keeps no strong reference: the task could vanish
         task.add_done_callback(self._healing.discard)
 
     async def _healed(self, actor: Any, late: "ray.ObjectRef[Any] | None") -> None:

@@ -56,7 +56,7 @@ class ScoringProcess:
             left = [position for position in positions if len(rows[position]) < len(self._parts)]
             guilty = self._guilty(left, rows)
             if guilty is None:
-                waiting += [[position] for position in reversed(left)]
+                waiting += [[position] for position in reversed(left)]  # reversed, as `pop` takes the last
                 continue
             self._give_up(problem, answers[guilty], rows[guilty], failed)
             if rest := [position for position in left if position != guilty]:
@@ -81,6 +81,7 @@ class ScoringProcess:
         limit_s = job.deadline_s if len(self._one_by_one) == len(self._parts) else job.deadline_s + GRACE_S
         try:
             send(self._channel, job, time.monotonic() + limit_s)
+            # Each result restarts the clock, so that a slow answer leaves the next answer its whole time.
             for _ in range(len(positions) * len(self._parts)):
                 result: Result = receive(self._channel, time.monotonic() + limit_s)
                 rows[positions[result.position]][result.part] = result.score
@@ -113,13 +114,14 @@ class ScoringProcess:
         command = [sys.executable, "-P", "-m", "reward.service.process", str(far_end.fileno()), str(os.getpid())]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._is_open = True
+        # Closing this process's copy of the far end lets the end of the child close the channel.
         with far_end:
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[far_end.fileno()],
-                start_new_session=True,
+                start_new_session=True,  # a group of its own, so that `close` also kills the children of rewards
             )
         names = ", ".join(repr(part.name) for part in self._parts)
         try:
