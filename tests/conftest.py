@@ -1,5 +1,6 @@
 """Fixtures of all tests. Tests that need real data skip, saying so, where it is absent."""
 
+import gc
 import os
 import re
 import shutil
@@ -37,6 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and HEAVY_FIXTURES & set(item.fixturenames):
             item.add_marker("heavy")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the collected modules out of every garbage collection: they stay until the end."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let the interpreter free everything as it ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +94,10 @@ def extensions_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 @pytest.fixture(scope="module")
 def compiled_operators(extensions_folder: Path) -> Iterator[Path]:
     """Where torch compiles extensions. After a module's tests the environment is as before."""
+    import deepspeed  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # a rank collects garbage as it begins a stage, and half a second of that goes through pytest and the libraries
     before = dict(os.environ)
     os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder)
     yield extensions_folder

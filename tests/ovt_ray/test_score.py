@@ -181,6 +181,7 @@ def test_the_command_shows_progress_and_ends_with_the_counts(tmp_path: Path) -> 
     assert "line 4: not JSON" in done.stderr
 
 
+@pytest.mark.long
 def test_a_reward_in_a_ray_actor_is_asked_on_ray(tmp_path: Path) -> None:
     source = write(tmp_path, *[{"response": "word " * number, "gold": "6"} for number in range(1, 30)], "oops")
     reward = f"{ROOT}/tests/reward/obedient_actors.py:Batch"

@@ -72,6 +72,7 @@ def test_an_engine_computes_the_same_after_a_broadcast_as_after_pulling_the_vers
     assert first == second
 
 
+@pytest.mark.long
 def test_an_engine_that_dies_in_a_broadcast_is_replaced_and_all_serve_the_version(
     pool: RolloutPool, learner: LearnerGroup, samples: list[TrainSample], problems: list[Problem]
 ) -> None:

@@ -24,6 +24,7 @@ from tests.engine_processes import engines_of
 pytestmark = pytest.mark.heavy
 
 
+@pytest.mark.long
 def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems: list[Problem]) -> None:
     undisturbed = by_id(pool.generate(problems, sampling(num_completions=16, seed=8)))
     worker = psutil.Process(pool.crew.process_ids()[1])
@@ -36,6 +37,7 @@ def test_a_killed_engine_is_replaced_with_its_worker(pool: RolloutPool, problems
     assert worker.pid not in pool.crew.process_ids()
 
 
+@pytest.mark.long
 def test_an_engine_that_fails_in_an_update_is_replaced_and_all_serve_the_version(pool: RolloutPool, tiny_model: Path) -> None:
     workers = pool.crew.process_ids()
     [engine] = engines_of(psutil.Process(workers[0]))
