@@ -1,7 +1,7 @@
 """The maths of the losses: pure torch, one value per completion token, shape (N,).
 
 N runs over all completion tokens of a micro-batch, sequence after sequence. The caller multiplies by `loss_weights` and sums.
-These weights are known for the whole batch (all ranks, all micro-batches) before any pass. So no split of the batch changes the gradient.
+These weights are known for a whole minibatch (all ranks, all its micro-batches) before any pass. So no split of it changes the gradient.
 
 Three policies meet at a token:
 - The *rollout* policy sampled it in an engine, perhaps with weights of earlier steps.
@@ -11,14 +11,15 @@ Three policies meet at a token:
 Two ratios compare them:
 - policy / proximal is the ratio of PPO. The clip range is around the proximal policy (decoupled PPO, arXiv 2110.00641, section 2; AReaL,
   arXiv 2505.24298, eq. 5).
-- proximal / rollout is the gap between two implementations of one model, or between new and stale weights. It is not clipped;
-  `rollout_weights` corrects it.
+- proximal / rollout is the gap between two implementations of one model, or between new and stale weights. The
+  clip range does not apply to it; `rollout_weights` turns it into a capped or masked weight.
 
-In the first update of a step the proximal policy is the policy itself, and no second pass is needed. The ratio is 1 there, and its gradient
-is that of the log-probability.
+In the first update of a step the proximal policy is the policy itself: `proximal_logprobs` is None, and no pass of its own is needed. The
+ratio then has the value 1 and the gradient of the log-probability.
 
-The driver computes the advantages of a whole step with `group_advantages`, in `ovt_ray/rl/samples.py`, before any update. In a
-zero-variance group all rewards are equal. Its advantages are 0, and the driver sends none of its completions to the learner.
+The driver computes the advantages of a whole step before any update: `ovt_ray/rl/samples.py` calls `group_advantages` below. In a
+zero-variance group all rewards are equal. Its advantages are 0, and the driver sends none of its completions to the learner. So it does not
+count in `loss_weights` either.
 """
 
 from collections import Counter
@@ -72,9 +73,9 @@ class TokenLosses:
 
     loss: Tensor
     clipped_low: Tensor
-    """1 where the lower end of the clip range holds the token."""
+    """1 where the lower end of the clip range is active for the token."""
     clipped_high: Tensor
-    """1 where the upper end of the clip range, or the dual clip, holds it."""
+    """1 where the upper end of the clip range, or the dual clip, is active for it."""
     log_ratio: Tensor
     """log(policy / rollout); 0 for SFT."""
     rollout_weights: Tensor
@@ -85,7 +86,7 @@ class TokenLosses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """The sequence that each token belongs to. Sums are taken in float64, so that their order does not show."""
+    """The sequence that each token belongs to. Sums are taken in float64, so that the order of summation does not change them."""
 
     index: Tensor
     """(N,) int64, ascending from 0."""
@@ -120,11 +121,11 @@ def group_advantages(groups: Sequence[Sequence[float]], kind: Advantage) -> list
     With R the rewards of one group of G completions, and deviations those of the population:
     `grpo`          (R - mean R) / std R: GRPO, arXiv 2402.03300, section 4.1.2.
     `dr_grpo`       R - mean R: Dr. GRPO, arXiv 2503.20783, section 3.2. Its loss is also divided by a constant, not by a number of
-                    tokens: of `loss_weights`, `token` is the nearest.
+                    tokens. The nearest choice in `loss_weights` is `token`.
     `rloo`          R_i less the mean of the others, which is G / (G - 1) (R_i - mean R): RLOO, arXiv 2402.14740, section 2.3.
     `reinforce_pp`  (R - mean R) / std of R - mean R over all groups: REINFORCE++ with baseline, arXiv 2501.03262v9, eq. 6 and 7.
                     Each completion counts once there, however long it is; the mean over all groups is 0 already.
-    None adds an epsilon to a deviation: zero-variance groups are 0 anyway. They count in the deviation over all groups.
+    No kind adds an epsilon to a deviation: zero-variance groups are 0 anyway. They still count in the deviation over all groups.
     """
     centred = [[reward - fmean(group) for reward in group] for group in groups]
     whole = pstdev([value for group in centred for value in group]) if groups else 0.0
@@ -202,20 +203,21 @@ def policy_loss(
     All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
     KL term.
 
-    A KL in the loss is added to it, without rollout correction. A KL in the reward is taken from the advantages of its token and of all
-    tokens before it, as in REINFORCE++, arXiv 2501.03262v9, eq. 4. We deviate from the paper: the group's baseline and scale are of the
-    verifier's rewards alone. A baseline leaves the expected gradient as it is, and so one pass of the reference is enough.
+    A KL in the loss is added to it, without rollout correction. With a KL in the reward, a token's KL is subtracted from the
+    advantages of that token and of all earlier tokens, as in REINFORCE++, arXiv 2501.03262v9, eq. 4. We deviate from the paper: baseline and
+    scale of the group come from the verifier's rewards alone. The driver knows these before any pass of the reference. A baseline leaves the
+    expected gradient as it is.
     """
     proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
-    weights = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, kind=variant.rollout_correction, cap=variant.rollout_cap)
+    correction = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, kind=variant.rollout_correction, cap=variant.rollout_cap)
     if ref_logprobs is not None and variant.kl_in == "reward":
         penalties = variant.kl_coef * kl_estimate(variant.kl_estimator, proximal_logprobs, ref_logprobs)
         advantages = advantages - sequences.sums_from(penalties)
     ratio = policy_ratio(policy_logprobs, proximal_logprobs, sequences, variant.ratio)
     if variant.ratio == "clipped_weight":
-        loss = clipped_weight_loss(policy_logprobs, ratio, advantages, weights=weights, clip=variant.clip)
+        loss = clipped_weight_loss(policy_logprobs, ratio, advantages, weights=correction, clip=variant.clip)
     else:
-        loss = clipped_surrogate(ratio, advantages, weights, variant.clip)
+        loss = clipped_surrogate(ratio, advantages, correction, variant.clip)
     clipped_low, clipped_high = _held_by_clip(ratio, advantages, variant)
     if ref_logprobs is not None and variant.kl_in == "loss":
         loss = loss + variant.kl_coef * kl_estimate(variant.kl_estimator, policy_logprobs, ref_logprobs)
@@ -225,7 +227,7 @@ def policy_loss(
         clipped_low=clipped_low,
         clipped_high=clipped_high,
         log_ratio=(policy_logprobs - rollout_logprobs).detach(),
-        rollout_weights=weights,
+        rollout_weights=correction,
         kl_ref=kl_ref.detach(),
     )
 
