@@ -203,10 +203,10 @@ def policy_loss(
     All tensors are (N,). Without `proximal_logprobs` the proximal policy is the policy itself. Without `ref_logprobs` there is no
     KL term.
 
-    A KL in the loss is added to it, without rollout correction. With a KL in the reward, a token's KL is subtracted from the
-    advantages of that token and of all earlier tokens, as in REINFORCE++, arXiv 2501.03262v9, eq. 4. We deviate from the paper: baseline and
-    scale of the group come from the verifier's rewards alone. The driver knows these before any pass of the reference. A baseline leaves the
-    expected gradient as it is.
+    A KL in the loss is added to it, without rollout correction. With a KL in the reward, a token's KL is subtracted from the advantages of
+    that token and of all earlier tokens, as in REINFORCE++, arXiv 2501.03262v9, eq. 4. We deviate from the paper: baseline and scale of the
+    group come from the verifier's rewards alone. The driver knows these before any pass of the reference. A baseline leaves the expected
+    gradient as it is.
     """
     proximal_logprobs = policy_logprobs.detach() if proximal_logprobs is None else proximal_logprobs
     correction = rollout_weights(proximal_logprobs - rollout_logprobs, sequences, kind=variant.rollout_correction, cap=variant.rollout_cap)
