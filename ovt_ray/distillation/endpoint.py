@@ -52,15 +52,15 @@ def check_endpoint(config: EndpointConfig, key: str) -> None:
 
 
 def chains_by_endpoint(
-    services: Services, problems: Sequence[Problem], section: DistilConfig, max_pixels: int, seed: int
+    services: Services, problems: Sequence[Problem], section: DistilConfig, *, max_pixels: int, seed: int
 ) -> Generator[Chains]:
     """Yield the scored chains of the model behind the endpoint, in the order in which it answers; a problem may stay without any."""
-    asked = answers(problems, section, max_pixels, seed)
+    asked = answers(problems, section, max_pixels=max_pixels, seed=seed)
     for problem, texts, scores in services.reward.score_texts(asked):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 
-def answers(problems: Sequence[Problem], section: DistilConfig, max_pixels: int, seed: int) -> Iterator[tuple[Problem, list[str]]]:
+def answers(problems: Sequence[Problem], section: DistilConfig, *, max_pixels: int, seed: int) -> Iterator[tuple[Problem, list[str]]]:
     """Yield each problem with at most `num_chains` texts, in the order in which the endpoint answers.
 
     What the server refuses, or answers with nonsense, at every attempt stays without texts and is counted as unanswered. Raises

@@ -89,7 +89,7 @@ def _draw_reward(axes: "Axes", rows: Sequence[MetricsRow]) -> None:
     if not curves:
         return _say(axes, "no GRPO step is done yet")
     for (stage, (steps, values)), colour in zip(curves.items(), _shades("Oranges", len(curves)), strict=True):
-        _draw_curve(axes, steps, values, f"reward, {_iteration(stage)}", colour)
+        _draw_curve(axes, steps, values, label=f"reward, {_iteration(stage)}", colour=colour)
         if stage in accuracy and accuracy[stage] != curves[stage]:
             axes.plot(accuracy[stage][0], _smooth(accuracy[stage][1]), ":", color=colour, label=f"accuracy, {_iteration(stage)}")
     same = all(accuracy.get(stage) == curve for stage, curve in curves.items())
@@ -104,7 +104,7 @@ def _draw_length(axes: "Axes", rows: Sequence[MetricsRow]) -> None:
     if not curves:
         return _say(axes, "no GRPO step is done yet")
     for (stage, (steps, values)), colour in zip(curves.items(), _shades("Oranges", len(curves)), strict=True):
-        _draw_curve(axes, steps, values, _iteration(stage), colour)
+        _draw_curve(axes, steps, values, label=_iteration(stage), colour=colour)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right")
 
@@ -126,7 +126,7 @@ def _draw_loss(axes: "Axes", rows: Sequence[MetricsRow]) -> None:
     axes.legend(loc="upper right")
 
 
-def _draw_curve(axes: "Axes", steps: list[int], values: list[float], label: str, colour: object) -> None:
+def _draw_curve(axes: "Axes", steps: list[int], values: list[float], *, label: str, colour: object) -> None:
     axes.plot(steps, values, color=colour, linewidth=0.9, alpha=0.4)
     axes.plot(steps, _smooth(values), color=colour, linewidth=2.2, label=label, marker=_marker(steps))
 

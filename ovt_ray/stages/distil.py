@@ -60,7 +60,7 @@ def _source(session: Session, stage: StageRun, section: DistilConfig, problems: 
     if section.source == "dataset":
         return chains_by_dataset(services, problems)
     if section.source == "endpoint":
-        return chains_by_endpoint(services, problems, section, config.model.max_pixels, stage.seed)
+        return chains_by_endpoint(services, problems, section, max_pixels=config.model.max_pixels, seed=stage.seed)
     services.end_rollout(session.newest_model)  # the teachers' engines take the place of the policy's
     teachers = Teachers(captioner=config.captioner, reasoner=config.reasoner, rollout=config.rollout, seed=stage.seed)
     captions = teachers.captions(problems, stage.checkpoints / "captions.jsonl", stage.key)

@@ -108,7 +108,7 @@ def problem(name: str, *images: bytes) -> Problem:
 
 
 def asked(config: DistilConfig, *names: str) -> dict[str, list[str]]:
-    return {one.id: texts for one, texts in answers([problem(name) for name in names], config, 28 * 28, 7)}
+    return {one.id: texts for one, texts in answers([problem(name) for name in names], config, max_pixels=28 * 28, seed=7)}
 
 
 def test_each_problem_gets_its_chains_by_one_request(server: Server) -> None:
@@ -175,7 +175,7 @@ def test_one_bad_reply_is_followed_by_another_attempt(server: Server) -> None:
     seen: set[int] = set()
     server.reply = reply
     problems = [replace(problem(str(place)), question=f"{place} ?") for place in range(len(BAD_REPLIES))]
-    given = {one.id: texts for one, texts in answers(problems, section(server, concurrency=16), 28 * 28, 7)}
+    given = {one.id: texts for one, texts in answers(problems, section(server, concurrency=16), max_pixels=28 * 28, seed=7)}
     assert given == {one.id: [GOOD, GOOD] for one in problems}
     assert len(server.bodies) == 2 * len(BAD_REPLIES)
 
