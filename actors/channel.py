@@ -29,6 +29,7 @@ class Channel:
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.collector = ray.remote(num_cpus=0, scheduling_strategy=node)(Collector).remote()
         self._assigned: list[ray.ObjectRef[None]] = []
+        # Messages to a dead collector are dropped: `Crew.reopen` has their requests generated again.
         self._messages: list[CallMessage] = []
         self._is_listening = False
         self.listen()
@@ -40,6 +41,7 @@ class Channel:
     def call(self, messages: Sequence[CallMessage]) -> None:
         """Have assigned workers called: at once, or with the next `listen` if no answer is awaited."""
         self._wait_until_assigned()
+        # A call for events may last a second more; these messages must not wait for the next one.
         if self._is_listening:
             self.collector.call.remote(messages)
         else:
@@ -65,6 +67,7 @@ class Channel:
     def receive(self) -> list[CallEvent]:
         """Return the events of the answer; `listen` has to be called again. Raises RayError if the collector died."""
         events = ray.get(self.answer)
+        # Known until the question, not the answer: later events may have missed it. `inf`: nobody asked, so nobody is late.
         self.known_until, self.asked_at = self.asked_at, math.inf
         self._is_listening = False
         return events

@@ -77,17 +77,20 @@ class Collector:
         Waits for the first event, then `gather_s` for others, or less if no call is left that could bring one.
         """
         await self.call(messages)
+        # A timeout of the first wait skips the second as well: then there is nothing to gather for.
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S):
                 await self._has_event.wait()
             async with asyncio.timeout(gather_s):
                 await self._all_ended.wait()
+        # No await between these two lines: an event in between would be cleared unseen.
         reported, self._unreported = self._unreported, []
         self._has_event.clear()
         return reported
 
     async def abandon(self, first_call: int) -> None:
         """End all calls before this one, and drop their events."""
+        # `max`, because two abandons may arrive in either order.
         self._first_call = max(self._first_call, first_call)
         for call in [call for call in self._following if call < first_call]:
             self._following.pop(call).cancel()
@@ -96,6 +99,7 @@ class Collector:
     async def load_weights(self, weights: Weights, limit_s: float) -> dict[int, str]:
         """Return why workers do not serve the version, by slot: they died, failed or were not done in time."""
         loading = {slot: worker.load_weights.remote(weights) for slot, worker in self._workers.items()}
+        # Every worker counts as late until it answers: a stuck one never gives a reason itself.
         failures = dict.fromkeys(loading, f"not done within {limit_s:g} s")
         for slot, answer in (await _ended(loading, limit_s)).items():
             if error := answer.exception():
@@ -116,8 +120,10 @@ class Collector:
             async for part in stream:
                 self._add(CallEvent(call=message.call, ended=await part))
         except asyncio.CancelledError:
+            # The worker would go on to generate completions that nobody reads.
             if stream is not None:
                 ray.cancel(stream)
+        # Before RayError, its base class: an exception of a living worker is a refusal and no death.
         except RayTaskError as error:
             self._add(CallEvent(call=message.call, refusal=str(error.cause) or repr(error.cause)))
         except RayError as error:  # the worker died, whatever the cause

@@ -48,6 +48,7 @@ class Crew:
         num_all = len(self.slots) + num_workers
         num_channels = math.ceil(num_all / WORKERS_PER_COLLECTOR)
         gather_s = num_channels * max(GATHER_S, num_all * GATHER_S_PER_WORKER)
+        # Earlier channels too: the driver pays for the messages of all of them together.
         for channel in self.channels:
             channel.gather_s = gather_s
         self.channels += [Channel(gather_s) for _ in range(num_channels - len(self.channels))]
@@ -56,6 +57,7 @@ class Crew:
             for number in range(first, first + num_workers)
         ]
         self.slots |= {slot.number: slot for slot in added}
+        # Before the slots open: the next dispatch may call a collector, which has to know the worker.
         for channel in self.channels:
             channel.assign({slot.number: slot.worker.actor for slot in added if slot.channel is channel})
         for slot in added:
@@ -69,8 +71,11 @@ class Crew:
 
     def replace(self, slot: WorkerSlot, error: Exception) -> None:
         """Put a new worker into a dead one's slot. Others get the requests of the dead one; the successor has to load weights first."""
+        # First: this raises if workers keep dying of a problem, and then no successor is started.
         self._queue.take_back(slot, error)
+        # A call by which the dead worker was joining has failed; `admit` would raise for it.
         self.joining = {ref: joining for ref, joining in self.joining.items() if joining is not slot}
+        # Ended first, even if it lives: a full cluster has no other place for the successor.
         slot.worker.end()
         slot.worker = self._launcher.launch(self._config)
         slot.channel.assign({slot.number: slot.worker.actor})
@@ -84,11 +89,13 @@ class Crew:
         for joined in list(calls):
             limit_s = max(0.0, self.joining[joined].joins_by - time.monotonic())
             self._gather([joined], "load weights" if self.published else "start", limit_s)
+            # Only now: a dispatch before would have it generate with older weights.
             self.joining.pop(joined).is_joining = False
 
     def reopen(self, channel: Channel, error: Exception) -> None:
         """Put a collector into a dead one's place. The unfinished requests of its workers are generated again."""
         channel.open()
+        # The workers live, but the streams of their calls have died with the collector.
         slots = [slot for slot in self.slots.values() if slot.channel is channel]
         channel.assign({slot.number: slot.worker.actor for slot in slots})
         for slot in slots:
@@ -103,8 +110,10 @@ class Crew:
     def take_spans(self, limit_s: float) -> list[tuple[Span, ...]]:
         """Return each worker's spans since the last call, worker by worker; none of one that does not answer in time."""
         spans: dict[int, tuple[Span, ...]] = {}
+        # All collectors are asked before one is awaited, so that the waits overlap.
         for asked in [channel.take_spans(limit_s) for channel in self.channels]:
             with suppress(RayError):  # the next poll replaces a collector that died
+                # Twice the limit: the collector answers after the workers' limit at the latest.
                 spans |= ray.get(asked, timeout=2 * limit_s)
         return [spans.get(number, ()) for number in self.slots]
 
@@ -114,6 +123,7 @@ class Crew:
 
     def close(self) -> None:
         """End every worker and its engine."""
+        # Asked to close first: after a mere kill, the engine's processes live on for up to a second.
         closing = [slot.worker.actor.close.remote() for slot in self.slots.values()]
         ray.wait(closing, num_returns=len(closing), timeout=10)
         for slot in self.slots.values():
@@ -127,6 +137,7 @@ class Crew:
         """Have a new worker load the published weights, if they are to be had; `admit` lets it have work after that."""
         slot.joins_by = self._deadlines.from_now()
         stored = self.published.for_late_joiner() if self.published else None
+        # None: the learner has other weights by now. Work with the weights of its start would be of a wrong version.
         slot.is_behind = self.published is not None and stored is None
         slot.is_joining = True
         actor = slot.worker.actor

@@ -59,6 +59,7 @@ class RolloutPool:
         problems are generated again, all G completions, and these are reported again.
         """
         requests = self._queue.add(problems, sampling, are_awaited=are_awaited)
+        # Now, not in the next poll: idle workers would wait while the caller does something else first.
         self._queue.dispatch(self.deadlines.from_now())
         return requests
 
@@ -75,21 +76,26 @@ class RolloutPool:
         """
         if self.is_idle:
             return []
+        # Successors wake the poll too: one that is ready would else idle until another event, for up to a second.
         awaited = [*(channel.answer for channel in self.crew.channels), *self.crew.joining]
         first, others = ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
         # Other answers that are there by now are taken in too: a poll and a dispatch for all cost hardly more than for one.
         ready = {*first, *(ray.wait(others, num_returns=len(others), timeout=0, fetch_local=False)[0] if first and others else ())}
         events: list[PoolEvent] = []
         try:
+            # Before the dispatch, so that a successor that has just loaded gets requests in this round.
             self.crew.admit(ready & self.crew.joining.keys())
             for channel in self.crew.channels:
                 if channel.answer in ready:
                     events += self._receive(channel)
+            # After the events: a completion that has arrived is not late, however long the driver was elsewhere.
             if self.deadlines.are_due():
                 self.crew.admit(self.deadlines.late(self.crew.joining))
                 self.deadlines.check(self._queue)
+            # After all events: the room that they made is given away once, to the least loaded workers.
             self._queue.dispatch(self.deadlines.from_now())
         finally:
+            # Even after an error: a channel that does not listen would give its last answer to the next poll again.
             # After the dispatch: the call that asks for events carries its messages to the workers.
             for channel in self.crew.channels:
                 channel.listen()
@@ -97,12 +103,14 @@ class RolloutPool:
 
     def abandon(self) -> None:
         """Give up all that was submitted and is not finished."""
+        # The number first: collectors drop every earlier call, even if its message is still on the way.
         first_call = self._queue.abandon()
         for channel in self.crew.channels:
             channel.collector.abandon.remote(first_call)
 
     def load_weights(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
+        # First: a successor could finish the version before after the new one, and then serve the older.
         self.crew.admit(self.crew.joining)
         began = time.monotonic()
         self._weights.load(published)

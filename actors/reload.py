@@ -73,6 +73,7 @@ class InPlaceReload:
     def unfinished(self) -> list[str]:
         """Return the layers of which only a part has come, when all that are complete are packed."""
         self._threads.shutdown()
+        # `result` raises the error of a packing that failed in a thread, where nobody would notice.
         for matrix in self._matrices:
             if matrix.packed is not None:
                 matrix.packed.result()
@@ -103,6 +104,7 @@ class _Matrix:
     def take(self, parameter: nn.Parameter, part: Tensor, shard: str | int | None = None) -> None:
         """Take some of the rows; with the last ones the matrix is packed, in the background."""
         self._parts[QKV[shard] if isinstance(shard, str) else shard or 0] = part
+        # Not before the last part: a packed matrix cannot take rows any more.
         if sum(len(rows) for rows in self._parts.values()) == self._layer.output_size:
             parts = [self._parts[place].to(parameter.dtype) for place in sorted(self._parts)]
             self._parts = {}  # one that was made for this update goes when it is packed
@@ -125,6 +127,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
     first = parts[0]
     end = first.data_ptr()
     for part in parts:
+        # Neighbours by chance have two storages, and a view must not reach from one into the other.
         if part.data_ptr() != end or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
             return torch.cat(list(parts))
         end += part.nbytes

@@ -47,6 +47,7 @@ class Request:
 
     def group(self) -> RolloutGroup:
         """Return the group of all completions, in the order of their indices."""
+        # By index: completions end in any order, while advantages and samples follow the group's.
         completions = tuple(one.completion for one in sorted(self.ended, key=lambda one: one.index))
         return RolloutGroup(problem=self.problem, prompt_ids=self.ended[0].prompt_ids, completions=completions)
 
@@ -92,6 +93,7 @@ class RequestQueue:
         assert len({problem.id for problem in problems}) == len(problems), "two problems of one call have the same id"
         requests = [Request(number=next(self._request_numbers), problem=problem, sampling=sampling) for problem in problems]
         if are_awaited:
+            # Reversed, because `extendleft` turns them round: they keep the order of their submission.
             self._pending.extendleft(reversed(requests))
         else:
             self._pending.extend(requests)
@@ -108,11 +110,13 @@ class RequestQueue:
         while self._pending and loads:
             request = self._pending[0]
             tokens_in_flight, number, slot = loads[0]
+            # A request that fits does not overtake the first one: the driver waits for them in this order.
             if tokens_in_flight >= (1 + AHEAD) * self._max_num_seqs * request.sampling.max_tokens:
                 # The least loaded has no room, so none has: the next dispatch looks only at slots that have ended something by then.
                 self._may_have_room -= candidates
                 break
             self._pending.popleft()
+            # The clock starts here and not at `submit`: a worker is not to blame for the wait in the queue.
             request.due_at = due_at
             batches.setdefault((slot, request.sampling), []).append(request)
             heapq.heapreplace(loads, (tokens_in_flight + request.num_tokens, number, slot))
@@ -123,11 +127,14 @@ class RequestQueue:
         call = self._calls[event.call]
         self._may_have_room.add(call.slot)
         events: list[PoolEvent] = []
+        # Sorted first, as `groupby` joins neighbours only: the reward gets a problem's completions in one call.
         for problem_id, parts in groupby(sorted(event.ended, key=_place), key=lambda one: one.problem_id):
             request, ended = call.requests[problem_id], tuple(parts)
             request.ended += ended
+            # Per completion, not per group: short answers make room before the longest of their group ends.
             call.slot.tokens_in_flight -= len(ended) * request.sampling.max_tokens
             events.append(CompletionsEnded(request=request.number, problem=request.problem, ended=ended))
+            # After its completions' event: the reward must have all of them before the group counts as generated.
             if request.is_finished:
                 del call.requests[problem_id]
                 events.append(GroupFinished(request=request.number, group=request.group()))
@@ -143,11 +150,13 @@ class RequestQueue:
 
     def take_back(self, slot: WorkerSlot, error: Exception) -> None:
         """Put a slot's unfinished requests before all that wait. Raises RolloutError if workers keep dying while they have one."""
+        # Oldest calls first: the driver has waited longest for these.
         lost = [request for number in sorted(slot.calls) for request in self._calls.pop(number).requests.values()]
         self._clear(slot)
         for request in lost:
             request.ended.clear()  # its completions are generated again, all of them, so that one worker draws the whole group
             request.num_lost += 1
+            # A problem that kills its engine would kill each successor as well.
             if request.num_lost > MAX_LOSSES:
                 raise RolloutError(
                     f"problem {request.problem.id}: {request.num_lost} rollout workers died while they had it, the last one: {error}"
@@ -182,6 +191,7 @@ class RequestQueue:
         """Call workers with requests, in one message to each collector."""
         messages: dict[Channel, list[CallMessage]] = {}
         for slot, sampling, requests in batches:
+            # A number per call: an event of a lost call must not match a later call for the same problem.
             number = next(self._call_numbers)
             self._calls[number] = Call(slot, {request.problem.id: request for request in requests})
             slot.calls.add(number)

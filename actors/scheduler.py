@@ -39,8 +39,10 @@ class Gathering(Scheduler):
         updates = super().update_from_output(scheduler_output, model_runner_output)
         for update in updates.values():
             update.outputs = [part for output in update.outputs if (part := self._part(output))]
+        # After the step's own outputs: a pause has to flush them too, as they are of the old weights.
         if self._is_to_send():
             for request_id, outputs in self._waiting.items():
+                # Still known: whatever ends a request takes its outputs out of `_waiting` first.
                 client = self.requests[request_id].client_index
                 updates.setdefault(client, EngineCoreOutputs(outputs=[])).outputs.append(joined(outputs))
             self._waiting = {}
@@ -55,6 +57,7 @@ class Gathering(Scheduler):
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> list[Request]:
         """End requests whose callers have gone."""
         finished = super().finish_requests(request_ids, finished_status)
+        # Or the next flush would look up a request that is gone.
         for request in finished:
             self._waiting.pop(request.request_id, None)
         return finished

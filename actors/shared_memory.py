@@ -49,6 +49,7 @@ def in_shared_memory(arrays: Sequence[np.ndarray]) -> Iterator[list[Place]]:
         for array in arrays:
             ends.append(ends[-1] + _append(file, array))
         path = f"/proc/{os.getpid()}/fd/{file}"
+        # The engine opens the path through this process: the file stays open until the update is over.
         yield [Place(path, end) for end in ends[:-1]]
     finally:
         os.close(file)
@@ -59,6 +60,7 @@ def _append(file: int, array: np.ndarray) -> int:
     content = array.data.cast("B")
     num_bytes = len(content) + -len(content) % 64
     while content:
+        # One write takes at most 2 GiB on Linux, and may take less.
         content = content[os.write(file, content) :]
     os.write(file, bytes(num_bytes - array.nbytes))
     return num_bytes
@@ -72,6 +74,7 @@ def _in_parents_file(arrays: Sequence[np.ndarray]) -> list[Place] | None:
     for array in arrays:
         address = array.ctypes.data
         mapping = next((one for one in mappings if one.start <= address and address + array.nbytes <= one.end), None)
+        # By device and inode: the store's file has no name to compare.
         path = paths.get((mapping.device, mapping.inode)) if mapping else None
         if mapping is None or path is None:
             return None
@@ -84,6 +87,7 @@ def _shared_mappings() -> list[_Mapping]:
     with open("/proc/self/maps") as lines:
         for line in lines:
             addresses, permissions, offset, device, inode, *_ = line.split(maxsplit=5)
+            # Private mappings may differ from their file: writes to them never reach it.
             if permissions.endswith("s") and inode != "0":
                 start, end = (int(address, 16) for address in addresses.split("-"))
                 major, minor = (int(part, 16) for part in device.split(":"))

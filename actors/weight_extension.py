@@ -72,6 +72,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Join a group; returns when all of its members have joined."""
+        # First: no member of the group before may wait for this process any longer.
         self.shutdown()
         self.failure = ""
         try:
@@ -83,11 +84,13 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
     def start_weight_update(self) -> None:
         """Prepare every layer to take checkpoint-format weights again."""
         self._all = {name for name, _ in self.model.named_parameters()}  # tied ones once, as in a checkpoint
+        # Made for each update: its loaders hang on this update's parameters, and its threads end with it.
         reload = InPlaceReload if packs_in_place(self.vllm_config) else LayerwiseReload
         self._reload = reload(self.model, self.model_config)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load all tensors, adapters merged; a missing, unknown or damaged tensor is a failure."""
+        # False until all is written: a head must not be packed from half a version.
         self.failure, self._is_complete = "", False
         try:
             if update_info.is_broadcast:
@@ -102,8 +105,11 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         apart = {part for name, _, up, down in update_info.adapters for part in (name, up, down)}
         written = self.model.load_weights((name, sent.read(name)) for name in sent.names if name not in apart)
         changed = self.model.load_weights((adapter[0], self._merged(sent, adapter)) for adapter in update_info.adapters)
+        # Without a base, every parameter of the last adapters must change: an adapter that is gone would stay in it.
         expected = self._all if update_info.is_complete else self._adapted
+        # After both loads: they read lazily, so `unread` is not known before.
         self._check_written(sent.unread, expected - written - changed)
+        # After the check: a failed update must not lower the demands on the next one.
         self._adapted = changed
         self._is_complete = update_info.is_complete
 
@@ -112,6 +118,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         try:
             received = self._group.received()
             written = self.model.load_weights(received)
+            # Reads on what the model left unread: in each bucket the other members wait for this process.
             self._check_written((name for name, _ in received), self._all - written)
         except Exception as error:
             self._group.ended(str(error) or repr(error))  # or all other members would wait until the deadline
@@ -157,6 +164,7 @@ class LearnerWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         On a CPU every layer computes with a packed copy of its weight. vLLM 0.32 packs only layers that were loaded under their own names.
         An output head that is tied to the embedding never is, and would go on with the weights of the engine's start.
         """
+        # First: the head is packed from the weight that this puts into place.
         self._reload.finish()
         if self.device.type == "cpu" and self._is_complete:
             for module in self.model.modules():
@@ -204,6 +212,7 @@ class _Sent:
         dtype = getattr(torch, dtype_name)
         num_bytes = torch.Size(shape).numel() * dtype.itemsize
         tensor = self._files[path][offset : offset + num_bytes].view(dtype).view(*shape)
+        # Before the model gets it: damaged bytes must not reach a layer.
         if self._checksums and checksum(content_of(tensor)) != self._checksums.get(name):
             raise RuntimeError(f"weight update: tensor {name} is not what the learner published")
         self.unread.discard(name)
@@ -229,8 +238,10 @@ def exit_with_worker(parent: int, worker: int) -> None:
     def watch() -> None:
         while os.getppid() == parent and worker in (parent, _parent_of(parent)):
             time.sleep(0.5)
+        # Before our own end: no code of ours runs in that process, and nobody else would end it.
         if parent != worker and os.getppid() == parent:  # it lives, or it would not be our parent
             os.kill(parent, signal.SIGKILL)
+        # Not `sys.exit`, which would end this thread alone.
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="exit-with-worker").start()

@@ -44,15 +44,18 @@ class WeightLoading:
     def load(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version."""
         self._crew.published = published  # first: a worker that is replaced during the delivery loads this version
+        # Before the delivery: a worker that is replaced during it may be behind again.
         for slot in self._crew.slots.values():
             slot.is_behind = False
         published.deliver(self)
+        # Last: the load is not over while a successor from the delivery still pulls.
         self._crew.admit(self._crew.joining)
 
     def pull(self, weights: Weights) -> dict[int, str]:
         """Have all workers load a version from the object store; replace those who fail, and return why they failed, by slot."""
         due_at = self._deadlines.from_now()
         failures: dict[int, str] = {}
+        # All collectors are called before one is awaited: the loads share one deadline.
         loading = {channel: channel.load_weights(weights, self.deadline_s) for channel in self._crew.channels}
         for channel, loaded in loading.items():
             failed = self._failures(channel, loaded, weights, due_at)
@@ -80,5 +83,6 @@ class WeightLoading:
                     raise RolloutError(
                         f"a collector of rollout workers did not answer within rollout.deadline_s={self.deadline_s:g} s: {error}"
                     ) from error
+                # Workers still load for the dead collector; their lock lets the second load wait for the first.
                 self._crew.reopen(channel, error)
                 loaded = channel.load_weights(weights, left_s)

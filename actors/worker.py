@@ -144,6 +144,7 @@ class RolloutWorker:
         """Tensors of the base. They keep the object store's copy on this node, from which every later version is made."""
         self._joined: Meeting | None = None
         """Meeting of the group that the engine's processes are in; None where they are in no group."""
+        # Before the engine starts: its processes inherit the environment of that moment.
         os.environ[WORKER_PID] = str(os.getpid())
         self.engine = AsyncLLM.from_engine_args(engine_arguments(model_path, rollout))
         self._pixels = PixelsOnce(self.engine)
@@ -174,6 +175,7 @@ class RolloutWorker:
                 yield cast(list[Ended], parts)
         finally:
             self._count_calls(-1)
+            # The caller may be gone: its completions must not take room in the engine.
             for task in answering:
                 task.cancel()
 
@@ -268,6 +270,7 @@ class RolloutWorker:
             # The load of a collector that died goes on, while its successor asks for the same version.
             async with self._update_turn:
                 await self._unless_dead(self._update(WeightTransferUpdateRequest(update_info=update), weights.version))
+        # Only now: no later version may build on a base that did not arrive whole.
         self._base_buckets, self._base = (weights.buckets, base) if adapters else ((), [])
         return weights.version
 
@@ -291,6 +294,7 @@ class RolloutWorker:
 
         # A load may follow a broadcast that the learner has given up. It waits until this engine has ended the broadcast too.
         async with self._update_turn:
+            # Before: however the broadcast ends, the engine no longer has the base.
             self._base_buckets, self._base = (), []
             await self._unless_dead(update())
         return version
@@ -298,6 +302,7 @@ class RolloutWorker:
     async def _update(self, request: "WeightTransferUpdateRequest", version: int) -> None:
         self._is_loading = True
         self._note()
+        # Paused before the caches go: a running request would fill them again with the old weights.
         # Clearing the caches would take the images' pixels as well. `pause_generation` would sleep for 20 ms after this.
         await self.engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
         await self.engine.reset_prefix_cache(reset_running_requests=True)

@@ -78,13 +78,16 @@ def collate(
     """
     if not any(block.prompt.images for block in blocks):
         blocks = [*blocks, Block(prompt=blank, num_prompt=len(blank.ids))]
+    # Every flat value below follows this order: the model's output is matched by place alone.
     samples = [sample for block in blocks for sample in block.samples]
     allowed = [[id not in forbidden_ids for id in sample.completion_ids] for sample in samples]
+    # A placeholder in an answer would claim the features of an image that is not there.
     completions = [
         [id if fits else filler_id for id, fits in zip(sample.completion_ids, row, strict=True)]
         for sample, row in zip(samples, allowed, strict=True)
     ]
     rows = [[block] for block in blocks] if layout == "padded" else [list(blocks)]
+    # Without each last token: it is a target only, and predicts nothing.
     fed = iter([completion[:-1] for completion in completions])
     ids = [[id for block in row for part in (block.prompt.ids, *(next(fed) for _ in block.samples)) for id in part] for row in rows]
     length = max(map(len, ids))
@@ -92,6 +95,7 @@ def collate(
     return MicroBatch(
         input_ids=torch.tensor([row + [filler_id] * (length - len(row)) for row in ids]),
         position_ids=torch.stack([_row_positions(row, length) for row in rows], dim=1),
+        # A mask only for padded rows: that of a pack would grow with the square of its length.
         attention_mask=torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids]) if layout == "padded" else None,
         spans=None if layout == "padded" else spans,
         images=_joined([block.prompt.images for block in blocks if block.prompt.images]),
@@ -110,6 +114,7 @@ def _row_positions(row: Sequence[PromptBlock], length: int) -> Tensor:
     parts = []
     for block in row:
         prompt = block.prompt.position_ids
+        # From the largest position on any axis: there M-RoPE goes on after an image.
         following = [prompt.max() + 1 + torch.arange(number) for number in block.num_fed]
         parts += [prompt, *(part.expand(len(prompt), -1) for part in following)]
     positions = torch.cat(parts, dim=1)
@@ -137,6 +142,7 @@ def _padded_cat(tensors: Sequence[Tensor]) -> Tensor:
     sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
     gaps = [[(size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)] for tensor in tensors]
     return torch.cat(
+        # Reversed, as `pad` counts from the last dimension.
         [torch.nn.functional.pad(tensor, [n for gap in reversed(row) for n in (0, gap)]) for tensor, row in zip(tensors, gaps, strict=True)]
     )
 
@@ -151,6 +157,7 @@ def _floats(values: Iterable[float]) -> Tensor:
 
 def _proximal_logprobs(samples: Sequence[TrainSample]) -> Tensor | None:
     """Return them flat, (N,), or None if no sample has any."""
+    # A mixture would put the clip range of some tokens around another policy.
     has_them = {sample.proximal_logprobs is not None for sample in samples if sample.rollout_logprobs is not None}
     assert len(has_them) < 2, "either all RL samples of an update have proximal log-probabilities, or none has"
     rows = [sample.proximal_logprobs or (0.0,) * len(sample.completion_ids) for sample in samples]

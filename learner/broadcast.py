@@ -99,12 +99,15 @@ class BroadcastTransport:
         members = list(workers.members)
         # The group counts as broken until every member has the version: whoever raises on the way leaves no half-used group behind.
         meeting, self.meeting = self.meeting, None
+        # A successor has joined no group: any change of the workers needs a new one.
         if meeting is None or members != self._members:
             meeting = self.sender.call_group(1 + len(members) * workers.num_processes, workers.deadline_s)
+        # Receivers first: the sender waits until all of them have joined.
         calls = list(workers.receive(version, meeting))
         failure = self.sender.send(calls, is_checked=is_checked)
         # Receivers end by themselves. Before the object store takes over, no engine may still be in the middle of this broadcast.
         ray.wait(calls, num_returns=len(calls), timeout=SETTLE_S if failure else workers.deadline_s)
+        # A receiver may fail after the last byte, in its own check of the whole version.
         failure = failure or next(filter(None, map(_error, calls)), "")
         if not failure:
             self.meeting, self._members, self._num_in_vain = meeting, members, 0
@@ -112,6 +115,7 @@ class BroadcastTransport:
 
     def count_in_vain(self, failure: str, *, is_any_lost: bool) -> None:
         """Take note that workers pulled a version that could not be sent; raises RolloutError if no broadcast seems to work here."""
+        # A death explains a failure. Only failures without one speak against broadcasts on this cluster.
         self._num_in_vain = 0 if is_any_lost else self._num_in_vain + 1
         if self._num_in_vain == MAX_IN_VAIN:
             raise RolloutError(
@@ -127,6 +131,7 @@ class BroadcastVersion:
         self.version = version
         self._transport = transport
         self._is_checked = is_checked
+        # Read now: after any later change the learner's weights are another version.
         self._num_changes = transport.sender.num_changes
         self._stored: Weights | None = None
         """The version in the object store, once anyone had to pull it."""
@@ -138,6 +143,7 @@ class BroadcastVersion:
             return
         reason = f"weights of version {self.version} come from the object store, as not all workers received them: {failure}"
         logger.warning(reason)
+        # At once: the loop waits for this delivery, so the learner cannot have updated yet.
         stored = self.for_late_joiner()
         assert stored, "the learner still has the weights that it has just published"
         lost = workers.pull(stored)
@@ -145,6 +151,7 @@ class BroadcastVersion:
 
     def for_late_joiner(self) -> Weights | None:
         """Return the version, which the learner puts into the object store if it still has it; else None."""
+        # Kept: by the time of a second successor the learner may have moved on.
         self._stored = self._stored or self._transport.sender.stored(self.version, self._num_changes)
         return self._stored
 

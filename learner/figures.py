@@ -13,6 +13,7 @@ class UpdateFigures:
     """Gathers one update's figures. `add` sees each micro-batch once; `stats` is called on all ranks at once."""
 
     def __init__(self, device: torch.device) -> None:
+        # float64: in float32 the figures would depend on how tokens are split over passes and ranks.
         self._sums = torch.zeros(10, dtype=torch.float64, device=device)
         self._log_ratios: list[Tensor] = []
 
@@ -33,6 +34,7 @@ class UpdateFigures:
             ]
         )  # (8, N)
         whole = torch.stack([loss * loss_weights, loss * is_trace])  # (2, N)
+        # To float64 before the sum; after it, the digits would be lost already.
         self._sums += torch.cat([whole.double() * mask, rows.double() * rl_mask]).sum(-1)
         self._log_ratios.append(losses.log_ratio[rl_mask > 0])
 
@@ -40,6 +42,7 @@ class UpdateFigures:
         self, *, grad_norm: float, learning_rate: float, num_samples: int, num_loss_tokens: int, num_trace_tokens: int
     ) -> UpdateStats:
         """Return the figures of all ranks, the same on each. `num_trace_tokens` of the loss tokens are of traces."""
+        # Collectives: every rank calls this one and those of the quantiles, in the same order.
         distributed.all_reduce(self._sums)
         loss, sft_sum, *sums = self._sums.tolist()
         num_rl_tokens = num_loss_tokens - num_trace_tokens
@@ -76,6 +79,7 @@ def _of_all_ranks(values: Tensor) -> Tensor:
     lengths = values.new_zeros(distributed.get_world_size(), dtype=torch.long)
     lengths[distributed.get_rank()] = len(values)
     distributed.all_reduce(lengths)
+    # `all_gather` takes tensors of one size, so the lengths travel first.
     padded = values.new_zeros(int(lengths.max()))
     padded[: len(values)] = values
     gathered = [torch.empty_like(padded) for _ in lengths]

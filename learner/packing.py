@@ -43,8 +43,10 @@ def rank_shares(num_tokens: Sequence[int], num_ranks: int) -> list[range]:
     Consecutive, so that the completions of a problem (one rendering, one image) stay together; balanced within one sample.
     A rank's run is empty if there are too few samples.
     """
+    # By a sample's middle: cut by its start or end, a rank could be off by a whole long sample.
     middles = [end - own / 2 for end, own in zip(accumulate(num_tokens), num_tokens, strict=True)]
     total = sum(num_tokens)
+    # Rounding may put the last middle at the very end, which would be one rank too many.
     ranks = [min(num_ranks - 1, int(middle * num_ranks / total)) for middle in middles]
     starts = [sum(rank < first for rank in ranks) for first in range(num_ranks + 1)]
     return [range(low, high) for low, high in zip(starts, starts[1:], strict=False)]
@@ -66,6 +68,7 @@ def _shared(samples: Sequence[Block[Prompt]], budget: int) -> list[Block[Prompt]
     open_blocks: dict[int, list[Block[Prompt]]] = {}
     done: list[list[Block[Prompt]]] = []
     for sample in samples:
+        # By identity: the prompt cache gives all samples of a problem the same object.
         members = open_blocks.get(id(sample.prompt), [])
         if members and _joined([*members, sample]).num_tokens <= budget:
             members.append(sample)
@@ -88,6 +91,7 @@ def _first_fit(blocks: Sequence[Block[Prompt]], budget: int) -> list[list[Block[
     """Return the blocks in packs, the longest first, each in the first pack that has room for it."""
     packs: list[list[Block[Prompt]]] = []
     room: list[int] = []
+    # Longest first wastes the least room. The sort is stable, so the packs are the same in every run.
     for block in sorted(blocks, key=lambda block: -block.num_tokens):
         place = next((place for place, left in enumerate(room) if block.num_tokens <= left), len(packs))
         if place == len(packs):
@@ -101,6 +105,7 @@ def _first_fit(blocks: Sequence[Block[Prompt]], budget: int) -> list[list[Block[
 def _padded(samples: Sequence[Block[Prompt]], budget: int) -> list[list[Block[Prompt]]]:
     """Return the samples in batches of similar length, the longest first."""
     batches: list[list[Block[Prompt]]] = []
+    # Longest first: a batch's first row sets its width, and no later row widens it.
     for sample in sorted(samples, key=lambda sample: -sample.num_tokens):
         if batches and (len(batches[-1]) + 1) * batches[-1][0].num_tokens <= budget:
             batches[-1].append(sample)
@@ -114,6 +119,7 @@ def known_tokens(samples: Sequence[TrainSample], *, shares_prompts: bool) -> lis
 
     A shared prompt counts with its first sample. A prompt that no engine has rendered (SFT) does not count.
     """
+    # Before rendering: all ranks have to agree on the shares, and each renders only its own.
     seen: set[str] = set()
     numbers = []
     for sample in samples:

@@ -23,4 +23,5 @@ class Publisher:
     def publish_again(self, version: int) -> PublishedVersion:
         """Return the weights under the version that they had before a stop; the count goes on from it."""
         self.version = version
+        # Checked: after a resume it is the first version that these engines receive.
         return self.transport.publish(version, is_checked=True)

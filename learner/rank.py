@@ -42,6 +42,7 @@ class LearnerRank:
     def join(self, rank: int, world_size: int, address: tuple[str, int]) -> None:
         """Meet the other ranks at the address of rank 0."""
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR=address[0], MASTER_PORT=str(address[1]))
+        # Before the import: DeepSpeed chooses its accelerator once, on first use.
         os.environ["DS_ACCELERATOR"] = self._device.type
         import deepspeed
         from transformers.utils.logging import disable_progress_bar
@@ -80,12 +81,15 @@ class LearnerRank:
         The gradient is that of the weighted sum over all loss tokens, however ranks and micro-batches split them.
         """
         state = self._state
+        # From all samples, not this rank's share: every rank divides by the same totals.
         weights = sample_weights(samples, state.num_loss_tokens(samples), state.stage.policy_loss)
+        # Before the step, which counts the update and so moves the schedule.
         rate = state.set_learning_rate()
         figures = UpdateFigures(self._device)
         with self.spans.during("prepare"):
             passes = self._passes(samples)
         for number, blocks in enumerate(passes, start=1):
+            # DeepSpeed applies gradients at a boundary only: all passes have to be in them first.
             state.engine.set_gradient_accumulation_boundary(number == len(passes))
             batch = state.micro_batch(blocks)
             # Before the policy's own pass: the reference may be the policy without adapters, and ZeRO-3 counts the passes of a layer.
@@ -123,6 +127,7 @@ class LearnerRank:
             indices = _indices(blocks)
             parts = (policy_logprobs * batch.loss_mask).cpu().split([len(samples[index].completion_ids) for index in indices])
             rows.update({index: tuple(part.tolist()) for index, part in zip(indices, parts, strict=True)})
+        # Packs hold samples in any order; the driver joins the ranks' rows by position.
         return [rows[index] for index in sorted(rows)]
 
     @recorded
@@ -130,6 +135,7 @@ class LearnerRank:
         """Return the mean cross entropy of the loss tokens of all ranks' samples, nats, the same on every rank; nothing is updated."""
         parts = [samples[start : start + VALIDATION_SAMPLES] for start in range(0, len(samples), VALIDATION_SAMPLES)]
         sums = [fsum(value for row in self.logprobs(part) for value in row) for part in parts]
+        # float64: in float32, the sum over many tokens would depend on how ranks split them.
         own = torch.tensor(-fsum(sums), dtype=torch.float64, device=self._device)
         distributed.all_reduce(own)
         return float(own) / sum(self._state.num_loss_tokens(samples))
@@ -147,10 +153,12 @@ class LearnerRank:
     @recorded
     def export(self, folder: Path) -> None:
         """Write the policy as a plain Hugging Face folder."""
+        # On every rank, though only the first keeps them: under ZeRO-3 gathering is a collective.
         weights = gather_weights(self.policy, keep=self._rank == 0)
         if self._rank == 0:
             folder.parent.mkdir(parents=True, exist_ok=True)
             write_model_folder(weights, self._state.stage.model_path, folder)
+        # No rank answers before the folder is whole.
         distributed.barrier()
 
     def _passes(self, samples: Sequence[TrainSample]) -> list[list[PromptBlock]]:
@@ -188,6 +196,7 @@ class LearnerRank:
             sequences=Sequences(index=batch.sequence_index, mask=batch.loss_mask),
             variant=variant,
         )
+        # A trace has no rollout log-probabilities, so its policy loss means nothing and must not count.
         return replace(losses, loss=torch.where(is_trace, sft_loss(policy_logprobs, batch.advantages).loss, losses.loss))
 
 

@@ -25,6 +25,7 @@ class RankActor(LearnerRank):
         """Return this node's address and a port that is free on it."""
         with socket.socket() as free:
             free.bind(("", 0))
+            # Free at this moment: if another process takes the port first, `join` fails and the run ends.
             return ray.util.get_node_ip_address(), free.getsockname()[1]
 
     @recorded
@@ -49,6 +50,7 @@ class RankActor(LearnerRank):
 
     def call_group(self, num_members: int, deadline_s: float) -> Meeting:
         """Return where a new group for broadcasts meets, in place of the group before."""
+        # First: nobody may be left waiting in the group before.
         if self._group:
             self._group.close()
         self._group = None
@@ -63,6 +65,7 @@ class RankActor(LearnerRank):
         """
         self._receiving = receiving
         failure = ""
+        # The empty bucket ends the version: without it receivers would wait for another one.
         for bucket in chain(weight_buckets(self.policy, keep=self._rank == 0), [{}]):
             # After a failure too, all ranks gather every bucket: gathering is a collective, and a rank that stopped would block the others.
             if self._rank == 0 and not failure:
@@ -71,6 +74,7 @@ class RankActor(LearnerRank):
 
     def _send(self, bucket: dict[str, Tensor], with_checksums: bool) -> str:
         try:
+            # Not in `call_group`: this waits until all have joined, and receivers are called only after that.
             if self._group is None:
                 self._group = Group(self._meeting, self._store, 0, self._device, far_failure=lambda: first_failure(self._receiving))
             self._group.send(bucket, with_checksums=with_checksums)
@@ -107,6 +111,7 @@ def put_buckets(buckets: Iterable[Sequence[WeightTensor | Adapter]], with_checks
     references, sums = [], {}
     for bucket in buckets:
         if bucket:
+            # Put before the next bucket is gathered: the tensors of this one are valid only until then.
             references.append(ray.put(bucket))
             sums.update(checksums(bucket) if with_checksums else {})
     return references, sums

@@ -45,6 +45,7 @@ class Ranks:
         self.check_open(method.__name__)
         with self._in_order:
             asked = self._asked(method.__name__, *args, **kwargs)
+        # Outside the lock: only the calls need an order, and a wait for answers must not hold up other threads.
         return self.collect(asked, method.__name__)
 
     def change(
@@ -53,6 +54,7 @@ class Ranks:
         """Return each rank's answer to a call that changes the policy's weights."""
         self.check_open(method.__name__)
         with self._in_order:
+            # Before the calls: from here on nobody may take these weights for an earlier version.
             self.num_changes += 1
             asked = self._asked(method.__name__, *args, **kwargs)
         return self.collect(asked, method.__name__)
@@ -76,6 +78,7 @@ class Ranks:
     ) -> Answer:
         """Return the answer of rank 0, which alone is called."""
         self.check_open(method.__name__)
+        # Without the lock: this is no collective, so its place among the calls does not matter.
         return self.collect([getattr(self.actors[0], method.__name__).remote(*args, **kwargs)], method.__name__)[0]
 
     def take_spans(self) -> "list[ray.ObjectRef[tuple[Span, ...]]]":
@@ -92,6 +95,7 @@ class Ranks:
         deadline = time.monotonic() + self._deadline_s
         pending = list(refs)
         try:
+            # One by one as they end: a rank that fails is seen while the others wait for it in a collective.
             while pending:
                 done, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
                 if not done:
@@ -101,6 +105,7 @@ class Ranks:
                     )
                 ray.get(done[0])
             return ray.get(list(refs))
+        # Before RayError, its base class: it carries the rank's own message.
         except RayTaskError as error:
             self.close()
             if isinstance(error.cause, (ConfigError, LearnerError)):
@@ -115,6 +120,7 @@ class Ranks:
 
     def close(self) -> None:
         """End all ranks and give their resources back. Closing twice is fine."""
+        # Emptied first: another thread then sees the group closed, and calls no dead rank.
         actors, self.actors = self.actors, []
         self.num_changes += 1  # the weights are gone
         for actor in actors:
@@ -144,6 +150,7 @@ def start_ranks(config: LearnerConfig, model: ModelConfig, seed: int) -> tuple[R
         .remote(config, model, seed)
         for rank in range(config.num_ranks)
     ]
+    # A reference, not awaited: all ranks start side by side, and each gets the address from Ray when rank 0 has it.
     address = actors[0].address.remote()
     joined = [actor.join.remote(rank, config.num_ranks, address) for rank, actor in enumerate(actors)]
     return Ranks(actors, placement, config.deadline_s), joined
@@ -164,6 +171,7 @@ def place(config: LearnerConfig, deadline_s: float) -> PlacementGroup:
     placement = placement_group([bundle] * config.num_ranks, strategy="PACK")
     if placement.wait(deadline_s):
         return placement
+    # Or Ray would go on to look for room after the error.
     remove_placement_group(placement)
     total, free = ray.cluster_resources(), ray.available_resources()
     has = ", ".join(f"{name} {total.get(name, 0):g} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))

@@ -73,6 +73,7 @@ class StageState:
         """Apply the gradient and return its norm before clipping."""
         whole = isinstance(self.engine.optimizer, torch.optim.Optimizer)  # ZeRO 0 in float32: DeepSpeed keeps no norm
         gradients = [parameter.grad for parameter in self.engine.module.parameters() if whole and parameter.grad is not None]
+        # Before the step, which clears the gradients; other optimizers know their norm only after it.
         norm = torch.nn.utils.get_total_norm(gradients)
         self.engine.step()
         self.num_updates += 1
@@ -98,6 +99,7 @@ class StageState:
         if step:
             # Not strict, because frozen parameters are not in it.
             _, client_state = self.engine.load_checkpoint(str(folder), tag=checkpoints.tag(step), load_module_strict=False)
+            # The learning rate follows from it: at 0 the schedule would begin from the start.
             self.num_updates = client_state["num_updates"]
         return step
 
@@ -116,6 +118,7 @@ def begun(stage: Stage, *, config: LearnerConfig, model: ModelConfig, seed: int,
     forbidden_ids = frozenset(prompts.placeholder_ids)
     settings = deepspeed_config(config, stage.optimizer.max_grad_norm)
     scorer = _scorer(stage, config, forbidden_ids, settings)
+    # Before the optimizer is made: it takes only the parameters that still need a gradient.
     freeze(scorer.model, stage.optimizer.freeze)
     if config.lora:
         add_adapters(scorer.model, config.lora, seed)
@@ -139,6 +142,7 @@ def begun(stage: Stage, *, config: LearnerConfig, model: ModelConfig, seed: int,
 
 def _scorer(stage: Stage, config: LearnerConfig, forbidden_ids: frozenset[int], settings: dict[str, Any]) -> TokenScorer:
     shards_weights = settings["zero_optimization"]["stage"] == 3
+    # ZeRO-3 shards while it loads: a single rank may not have room for the whole model.
     model = load_model(stage.model_path, config.dtype, config.layout, settings if shards_weights else None)
     return TokenScorer(model, forbidden_ids, stage.temperature)
 

@@ -29,6 +29,7 @@ def gather_weights(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     """
     gathered = {}
     for bucket in weight_buckets(model, keep):
+        # Copied: the bucket's tensors are the parameters themselves, which the next bucket or update changes.
         gathered.update({name: tensor.to("cpu", copy=True).contiguous() for name, tensor in bucket.items()})
     return gathered
 
@@ -50,6 +51,7 @@ def base_buckets(model: nn.Module, keep: bool) -> Iterator[dict[str, Tensor]]:
 def _gathered_buckets(model: nn.Module, weights: Iterable[PlainWeight], keep: bool) -> Iterator[dict[str, Tensor]]:
     for bucket in _buckets(weights):
         with _whole(parameter for weight in bucket for parameter in weight.parameters):
+            # Inside the context, outside of which ZeRO-3 shards the weights again; all ranks enter, as it is a collective.
             yield _as_in_folder(model, {weight.name: weight.merged() for weight in bucket}) if keep else {}
 
 
@@ -129,11 +131,14 @@ def checksums(bucket: Sequence[WeightTensor | Adapter]) -> dict[str, str]:
 def write_model_folder(weights: dict[str, Tensor], base: str, folder: Path) -> None:
     """Write a plain Hugging Face folder: these weights, everything else copied from the base model. It appears whole or not at all."""
     scratch = folder.with_name(f".{folder.name}.incomplete")
+    # Left by a process that died here.
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(_local_folder(base), scratch, ignore=shutil.ignore_patterns(*WEIGHT_FILES, ".*"))
     safetensors.torch.save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
+    # No rename replaces a folder with files. A death in between costs an export, which the stage then repeats.
     if folder.exists():
         shutil.rmtree(folder)
+    # Last: a death before leaves no folder that looks like a model.
     os.replace(scratch, folder)
 
 

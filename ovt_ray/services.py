@@ -29,13 +29,16 @@ class Services:
             self._engine_model = engine_model
             self._rollout: RolloutPool | None = None
             self._groups: ScoredRollouts | None = None
+            # Before the start: an error in the middle of it still ends the workers.
             started.callback(self.end_rollout, engine_model)
+            # First of the three, as engines take longest: learner and reward start meanwhile.
             self.start_rollout()
             self.learner = LearnerGroup(config.learner, config.model, config.seed)
             started.callback(self.learner.close)
             self.reward = RewardPool(config.reward)
             started.callback(self.reward.close)
             self.rollout.wait_until_ready()
+            # Only now: until here an error closes all that has started, in reverse order, the cluster last.
             self._started = started.pop_all()
 
     def __enter__(self) -> "Services":
@@ -71,6 +74,7 @@ class Services:
 
     def take_spans(self) -> list[ActorSpans]:
         """Return each actor's spans since the last call, in the same order each time; none of one that does not answer."""
+        # Asked before the rollout workers are awaited, so that the waits overlap.
         asked = {"reward actor": self.reward.take_spans(), "learner rank": self.learner.ranks.take_spans()}
         kinds = {"rollout worker": self.rollout.take_spans(SPANS_S)}
         refs = [ref for its_refs in asked.values() for ref in its_refs]

@@ -80,6 +80,7 @@ class RewardPool:
         remote = ray.remote(num_cpus=CPUS_PER_ACTOR, max_restarts=-1, max_task_retries=MAX_RETRIES, max_concurrency=self._config.queue + 1)(
             RewardActor
         )
+        # All before one is awaited: their processes load side by side.
         self._actors = [remote.remote(self._config, ray.cloudpickle.dumps(self._share_of(place))) for place in range(num_actors)]
         limit_s = PLACEMENT_DEADLINE_S + START_DEADLINE_S
         asked = f"reward.num_actors={num_actors}, {CPUS_PER_ACTOR} CPU each"
@@ -119,6 +120,7 @@ class RewardPool:
 
     def submit(self, problem: Problem, answers: Sequence[Answer]) -> "ray.ObjectRef[tuple[Score, ...]]":
         """Return a reference to a score per answer, for `are_ready` and `collect`. Waits while the queue is full."""
+        # Before the loads are counted: submissions that are scored would still count.
         self._make_room()
         loads = Counter(pending.place for pending in self._in_work.values())
         place = min(range(len(self._actors)), key=lambda place: loads[place])
@@ -141,6 +143,7 @@ class RewardPool:
         Raises RewardError if a part can no longer be loaded, or if rewards failed on too many of the latest completions. Raises it too
         past the time that scoring would take if it hung on every completion in flight.
         """
+        # Before the submission is forgotten: its own answers count for the limit.
         limit_s = self._limit_s()
         pending = self._pending.pop(scores)
         problem_id = pending.problem.id
@@ -150,6 +153,7 @@ class RewardPool:
         except RayActorError as error:
             reason = f"the reward actor died {MAX_RETRIES + 1} times on problem {problem_id}: {error}"
             found = (unscorable(reason, Failure.CRASH),) * len(pending.answers)
+        # `None`: a look at the queue may have forgotten it already, as it was scored.
         self._in_work.pop(scores, None)
         self._check_share(found)
         return found
@@ -160,6 +164,7 @@ class RewardPool:
 
     def close(self) -> None:
         """End the actors that the pool started, and their processes with them."""
+        # Reward actors first: none may call a replica that has ended.
         for actor in self._actors:
             ray.kill(actor)
         for replicas in self._replicas.values():
@@ -176,6 +181,7 @@ class RewardPool:
         is_full = len(self._in_work) >= self._config.queue
         if not is_full and len(self._actors) == 1:
             return  # one actor: its load does not matter
+        # This forgets scored submissions as well, so there may be room after it.
         limit_s = self._limit_s()
         if len(self._in_work) < self._config.queue:
             return
@@ -203,6 +209,7 @@ class RewardPool:
         failed = [score for score in scores if score.failure is not None]
         self._lately.extend(score.failure is not None for score in scores)
         num_failed = sum(self._lately)
+        # Only with a new failure: the share rises at no other time.
         if failed and len(self._lately) >= MIN_COMPLETIONS and num_failed > self._config.max_error_share * len(self._lately):
             raise RewardError(
                 f"rewards failed on {num_failed} of the last {len(self._lately)} completions, more than "

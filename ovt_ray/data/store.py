@@ -64,6 +64,7 @@ def problem_set(
 
 def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] = ()) -> ProblemSet:
     """Return the problems of rows, kept in the folder `home`, which appears whole or not at all. `name` is for the progress."""
+    # Named by the process: two runs may read the same data side by side.
     scratch = home.with_name(f".{home.name}.{os.getpid()}.tmp")
     remote = RemoteImages(image_hosts, home.parent)
     remote.images.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,7 @@ def keep(rows: Iterable[Row], name: str, home: Path, image_hosts: Sequence[str] 
         (scratch / "bad.json").write_text(json.dumps([asdict(row) for row in bad]))
         shutil.rmtree(home, ignore_errors=True)  # a rename replaces no folder with files in it
         try:
+            # When both files are whole: another process may open the folder at any moment.
             scratch.rename(home)
         except OSError:  # another process wrote the same folder first
             if not home.is_dir():
@@ -101,6 +103,7 @@ def _opened(home: Path) -> ProblemSet | None:
     except (OSError, ValueError, pa.ArrowException):  # for example after a power failure: the rows are read again
         return None
     noted = dict(_noted(problems)) | {row.image: row.image_stamp for row in problems.bad if row.image}
+    # Size and hash in the table would no longer be those of the image.
     changed = [path for path, before in noted.items() if stamp(path) != before]
     if changed:
         more = f" and {len(changed) - 1} more images" if changed[1:] else ""
@@ -129,6 +132,7 @@ def _made(rows: Iterable[Row], remote: RemoteImages, num_threads: int) -> Iterat
                 if len(waiting) > ROWS_AHEAD * num_threads:
                     earliest, future = waiting.popleft()
                     yield earliest, future.result()
+            # In order, whichever thread ends first: of two rows with one id, the later is the bad one on every run.
             for place, future in waiting:
                 yield place, future.result()
         finally:  # a consumer that stops early does not wait for pending fetches
@@ -204,6 +208,7 @@ def _key(format_name: str, path: Path, split: Split, image_hosts: Sequence[str])
     """Return a name that depends on format, path, hosts of images, state of the files and the reading code."""
     states = [state for read in files_read(format_name, path) for state in _states(read)]
     parts = [format_name, split, str(path.resolve()), " ".join(sorted(image_hosts)), _code_version(), *states]
+    # A byte that no path holds: two lists of parts never give one text.
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -214,11 +219,13 @@ def _states(path: Path) -> Iterator[str]:
         return
     visited = set()
     for folder, folders, files in os.walk(path, followlinks=True):
+        # By real path: a link to a folder above would never come to an end.
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # Sorted: the key must not depend on the order in which the file system lists names.
         for name in sorted(files):
             file = os.path.join(folder, name)
             yield f"{file} {stamp(file)}"

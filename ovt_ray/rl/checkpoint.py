@@ -86,6 +86,7 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
         begun=tuple(_Begun(step=begun.step, positions=begun.positions) for begun in state.begun),
         num_groups=len(groups),
     )
+    # Into the folder that gets its name last: both parts appear by one rename, or neither does.
     write_json_lines_atomically(checkpoints / INCOMPLETE / STATE_FILE, [asdict(numbers), *groups])
 
 
@@ -118,6 +119,7 @@ def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
     if not rows:
         raise DataError("it is empty" if path.exists() else "there is no such file")
     numbers = NUMBERS.validate_python(rows[0])
+    # The reader of JSON lines ignores a torn end: only this count shows that groups are missing.
     if (numbers.step, numbers.num_groups) != (step, len(rows) - 1):
         raise DataError(f"step {numbers.step} and {numbers.num_groups} groups in line 1, step {step} and {len(rows) - 1} in fact")
     finished: dict[int, dict[int, ScoredGroup]] = {begun.step: {} for begun in numbers.begun}
@@ -129,8 +131,10 @@ def _read(path: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
             raise DataError(f"line {line}: {error}") from error
         if (row.step, row.position) not in known:
             raise DataError(f"line {line}: step {row.step} has no problem, or another group of it, at position {row.position}")
+        # Once each: a second group at a position would replace the first in silence.
         known.remove((row.step, row.position))
         finished[row.step][row.position] = group
+    # In the order of their steps, on which the stream relies.
     begun = tuple(BegunStep(step=one.step, positions=one.positions, finished=finished[one.step]) for one in numbers.begun)
     return StreamState(
         step=step,

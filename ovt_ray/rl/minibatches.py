@@ -43,6 +43,7 @@ def run_updates(learner: PolicyLearner, minibatches: Minibatches) -> list[Update
     known = [sample.rollout_logprobs for sample in later] if minibatches.rollout_is_proximal or not later else learner.logprobs(later)
     proximal = iter(known)
     rollouts = [*first, *([replace(sample, proximal_logprobs=next(proximal)) for sample in samples] for samples in rest)]
+    # One after the other: each update begins from the weights that the last one left.
     return [learner.update([*samples, *traces]) for samples, traces in zip(rollouts, minibatches.traces, strict=True)]
 
 

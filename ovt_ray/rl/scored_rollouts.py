@@ -57,6 +57,7 @@ class ScoredRollouts:
         Each completion goes to the reward as soon as it ends, together with others of its group that end close to it.
         """
         generated = []
+        # In order: a group's last completions go to the reward before its end is noted.
         for event in self._pool.poll(timeout_s):
             match event:
                 case CompletionsEnded():
@@ -84,14 +85,17 @@ class ScoredRollouts:
             self.submit(problems, sampling)
             while not self.is_idle:
                 waiting += self.poll()
+                # In the order in which groups ended: a slow score holds up the others' return, not their scoring.
                 while waiting and self.are_scored(waiting[0]):
                     yield self.scored(waiting.popleft())
             yield from map(self.scored, waiting)
         finally:
+            # The consumer may stop early: its groups must not stay in front of the next caller's.
             self.abandon()
 
     def abandon(self) -> None:
         """Give up all that was submitted and not returned by `scored`."""
+        # The pool first: then no event of these requests can follow.
         self._pool.abandon()
         for scoring in self._scoring.values():
             self._discard(scoring)
@@ -121,6 +125,7 @@ class ScoredRollouts:
 
 def of_last_generation(scoring: Sequence[Scoring], num_completions: int) -> tuple[Sequence[Scoring], Sequence[Scoring]]:
     """Return the last scorings, which hold each completion once, and the earlier ones, of workers that died before the group was whole."""
+    # From the end: the completions of a dead worker were reported before those of its successor.
     first, num_found = len(scoring), 0
     while num_found < num_completions:
         first -= 1

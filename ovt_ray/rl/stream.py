@@ -101,6 +101,7 @@ class GroupStream:
         section = stage.section
         self._max_run = section.max_flat_steps * section.problems_per_step if section.dynamic_sampling else 0
         """Zero-variance groups in a row after which no other problem is tried; 0 replaces none."""
+        # In order: each moves `_next_step` to the step after it.
         for begun in state.begun:
             self._resume(begun)
 
@@ -108,6 +109,7 @@ class GroupStream:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # Or workers would go on with groups that nobody takes, in front of the next stage's.
         self._groups.abandon()
 
     def generate(self, step: int) -> None:
@@ -116,11 +118,13 @@ class GroupStream:
         Groups that will replace zero-variance ones are generated later, as scores come in.
         """
         section = self._stage.section
+        # Earlier steps first: the queue keeps this order, and the loop waits for them first.
         while self._next_step <= min(step + section.max_staleness, section.num_steps - 1):
             batch = self._batches[self._next_step] = _Batch(self._next_step)
             self._ask(batch, section.problems_per_step)
             self._next_step += 1
         batch = self._batches[step]
+        # Before the wait: groups of a checkpoint may be too old from the start.
         self._renew_stale(batch)
         while not batch.is_generated:
             self._listen(batch)
@@ -134,6 +138,7 @@ class GroupStream:
         while True:
             # Each time: only a group whose scores are there is known to have a signal, and only such a group is worth a second try.
             self._renew_stale(batch)
+            # Before `is_finished`: a run this long is not replaced, so the step can be finished without hope.
             if self._max_run and len(run := batch.run_without_signal()) >= self._max_run:
                 groups = [batch.finished[position] for position in run]
                 where = f"{len(run)} problems in a row of step {step}"
@@ -145,6 +150,7 @@ class GroupStream:
                 self._take_scores(batch, {min(batch.generated), *self._scored(batch)})
             else:
                 self._listen(batch)
+        # Not before all scores are in: until then a score may still call for a replacement.
         del self._batches[step]
         by_position = {position: batch.finished[position] for position in batch.problems}  # whatever order they ended in
         behind = versions_behind(by_position.values(), self._learner.version)
@@ -158,6 +164,7 @@ class GroupStream:
     def work_until(self, done: "Future[Any]") -> None:
         """Take in generated groups and their scores until something else is done."""
         while not done.done():
+            # `poll` of an idle source returns at once, so the loop would spin.
             if self._groups.is_idle:
                 wait([done], timeout=POLL_S if self._replaces_later() else None)
             else:
@@ -166,6 +173,7 @@ class GroupStream:
 
     def state(self, step: int, num_without_signal: int) -> StreamState:
         """Return the state from which to go on with a step none of whose groups was taken yet."""
+        # Before `position` is read, as replacements move it. A saved score is not computed again.
         for batch in self._batches.values():
             self._take_scores(batch, self._scored(batch))
         return StreamState(
@@ -200,6 +208,7 @@ class GroupStream:
             if problem.id not in had:
                 had.add(problem.id)
                 fresh[self._position] = problem
+            # Skipped problems are used up too: the position alone says where a resumed run goes on.
             self._position += 1
         replaces = bool(batch.problems)
         batch.problems |= fresh
@@ -242,6 +251,7 @@ class GroupStream:
         for position in sorted(positions):
             batch.finish(position, self._groups.scored(batch.generated.pop(position)))
             num_without_signal += position in batch.without_signal
+        # Not beyond a run that ends the stage: more problems would only delay the error.
         if num_without_signal and len(batch.run_without_signal()) < self._max_run:
             self._ask(batch, num_without_signal)
 

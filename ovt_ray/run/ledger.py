@@ -67,8 +67,10 @@ class RunFolder:
         self._ledger = self.path / "ledger.jsonl"
         self._started_at: dict[str, float] = {}
         self.path.mkdir(parents=True, exist_ok=True)
+        # Before anything is read or repaired: another run may be writing its line.
         self._lock = _lock(self.path)
         try:
+            # A process that died while it wrote left half a line, to which the next one would be glued.
             drop_torn_end(self._ledger)
             _store_config(self.path / "config.json", config, begun=any(row["event"] == "finished" for row in read_json_lines(self._ledger)))
         except BaseException:
@@ -79,6 +81,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Or the folder would stay locked as long as this process lives.
         self.close()
 
     def close(self) -> None:
@@ -109,6 +112,7 @@ class RunFolder:
     def finished(self, stage: str) -> StageRecord | None:
         """Return the record of a stage that is finished and whose outputs all still exist, else None."""
         events = [row for row in read_json_lines(self._ledger) if row["stage"] == stage]
+        # The last event decides: a stage that was started again is not finished, whatever it was before.
         if not events or events[-1]["event"] != "finished":
             return None
         record = self._record(events)
@@ -154,6 +158,7 @@ def trained_model(outputs: Sequence[Path]) -> Path | None:
 
 def _lock(folder: Path) -> int:
     """Return the open descriptor of the folder's lock, which the system releases when this process ends in any way."""
+    # Not inherited (CLOEXEC): a child that lives on would keep the folder locked.
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,6 +168,7 @@ def _lock(folder: Path) -> int:
         raise ConfigError(
             f"{folder} is being used by {holder}: wait for it, end it, or give this run another name with name=NAME"
         ) from error
+    # Only with the lock: until then the file names the process that holds it.
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return descriptor
@@ -171,6 +177,7 @@ def _lock(folder: Path) -> int:
 def _store_config(path: Path, config: RunConfig, begun: bool) -> None:
     """Write the configuration of a run that has not finished a stage, or raise ConfigError if an earlier one had another."""
     now = config.model_dump(mode="json")
+    # Nothing depends on the configuration before a stage is finished, so it may still be corrected.
     if not path.exists() or not begun:
         write_json_atomically(path, now)
         return

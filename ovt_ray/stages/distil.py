@@ -37,6 +37,7 @@ def run_distil(session: Session, iteration: int, section: DistilConfig) -> Path:
     logger.info("[%s] %s", stage.key, selection.report.summary)
     _check_not_empty(selection, stage.key)
     path = write_traces(stage.folder, selection)
+    # After the file: the ledger may name only outputs that are there.
     session.finish(stage, [path])
     return path
 

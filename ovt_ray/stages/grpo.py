@@ -33,6 +33,7 @@ def run_grpo(session: Session, iteration: int, section: GrpoConfig, *, model: st
     stage = grpo_stage(session.config, iteration, session.tasks, traces=samples, run_dir=session.folder.path)
     state = _begin(session, running, stage, model)
     if state.step == 0:
+        # Only at the start: a resumed stage keeps its rollouts and the gate's verdict on the first model.
         forget_rollouts(stage.folder)
         state = replace(state, rollout_is_exact=_passes_gate(session, running, stage) and not section.cuts)
     with record_steps(session, running, num_steps=section.num_steps, first_step=state.step) as recorder:
@@ -42,9 +43,11 @@ def run_grpo(session: Session, iteration: int, section: GrpoConfig, *, model: st
 
 def _begin(session: Session, running: StageRun, stage: GrpoStage, model: str) -> StreamState:
     """Load a stage's model, or its last checkpoint, into the learner and the rollout workers; return the state to go on from."""
+    # First: a damaged file is refused before minutes of loading.
     state = read_state(stage.checkpoints, newest(stage.checkpoints), stage.problems)
     begin_training(session, running, stage.for_learner(model))
     learner = session.services.learner
+    # After the restore, and under the saved version: the age of restored groups counts on from it.
     session.services.rollout.load_weights(learner.publish(state.version if state.step else None))
     return state
 

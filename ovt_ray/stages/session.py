@@ -69,6 +69,7 @@ class Session:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # A look past the property, which would start the services only to close them.
         if "services" in self.__dict__:
             self.services.__exit__(*error)
 
@@ -102,7 +103,9 @@ class Session:
         key = stage_key(iteration, name)
         if self._has_run:
             self._remove_checkpoints(key)  # they belong to an attempt with other inputs
+        # Only now: the first stage of a session may go on from its checkpoints, all later ones may not.
         self._has_run = True
+        # Before anything is written: from here on, outputs of an earlier attempt do not count.
         self.folder.start(key, inputs)
         folder = self.folder.stage_folder(iteration, name)
         return StageRun(iteration=iteration, name=name, folder=folder, seed=stable_seed(self.config.seed, key), began=time.monotonic())
@@ -113,6 +116,7 @@ class Session:
         self.folder.finish(stage.key, outputs, result)
         if result:
             write_results(self.folder.path, self.folder.results())
+        # Last: until the ledger has the stage, a restart needs them.
         self._remove_checkpoints(stage.key)
 
     def _note_model(self, outputs: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 def begin_training(session: Session, stage: StageRun, plan: Stage) -> int:
     """Load the stage's first model, or its last checkpoint, into the learner; return the step to go on from."""
     with phase(f"[{stage.key}] loading {plan.model_path}"):
+        # Even if a checkpoint follows: it holds the trained parts alone, and the others come from the first model.
         session.services.learner.begin(plan)
         return session.services.learner.restore(stage.checkpoints)
 
@@ -35,6 +36,7 @@ def finish_training(session: Session, stage: StageRun, num_steps: int) -> str:
     """Write the trained model, load it into the rollout workers, measure it, and finish the stage; return the model's folder."""
     model = model_folder(stage.folder)
     session.services.learner.export(model)
+    # Before the measurement: workers may still serve the last hand-over, or the stage before.
     session.services.rollout.load_weights(session.services.learner.publish())
     finish_measured(session, stage, outputs=[model], num_steps=num_steps)
     return str(model)
@@ -54,6 +56,7 @@ def finish_measured(session: Session, stage: StageRun, *, outputs: Sequence[Path
         seconds=time.monotonic() - stage.began,
     )
     logger.info("[%s] accuracy %s", stage.key, f"{result.accuracy:.1%} ({result.ci_low:.1%} - {result.ci_high:.1%})")
+    # Before the stage counts as finished: after that it is not measured again.
     write_samples(session.folder.path, stage.key, _samples(evaluation, config.eval.num_samples_shown, num_steps))
     session.finish(stage, outputs, result)
 

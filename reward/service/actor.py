@@ -55,6 +55,7 @@ class RewardActor:
         try:
             return await self._score(problem, answers)
         finally:
+            # Even for a cancelled call: the timeline would show the actor busy until the end of the run.
             self._count(-1)
 
     async def take_spans(self) -> tuple[Span, ...]:
@@ -66,11 +67,13 @@ class RewardActor:
         self._spans.switch("score" if self._num_in_work else None)
 
     async def _score(self, problem: Problem, answers: tuple[Answer, ...]) -> tuple[Score, ...]:
+        # Started first: replicas work while the processes score.
         calls = asyncio.gather(*(caller.score(problem, answers) for caller in self._callers.values()))
         own, others = await asyncio.gather(self._score_in_processes(problem, answers), calls)
         columns = dict(zip(self._callers, others, strict=True))
         for column, place in enumerate(self._in_processes):
             columns[place] = [row[column] for row in own]
+        # In the order of the config: weights belong to parts by position.
         ordered = [columns[place] for place in range(len(self._parts))]
         return tuple(combine(self._parts, scores) for scores in zip(*ordered, strict=True))
 
@@ -81,4 +84,5 @@ class RewardActor:
         bounds = [len(answers) * share // self._config.num_processes for share in range(self._config.num_processes + 1)]
         shares: list[Sequence[Answer]] = [answers[low:high] for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
         rows = await asyncio.gather(*(asyncio.wrap_future(self._processes.submit(problem, share)) for share in shares))
+        # Consecutive shares in their order: scores belong to answers by position.
         return [row for share in rows for row in share]

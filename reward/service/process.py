@@ -70,6 +70,7 @@ def main(fd: int, parent: int) -> None:
 
     A LoadRequest comes in, and Loaded or a refusal goes out. Then a Job comes in and its Results go out, again and again.
     """
+    # First: whatever a reward does from here on, this process does not outlive its owner.
     _die_with(parent)
     channel = socket.socket(fileno=fd)
     channel.set_inheritable(False)  # a child of a reward that kept the channel open would hide the end of this process
@@ -86,6 +87,7 @@ def main(fd: int, parent: int) -> None:
             load_algebra = importlib.import_module("reward.verifier.symbolic").load_algebra
             load_algebra()
         send(channel, Loaded(one_by_one=frozenset(part for part, reward in enumerate(rewards) if _is_one_by_one(reward))))
+        # One loop for all jobs: a reward may keep connections, which belong to a loop.
         loop = asyncio.new_event_loop()
         while True:
             loop.run_until_complete(_serve(rewards, receive(channel), lambda result: send(channel, result)))
@@ -112,6 +114,7 @@ async def _serve(rewards: Sequence[Reward], job: Job, reply: Callable[[Result], 
 
     everything = range(len(job.answers))
     one_by_one = [part for part, reward in enumerate(rewards) if _is_one_by_one(reward)]
+    # One at a time, before all others: if the process dies, the first missing result names the guilty answer.
     for position in everything:
         for part in one_by_one:
             await run(part, [position])

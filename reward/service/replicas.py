@@ -50,7 +50,9 @@ def start_replicas(part: RewardPart) -> Replicas:
     if module.__name__.startswith(FILE_MODULE):
         ray.cloudpickle.register_pickle_by_value(module)  # no Ray worker could import it by that name
     asked = {name: value for name, value in (("num_cpus", part.num_cpus), ("num_gpus", part.num_gpus)) if value is not None}
+    # No retries by Ray: an answer that kills replicas would go beyond MAX_TRIES.
     made = found.options(max_restarts=-1, max_task_retries=0, **asked)
+    # All are made before one is awaited: their models load side by side.
     actors = tuple(made.remote(**options) for _ in range(part.replicas))
     try:
         ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=START_DEADLINE_S)
@@ -109,6 +111,7 @@ class ReplicaCaller:
         """Return the scores of a call. If a batch fails, each of its answers is tried alone."""
         num_tries = MAX_TRIES if len(answers) == 1 else 1
         found = await self._ask(problem, answers)
+        # Only a crash is tried again: another answer may have caused it. Late and raising calls fail by themselves.
         while isinstance(found, _Failed) and found.failure is Failure.CRASH and (num_tries := num_tries - 1):
             found = await self._ask(problem, answers)
         if not isinstance(found, _Failed):
@@ -126,10 +129,12 @@ class ReplicaCaller:
         try:
             returned = await asyncio.wait_for(ref, self._deadline_s)
             found = as_scores(returned, len(answers)) if method.is_batch else [as_score(returned)]
+        # Before RayError, its base class: this actor lives, and is free.
         except RayTaskError as error:
             self._free.put_nowait(actor)
             return _Failed(Failure.ERROR, f"raised {type(error.cause).__name__}: {error.cause}")
         except TimeoutError:
+            # Not free yet: the late call still runs there, and the next one would wait behind it.
             self._heal(actor, ref)
             return _Failed(Failure.DEADLINE, f"took longer than {self._deadline_s:g} s")
         except RayError as error:

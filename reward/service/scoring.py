@@ -57,6 +57,7 @@ class ScoringPool:
 
     def close(self) -> None:
         """Cancel the answers that still wait, and end the processes once they have scored their present answers."""
+        # Cancelled first: the ends below stand in the queue behind all answers that wait.
         with contextlib.suppress(queue.Empty):
             while work := self._waiting.get_nowait():
                 work.rows.cancel()
@@ -69,8 +70,10 @@ class ScoringPool:
     def _serve(self, started: "Future[int]") -> None:
         """Own a process and feed it until the pool is closed."""
         try:
+            # In this thread: the kernel kills the child when the thread that started it ends.
             process = ScoringProcess(self._parts, self._memory_gb)
         except BaseException as error:
+            # The constructor waits for this future, and would hang if the error stayed here.
             started.set_exception(error)
             return
         started.set_result(process.pid)

@@ -71,15 +71,18 @@ class ScoringProcess:
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):  # the group is gone; its id stays taken while any of its processes lives
             os.killpg(self._process.pid, signal.SIGKILL)
+        # After the kill: a process that nobody waits for stays in the table of processes.
         self._process.wait()
 
     def _run(self, job: Job, positions: Sequence[int], rows: _Rows) -> tuple[Failure, str] | None:
         """Enter the process's results in the rows. If the process fails before the last result, return its failure."""
+        # It may have died between two jobs; a new start here costs no answer its score.
         if self._process.poll() is not None:
             self.close()
             self._start()
         limit_s = job.deadline_s if len(self._one_by_one) == len(self._parts) else job.deadline_s + GRACE_S
         try:
+            # With a limit: a process that hangs does not read, and a full channel would block this thread.
             send(self._channel, job, time.monotonic() + limit_s)
             # Each result restarts the clock, so that a slow answer leaves the next answer its whole time.
             for _ in range(len(positions) * len(self._parts)):
@@ -140,6 +143,7 @@ class ScoringProcess:
     def _last_words(self) -> tuple[Failure, str]:
         """Return how the process ended, whose channel is closed."""
         try:
+            # The channel closes a moment before the exit code is there.
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return Failure.CRASH, "closed its channel and was killed"

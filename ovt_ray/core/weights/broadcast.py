@@ -58,6 +58,7 @@ class Group:
             for name, tensor in bucket.items()
         ]
         listed = json.dumps(rows).encode()
+        # Length, list, bytes: a receiver can make room for each only when it knows the one before.
         self._carry([self._tensor(len(listed).to_bytes(8, "little"))])
         self._carry([self._tensor(listed)])
         self._carry(list(contents.values()))
@@ -87,6 +88,7 @@ class Group:
 
     def ended(self, reason: str) -> BroadcastError:
         """Close this end, leave the reason for all other members, and return the error to raise."""
+        # Before the close: a member that notices the closed connection finds the reason. Only the first reason is kept.
         with suppress(RuntimeError):  # the store has ended with the sender, and the group with it
             self._store.compare_set("failure", "", reason)
         self.close()
@@ -119,11 +121,13 @@ class Group:
         while not is_done():
             if (now := time.monotonic()) > looks_at:
                 looks_at = now + LOOK_S
+                # Before the deadline: a known reason says more than a limit.
                 if reason := self._known_failure():
                     raise self.ended(reason)
                 if now > due_at:
                     raise self.ended(f"{lack} within rollout.deadline_s={self._deadline_s:g} s")
             time.sleep(pause_s)
+            # Short at first: a small bucket is there within microseconds. Then longer: a wait should not take a core.
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _known_failure(self) -> str:

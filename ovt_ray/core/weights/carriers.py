@@ -36,6 +36,7 @@ class Gloo:
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
         limit = timedelta(seconds=meeting.deadline_s)
+        # Keys of its own: the store also has the names of the GPUs and the reason of a failure.
         self._group: ProcessGroupGloo | None = ProcessGroupGloo(PrefixStore("gloo", store), rank, meeting.num_members, limit)
 
     def start(self, contents: "Sequence[Tensor]") -> Callable[[], bool]:
@@ -74,6 +75,7 @@ class Nccl:
 
         for content in contents:
             self._communicator.broadcast(content, 0, torch.cuda.current_stream())
+        # An event and no `synchronize`: that would never return if the sender has died.
         there = torch.cuda.Event()
         there.record()
         return there.query
@@ -170,12 +172,15 @@ class SameGpu:
         for filling in fillings(contents, self._num_bytes):
             for start, piece in filling:
                 self._shared[start : start + len(piece)].copy_(piece)
+            # Before the flag: a reader in another process does not see what this GPU stream has yet to do.
             self._memory.wait(self._device)
             self._num_filled += 1
             is_there, num_read = f"{self._num_filled}/is_there", f"{self._num_filled}/num_read"
             self._store.set(is_there, "")
+            # Before the next filling, which overwrites the memory.
             while self._store.add(num_read, 0) < self._num_readers:
                 yield False
+            # All have read, so nobody looks at them; kept, they would fill the store.
             self._store.delete_key(is_there)
             self._store.delete_key(num_read)
 
@@ -185,10 +190,12 @@ class SameGpu:
             while not self._store.check([f"{self._num_filled}/is_there"]):
                 yield False
             if self._shared is None:
+                # Not earlier: the sender sets the place before its first filling, so `get` does not wait here.
                 place = json.loads(self._store.get(f"place/{self._rank}"))
                 self._shared = self._memory.opened(place, self._num_bytes, self._device)
             for start, piece in filling:
                 piece.copy_(self._shared[start : start + len(piece)])
+            # Before it counts as read: the sender then overwrites the memory.
             self._memory.wait(self._device)
             self._store.add(f"{self._num_filled}/num_read", 1)
 

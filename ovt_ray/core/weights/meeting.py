@@ -30,5 +30,6 @@ def new_meeting(host: str, num_members: int, deadline_s: float) -> "tuple[Meetin
     """Return where a new group meets, and its store, which this process keeps."""
     from torch.distributed import TCPStore
 
+    # Port 0: the system picks a free one without a race. No wait: members are called after this returns.
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=deadline_s))
     return Meeting(host=host, port=store.port, num_members=num_members, deadline_s=deadline_s), store
