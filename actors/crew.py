@@ -73,7 +73,7 @@ class Crew:
         """Put a new worker into a dead one's slot. Others get the requests of the dead one; the successor has to load weights first."""
         # First: this raises if workers keep dying of a problem, and then no successor is started.
         self._queue.take_back(slot, error)
-        # A call by which the dead worker was joining has failed; `admit` would raise for it.
+        # Its own call to join, if any, fails now, and `admit` would raise for it.
         self.joining = {ref: joining for ref, joining in self.joining.items() if joining is not slot}
         # Ended first, even if it lives: a full cluster has no other place for the successor.
         slot.worker.end()

@@ -76,7 +76,7 @@ class RolloutPool:
         """
         if self.is_idle:
             return []
-        # Successors wake the poll too: one that is ready would else idle until another event, for up to a second.
+        # Successors wake the poll too: one that is ready would otherwise idle until another event, for up to a second.
         awaited = [*(channel.answer for channel in self.crew.channels), *self.crew.joining]
         first, others = ray.wait(awaited, num_returns=1, timeout=None if timeout_s == math.inf else timeout_s, fetch_local=False)
         # Other answers that are there by now are taken in too: a poll and a dispatch for all cost hardly more than for one.
@@ -110,7 +110,7 @@ class RolloutPool:
 
     def load_weights(self, published: PublishedVersion) -> None:
         """Return when every engine serves the version; a worker that dies or fails meanwhile is replaced."""
-        # First: a successor could finish the version before after the new one, and then serve the older.
+        # First: a successor that still loads the version before could finish it last, and then serve the older one.
         self.crew.admit(self.crew.joining)
         began = time.monotonic()
         self._weights.load(published)

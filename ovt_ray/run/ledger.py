@@ -74,6 +74,7 @@ class RunFolder:
             drop_torn_end(self._ledger)
             _store_config(self.path / "config.json", config, begun=any(row["event"] == "finished" for row in read_json_lines(self._ledger)))
         except BaseException:
+            # Or the folder would stay locked as long as this process lives.
             self.close()
             raise
 
@@ -81,7 +82,6 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Or the folder would stay locked as long as this process lives.
         self.close()
 
     def close(self) -> None:
