@@ -1,4 +1,4 @@
-"""The images of problems as an engine takes them: decoded once where they are shown again, named by their content."""
+"""The images of problems in the form that an engine takes: named by their content, and decoded once if they are shown again."""
 
 import hashlib
 import threading
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 KEPT_BYTES = 2**28
-"""Pixels that a worker keeps: those of 340 images of 512 x 512."""
+"""Bytes of the pixels that a worker keeps: 340 images of 512 x 512 pixels."""
 
 
 class DecodedImages:
-    """Decodes images, and keeps those that were shown last. Threads may share it."""
+    """Decodes images, and keeps the most recently shown images. Threads may share it."""
 
     def __init__(self, max_pixels: int, kept_bytes: int = KEPT_BYTES) -> None:
         self._max_pixels = max_pixels
         self._kept_bytes = kept_bytes
         self._kept: OrderedDict[str, Image] = OrderedDict()
-        """By name; the image that was shown last is at the end."""
+        """Decoded images by name; the image that was shown last is at the end."""
         self._lock = threading.Lock()
 
     def of(self, problem: Problem) -> "list[tuple[str, Image]]":

@@ -1,8 +1,9 @@
 """The pixels of an image on their way to vLLM's engine: with the first completion of a group, not with each.
 
-For G completions vLLM 0.32 (`AsyncLLM.add_request`, https://github.com/vllm-project/vllm) sends G requests, each with the pixels of
-images that the engine has not seen, and the engine holds each copy until its completion has ended. It keeps what it has seen in a
-cache, and takes a request without pixels for one about what is there: that is how the same image is sent again later.
+For G completions vLLM 0.32 (`AsyncLLM.add_request`, https://github.com/vllm-project/vllm) sends G requests. Each request carries the
+pixels of images that the engine has not seen. The engine holds each copy until its completion has ended.
+
+The engine keeps images that it has seen in a cache. It reads a request without pixels as a request about images in this cache.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PixelsOnce:
-    """Stands before what adds a completion to an engine, if that has the cache: an engine of text alone has none."""
+    """Replaces the method that adds a completion to an engine with a cache of images. A text-only engine has no such cache."""
 
     def __init__(self, engine: "AsyncLLM") -> None:
         self._add = engine.engine_core.add_request_async
@@ -24,11 +25,11 @@ class PixelsOnce:
         if multimodal and multimodal.mm_processor_cache_type == "lru" and engine.renderer.mm_processor_cache is not None:
             engine.engine_core.add_request_async = self.add
         self._shown: set[str | None] = set()
-        """Requests of which a completion has been sent."""
+        """Requests that have sent at least one completion to the engine."""
 
     @contextmanager
     def of(self, request_id: str) -> Iterator[None]:
-        """Within it the completions of a request are added."""
+        """Hold the context in which the completions of a request are added."""
         try:
             yield
         finally:

@@ -12,8 +12,8 @@ from actors.worker import RolloutWorker
 from ovt_ray.core.config.run import ModelConfig, RolloutConfig
 
 KEPT_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
-"""Environment of a CPU engine: a weight update frees and takes matrices one after the other, from a heap that is kept and not from
-pages that the kernel has to clear each time, which takes longer than the copying."""
+"""Environment of a CPU engine, whose heap keeps freed memory. A weight update frees and takes one matrix after the other. Without this
+heap, the kernel would clear fresh pages each time, which takes longer than the copying."""
 
 
 class Worker(Protocol):
@@ -21,7 +21,7 @@ class Worker(Protocol):
 
     @property
     def actor(self) -> Any:
-        """Something with the remote methods of `RolloutWorker`."""
+        """Actor with the remote methods of `RolloutWorker`."""
 
     def end(self) -> None:
         """End it at once, whatever it is doing."""
@@ -29,7 +29,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedWorker:
-    """A worker in a placement group of its own: a placement group cannot grow or shrink, a pool can."""
+    """A worker in a placement group of its own. A pool can grow and shrink, and a placement group cannot."""
 
     actor: ActorHandle
     group: PlacementGroup
@@ -48,7 +48,7 @@ class Launcher(Protocol):
 
 
 def placement(config: RolloutConfig) -> PlacementGroup:
-    """Return a place for one worker; Ray finds it, and an actor that is put there waits until it has."""
+    """Return a place for one worker. An actor in this place waits until Ray has found resources for it."""
     asked = {"CPU": float(config.cpus_per_worker), "GPU": float(config.gpus_per_worker)}
     return placement_group([{name: amount for name, amount in asked.items() if amount}])
 

@@ -1,4 +1,4 @@
-"""How an engine takes new weights: in place where it computes with packed matrices on a CPU, by vLLM's layerwise reload elsewhere."""
+"""How an engine takes new weights: in place where a CPU computes with packed matrices, by vLLM's layerwise reload elsewhere."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,11 +14,11 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from vllm.platforms import current_platform
 
 QKV = {"q": 0, "k": 1, "v": 2}
-"""Order of the parts of an attention projection; those of others are numbered."""
+"""Order of the parts of an attention projection. Parts of all other layers come with numbers."""
 
 
 def packs_in_place(config: VllmConfig) -> bool:
-    """Return whether every matrix is whole in this process and computed with as a packed copy that shares nothing with it."""
+    """Return whether every matrix is whole in this process, and the engine computes with a separate packed copy of it."""
     parallel = config.parallel_config
     return (
         current_platform.is_cpu()
@@ -29,7 +29,7 @@ def packs_in_place(config: VllmConfig) -> bool:
 
 
 class LayerwiseReload:
-    """vLLM's own way, for every device, sharding and quantisation: each layer is built again when its last part has come."""
+    """Reloads in vLLM's own way, for every device, sharding and quantisation. A layer is built again when its last part has come."""
 
     def __init__(self, model: nn.Module, model_config: Any) -> None:
         self._model = model
@@ -37,7 +37,7 @@ class LayerwiseReload:
         initialize_layerwise_reload(model)
 
     def unfinished(self) -> list[str]:
-        """Return the layers of which only a part has come. Embeddings are padded, and always short of the padding."""
+        """Return the layers that received only some of their parts. Embeddings do not count: no version brings their padding."""
         lacking = []
         for name, layer in self._model.named_modules():
             progress = get_layerwise_info(layer)
@@ -55,7 +55,7 @@ class LayerwiseReload:
 
 
 class InPlaceReload:
-    """Packs each matrix straight from the memory of its parts; all other tensors are copied over their old values.
+    """Packs each matrix straight from the memory of its parts. All other tensors are copied over their former values.
 
     vLLM's way copies each matrix before it packs it, and packs on one thread.
     """
@@ -64,14 +64,14 @@ class InPlaceReload:
         self._threads = ThreadPoolExecutor(torch.get_num_threads())
         self._matrices = []
         for name, layer in model.named_modules():
-            # A packed matrix leaves an empty parameter behind; one that was left as it is takes a new one by its own loader.
+            # A packed matrix leaves an empty parameter behind. A matrix that was not packed takes new weights by its own loader.
             if isinstance(layer, LinearBase) and layer.weight.numel() == 0:
                 matrix = _Matrix(name, layer, self._threads)
                 layer.weight.weight_loader = matrix.take
                 self._matrices.append(matrix)
 
     def unfinished(self) -> list[str]:
-        """Return the layers of which only a part has come, when all that are complete are packed."""
+        """Return the layers that received only some of their parts, once all complete layers are packed."""
         self._threads.shutdown()
         # `result` raises the error of a packing that failed in a thread, where nobody would notice.
         for matrix in self._matrices:
@@ -80,21 +80,21 @@ class InPlaceReload:
         return [matrix.name for matrix in self._matrices if matrix.is_partial]
 
     def finish(self) -> None:
-        """Return when nothing is being packed: then every layer of which all has come is in place."""
+        """Return when nothing is being packed: every complete layer is then in place."""
         self._threads.shutdown()
 
 
 class _Matrix:
-    """The weight of one linear layer on its way in."""
+    """The weight of one linear layer while its parts arrive."""
 
     def __init__(self, name: str, layer: LinearBase, threads: ThreadPoolExecutor) -> None:
         self.name = name
         self.packed: Future | None = None
-        """Set once all parts have come."""
+        """Packing in the background; None until all parts have come."""
         self._layer = layer
         self._threads = threads
         self._parts: dict[int, Tensor] = {}
-        """Rows that wait for the others."""
+        """Rows of each part that wait for the other parts."""
 
     @property
     def is_partial(self) -> bool:
@@ -102,12 +102,12 @@ class _Matrix:
         return bool(self._parts)
 
     def take(self, parameter: nn.Parameter, part: Tensor, shard: str | int | None = None) -> None:
-        """Take some of the rows; with the last ones the matrix is packed, in the background."""
+        """Take some of the rows. With the last rows the matrix is packed in the background."""
         self._parts[QKV[shard] if isinstance(shard, str) else shard or 0] = part
         # Not before the last part: a packed matrix cannot take rows any more.
         if sum(len(rows) for rows in self._parts.values()) == self._layer.output_size:
             parts = [self._parts[place].to(parameter.dtype) for place in sorted(self._parts)]
-            self._parts = {}  # one that was made for this update goes when it is packed
+            self._parts = {}  # memory of a part that was made for this update is freed after packing
             self.packed = self._threads.submit(self._pack, parts)
 
     def _pack(self, parts: Sequence[Tensor]) -> None:
@@ -116,14 +116,14 @@ class _Matrix:
 
 
 def pack_anew(layer: nn.Module) -> None:
-    """Pack a layer's weight; the packed matrix from before goes first, so that the one to come takes its place in memory."""
+    """Pack a layer's weight. The former packed matrix is freed first, so that the new one takes its place in memory."""
     layer.cpu_linear = None
     with torch.no_grad():
         layer.quant_method.process_weights_after_loading(layer)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the parts below each other; not copied if that is how they lie in memory."""
+    """Return the parts below each other, without a copy if memory already has them in this order."""
     first = parts[0]
     end = first.data_ptr()
     for part in parts:

@@ -1,9 +1,10 @@
-"""Inside vLLM's engine process: what a completion is made of leaves the engine in large parts, and not a token at a time.
+"""Inside vLLM's engine process: completions leave the engine in large parts, and not a token at a time.
 
-vLLM sends each token with its log-probability to the worker's process at every step, packed on one side and unpacked on the other. The
-learner has no use for half a completion, so here they wait for each other in the engine's scheduler. vLLM does not promise to keep
-what this builds on: `update_from_output`, `finish_requests`, `has_requests`, `pause_state` and `requests` of the scheduler of vLLM 0.32,
-to which pyproject.toml holds it.
+vLLM sends each token with its log-probability to the worker's process at every step. One side packs it and the other unpacks it. The
+learner has no use for half a completion, so here tokens wait for each other in the engine's scheduler.
+
+This file builds on five members of the scheduler of vLLM 0.32, which vLLM does not promise to keep: `update_from_output`,
+`finish_requests`, `has_requests`, `pause_state` and `requests`. Therefore pyproject.toml pins that version.
 """
 
 from typing import Any
@@ -19,23 +20,23 @@ from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 MAX_WAITING = 128
-"""Outputs of one completion that wait at most: an engine stands still while they are joined."""
+"""Largest number of waiting outputs of a completion. The engine stands still while they are joined."""
 
 
 class Gathering(Scheduler):
-    """Where a step is over before the next is scheduled: on a CPU. vLLM's engine takes a subclass of its scheduler and nothing less.
+    """The scheduler of an engine that ends a step before it schedules the next: on a CPU. vLLM accepts only a subclass of its own.
 
-    A pause sends all that waits, as the engine says of each message, and not of each token, which weights it comes from. A completion
-    that a text may end is sent token by token, as vLLM looks for the text in the worker's process.
+    A pause sends all waiting tokens, because the engine names the weights of each message, not of each token. A completion that a
+    text may end is sent token by token, because vLLM looks for the text in the worker's process.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._waiting: dict[str, list[EngineCoreOutput]] = {}
-        """By request; a request is one completion."""
+        """Waiting outputs by request. A request is one completion."""
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput) -> dict[int, EngineCoreOutputs]:
-        """Return what has ended or waited long enough, and all that waits once the engine stands still."""
+        """Return outputs that have ended or waited long enough, and all waiting outputs once the engine stands still."""
         updates = super().update_from_output(scheduler_output, model_runner_output)
         for update in updates.values():
             update.outputs = [part for output in update.outputs if (part := self._part(output))]
@@ -51,7 +52,7 @@ class Gathering(Scheduler):
         }
 
     def has_requests(self) -> bool:
-        """Return whether the engine has to take another step; it takes one without any tokens to send what waits."""
+        """Return whether the engine has to take another step. A step without tokens sends the waiting outputs."""
         return super().has_requests() or self._is_to_send()
 
     def finish_requests(self, request_ids: Any, finished_status: RequestStatus) -> list[Request]:
@@ -66,7 +67,7 @@ class Gathering(Scheduler):
         return self.pause_state == PauseState.PAUSED_ALL and bool(self._waiting)
 
     def _part(self, output: EngineCoreOutput) -> EngineCoreOutput | None:
-        """Return an output with those of its completion that waited for it; None if it is to wait."""
+        """Return an output joined with the waiting outputs of its completion; None if it has to wait."""
         request = self.requests.get(output.request_id)  # gone if the same step ended it
         if request and request.sampling_params and not (output.finished or request.sampling_params.stop):
             waiting = self._waiting.setdefault(output.request_id, [])
@@ -76,17 +77,17 @@ class Gathering(Scheduler):
 
 
 class GatheringAsync(Gathering, AsyncScheduler):
-    """Where the next step is scheduled meanwhile: on a GPU."""
+    """The scheduler of an engine that schedules the next step during a step: on a GPU."""
 
 
 def scheduler(vllm_config: VllmConfig, **named: Any) -> Scheduler:
-    """Return the engine's scheduler; vLLM calls this where it would make one."""
+    """Return the engine's scheduler; vLLM calls this function in place of the class."""
     kind = GatheringAsync if vllm_config.scheduler_config.async_scheduling else Gathering
     return kind(vllm_config=vllm_config, **named)
 
 
 def joined(outputs: list[EngineCoreOutput]) -> EngineCoreOutput:
-    """Return outputs that follow each other as one, of all that vLLM can be asked for with tokens and their log-probabilities alone."""
+    """Return consecutive outputs as one output. Of their fields, only the tokens and their log-probabilities are joined."""
     first, last = outputs[0], outputs[-1]
     if first is not last:
         last.new_token_ids = [token_id for output in outputs for token_id in output.new_token_ids]

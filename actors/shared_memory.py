@@ -1,4 +1,4 @@
-"""Where bytes lie in memory that another process of this node can map: how a worker hands weights to its engine's process."""
+"""Places of bytes in memory that another process of this node can map. A worker hands weights to its engine's process this way."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,12 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where another process finds an array's bytes."""
+    """The place where another process finds an array's bytes."""
 
     path: str
-    """Opens for every process of this user on this node."""
+    """Path that every process of this user on this node can open."""
     offset: int
-    """Of the first byte in that file."""
+    """Offset of the first byte in that file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class _Mapping:
 
     start: int
     end: int
-    """Addresses; `end` is the first one behind."""
+    """Address of the first byte behind the mapping."""
     offset: int
-    """Of `start` in the file."""
+    """Offset of `start` in the file."""
     device: int
     inode: int
 
@@ -37,8 +37,8 @@ class _Mapping:
 def in_shared_memory(arrays: Sequence[np.ndarray]) -> Iterator[list[Place]]:
     """Give the place of each array's bytes, good until the context ends.
 
-    Arrays from Ray's object store stay where they are: the store is a file without a name, which the raylet, the parent of every
-    worker, keeps open. Where it cannot be reached that way, the bytes are copied into such a file of this process.
+    Arrays from Ray's object store stay where they are. The store is a file without a name, which the raylet keeps open; the raylet is
+    the parent of every worker. If the file cannot be reached this way, the bytes are copied into a nameless file of this process.
     """
     if (places := _in_parents_file(arrays)) is not None:
         yield places
@@ -56,7 +56,7 @@ def in_shared_memory(arrays: Sequence[np.ndarray]) -> Iterator[list[Place]]:
 
 
 def _append(file: int, array: np.ndarray) -> int:
-    """Write the array's bytes, up to the next multiple of 64 so that every type is aligned; return how many."""
+    """Write the array's bytes, padded to a multiple of 64 so that every type is aligned; return the count of the bytes."""
     content = array.data.cast("B")
     num_bytes = len(content) + -len(content) % 64
     while content:
@@ -67,7 +67,7 @@ def _append(file: int, array: np.ndarray) -> int:
 
 
 def _in_parents_file(arrays: Sequence[np.ndarray]) -> list[Place] | None:
-    """Return the arrays' places in files that the parent process has open; None if one lies elsewhere."""
+    """Return the arrays' places in files that the parent process has open; None if an array lies elsewhere."""
     mappings = _shared_mappings()
     paths = _open_files(os.getppid())
     places = []
@@ -96,7 +96,7 @@ def _shared_mappings() -> list[_Mapping]:
 
 
 def _open_files(pid: int) -> dict[tuple[int, int], str]:
-    """Return the path of each file that a process has open, by device and inode; empty if its files are not ours to see."""
+    """Return the path of each file that a process has open, by device and inode; empty if this process may not see them."""
     paths = {}
     with suppress(PermissionError):
         for path in Path(f"/proc/{pid}/fd").iterdir():
@@ -107,9 +107,9 @@ def _open_files(pid: int) -> dict[tuple[int, int], str]:
 
 
 def named_memory(pid: int) -> set[Path]:
-    """Return the files with names in shared memory that a process's descendants map: how the parts of a split engine speak with each other.
+    """Return the named files in shared memory that a process's descendants map. The parts of a split engine communicate through them.
 
-    The object store is none of them: its file has no name.
+    The object store is not among them, as its file has no name.
     """
     paths = set()
     for process in psutil.Process(pid).children(recursive=True):

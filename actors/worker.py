@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 
 GATHER_S = 0.02
-"""Time that an ended completion waits for others, to be sent with them: each message costs as much as a completion."""
+"""Time for which an ended completion waits for others in one message. A message costs as much as a completion."""
 
 WORKER_PID = "OVT_WORKER_PID"
 """Environment variable that names the worker of an engine's processes, by its process id."""
 MAX_TRIES = 3
-"""Times that a request is sent to an engine that ends completions with an error."""
+"""Largest number of tries of a request whose completions the engine ends with an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """One completion of a problem, which others of its group may follow."""
+    """One completion of a problem that has ended. Other completions of its group may follow."""
 
     problem_id: str
     prompt_ids: tuple[int, ...]
-    """(T,) as the engine saw the prompt, image placeholders expanded."""
+    """(T,) token ids of the prompt as the engine saw it, image placeholders expanded."""
     index: int
     """Place in the group, from 0 to G - 1."""
     completion: Completion
@@ -83,7 +83,7 @@ def sampling_params(sampling: Sampling, problem_id: str, prompts: Prompts) -> "S
 def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token_ids: Sequence[int], *, has_ended: bool) -> str:
     """Return the text that vLLM would have given; `has_ended` says whether the last token is the end of the turn.
 
-    It leaves a character out that the length limit cut, which the tokenizer's own `decode` does not.
+    A character that the length limit cut is left out. The tokenizer's own `decode` would keep it.
     """
     from vllm import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
@@ -108,7 +108,7 @@ def completion_text(tokenizer: "TokenizerLike", prompt_ids: Sequence[int], token
 def joined_completion(
     parts: "Sequence[CompletionOutput]", problem_id: str, prompt_ids: Sequence[int], tokenizer: "TokenizerLike"
 ) -> Completion:
-    """Return the completion that came in parts, the last of which says how it ended."""
+    """Return the completion that came in parts. The last part says how it ended."""
     last = parts[-1]
     if last.finish_reason not in ("stop", "length"):
         raise RolloutError(f"problem {problem_id}: the engine ended a completion with {last.finish_reason!r}")
@@ -134,14 +134,14 @@ class RolloutWorker:
         self._images = DecodedImages(model.max_pixels)
         self._num_requests = 0
         self._num_calls = 0
-        """Calls of `generate` that are being answered."""
+        """Number of the calls of `generate` that are being answered."""
         self._is_loading = False
         self._update_turn = asyncio.Lock()
         self._spans = SpanLog()
         self._base_buckets: tuple[Any, ...] = ()
         """References to the base of the engine's weights; empty where they have no adapters."""
         self._base: list[WeightTensor] = []
-        """Tensors of the base. They keep the object store's copy on this node, from which every later version is made."""
+        """Tensors of the base. They keep the object store's copy on this node, which every later version needs."""
         self._joined: Meeting | None = None
         """Meeting of the group that the engine's processes are in; None where they are in no group."""
         # Before the engine starts: its processes inherit the environment of that moment.
@@ -187,7 +187,7 @@ class RolloutWorker:
         self._spans.switch("load" if self._is_loading else "generate" if self._num_calls else None)
 
     async def take_spans(self) -> tuple[Span, ...]:
-        """Return the spans in which the worker had a problem in work, and in which it stood still to load weights."""
+        """Return the spans of generation, and of the standstills to load weights."""
         return self._spans.take()
 
     async def _answer(self, problem: Problem, sampling: Sampling, ended: "asyncio.Queue[Ended | Exception]") -> None:
@@ -222,9 +222,9 @@ class RolloutWorker:
     ) -> "AsyncIterator[tuple[RequestOutput, list[CompletionOutput]]]":
         """Yield each completion of a request once, when it has ended, in the parts that the engine sent.
 
-        vLLM's client sends no pixels that the engine should still have. It may be wrong: when a call was cancelled on its way, or where
-        both dropped the images that were shown least recently. The engine then ends the completion with an error. That corrects the
-        client, which sends the pixels at the next try. The tokens that are drawn do not depend on the try.
+        vLLM's client sends no pixels that the engine should still have. It may be wrong after a cancelled call, or where both dropped
+        the least recently shown images. The engine then ends the completion with an error. The error corrects the client, which sends
+        the pixels at the next try. The drawn tokens do not depend on the try.
         """
         seen: set[int] = set()
         for number in range(MAX_TRIES):
@@ -244,11 +244,11 @@ class RolloutWorker:
     async def load_weights(self, weights: Weights) -> int:
         """Return the version that the engine now serves; running generations go on under it.
 
-        Generation pauses only when all bytes are on this node. If the engine has the version's base, only layers with an adapter are
-        loaded. The engine forgets all that it computed of prompts and images with the weights before.
+        Generation pauses only when all bytes are on this node. If the engine has the version's base, it loads only layers with an
+        adapter. The engine forgets all results that it computed from prompts and images with the former weights.
 
-        Raises RolloutError if the engine did not take every tensor. It then has tensors of both versions, and stands still until it
-        loads another version or is replaced.
+        Raises RolloutError if the engine did not take every tensor. The engine then has tensors of both versions. It stands still
+        until it loads another version or is replaced.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
@@ -275,10 +275,9 @@ class RolloutWorker:
         return weights.version
 
     async def receive_weights(self, version: int, meeting: Meeting, first_rank: int) -> int:
-        """Return the version that the engine now serves, which came through a group; the engine joins the group if it is not in it.
+        """Return the version that the engine now serves. It came through a group, which the engine joins if it is not in it.
 
-        Running generations go on under the version. If the broadcast breaks off, the engine stands still until it has another version, by
-        either way.
+        Running generations go on under the version. If the broadcast breaks off, the engine stands still until it loads another version.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 
@@ -344,7 +343,7 @@ class RolloutWorker:
 
 
 async def _gathered(ended: "asyncio.Queue[Ended | Exception]", num_left: int) -> "list[Ended | Exception]":
-    """Return the completions that end within GATHER_S of the next one, at once where no other can."""
+    """Return the next completion and all that end within GATHER_S after it; do not wait if no other is left."""
     parts = [await ended.get()]
     with suppress(TimeoutError):
         async with asyncio.timeout(GATHER_S):
@@ -360,7 +359,7 @@ def _with_adapter(base: Sequence[WeightTensor], adapters: Sequence[Adapter]) -> 
 
 
 def _version_span(span: "WeightVersionSpan") -> VersionSpan:
-    """Return vLLM's span as ours; an engine that was sent no weights yet calls its version `default`."""
+    """Return vLLM's span as ours. An engine that has received no weights yet calls its version `default`."""
     version = 0 if span.version == "default" else int(span.version)
     return VersionSpan(version=version, num_tokens=span.end - span.start)
 

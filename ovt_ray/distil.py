@@ -1,7 +1,7 @@
 """From chains to traces: filters drop correct chains that are not worth learning from, and a rule chooses among the others.
 
-The defaults are the rules of the paper (arXiv 2503.17352, section 3). A reflection is cut off, its final answer kept; a long chain is
-dropped; of the correct chains of a problem the shortest is taken. docs/distillation.md describes all rules.
+The defaults are the rules of the paper (arXiv 2503.17352, section 3). A reflection is cut off, and its final answer is kept. A long chain
+is dropped. The shortest correct chain of a problem is taken. docs/distillation.md describes all rules.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Selection:
 
 
 def select(chains: Sequence[Chains], section: DistilConfig, evaluation: Sequence[Problem], seed: int) -> Selection:
-    """Return the traces in the order of their problems; the same for the same arguments.
+    """Return the traces in the order of their problems. The same arguments always give the same traces.
 
     `evaluation` holds the problems that the run is measured on. The rule `random` draws with `seed`.
     """
@@ -59,7 +59,7 @@ def select(chains: Sequence[Chains], section: DistilConfig, evaluation: Sequence
 
 
 def write_traces(folder: Path, selection: Selection) -> Path:
-    """Write `traces.jsonl`, `report.json` and `dropped.jsonl`, and return the first's path."""
+    """Write `traces.jsonl`, `report.json` and `dropped.jsonl`; return the path of `traces.jsonl`."""
     path = folder / "traces.jsonl"
     rows = [{**problem_row(trace.problem, folder), "response": trace.response} for trace in selection.traces]
     write_json_lines_atomically(path, rows)
@@ -68,7 +68,7 @@ def write_traces(folder: Path, selection: Selection) -> Path:
 
 
 def read_traces(path: Path) -> list[Trace]:
-    """Return the traces that `write_traces` wrote. Raises DataError naming a line that holds no trace."""
+    """Return the traces that `write_traces` wrote. Raises DataError with the number of a line that holds no trace."""
     return [_trace(f"{path} line {number}", row, path.parent) for number, row in enumerate(read_json_lines(path), start=1)]
 
 

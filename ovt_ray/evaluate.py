@@ -12,7 +12,7 @@ from ovt_ray.services import Services
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The answers of one model to the held-out problems, one each."""
+    """The answers of one model to the held-out problems, one answer a problem."""
 
     groups: tuple[ScoredGroup, ...]
     """Groups of one completion each, in the order of the problems."""
@@ -29,7 +29,7 @@ class Evaluation:
 
 
 def evaluate(services: Services, problems: Sequence[Problem], *, temperature: float, max_tokens: int, stage: str) -> Evaluation:
-    """Return the evaluation of the model that the rollout workers serve, showing how it comes in."""
+    """Return the evaluation of the model that the rollout workers serve, and show its progress."""
     sampling = Sampling(num_completions=1, temperature=temperature, max_tokens=max_tokens, seed=0)
     scored: dict[str, ScoredGroup] = {}
     num_correct, num_tokens, began = 0, 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""A judge model as a reward: one of our own rollout workers, asked whether an answer means the gold one.
+"""A judge model as a reward. A rollout worker of our own decides whether an answer means the same as the gold answer.
 
 reward.parts: [{name: ovt_ray.judge:Judge, num_gpus: 1, options: {model: {path: PATH}, rollout: {gpus_per_worker: 1}}}]
 """
@@ -25,25 +25,25 @@ Reference answer: {gold}
 
 End with one line: VERDICT: CORRECT or VERDICT: WRONG."""
 END = "--- end ---"
-"""Ends the student's answer in the template; in an answer it is left out, so that nothing of it stands after the end."""
+"""Line that ends the student's answer in the template. It is removed from an answer, which could otherwise go on after the end."""
 VERDICT = re.compile(r"VERDICT: (CORRECT|WRONG)")
 MAX_ANSWER_CHARS = 1000
-"""A longer text is no final answer, and wrong: it could be meant to talk the judge round."""
+"""Largest length of a final answer. A longer text is wrong: it could try to persuade the judge."""
 
 
 @ray.remote(num_cpus=1, runtime_env={"env_vars": engine_environment(1)})
 class Judge:
-    """Reads the final answer as in training and asks the model about it, many at a time."""
+    """Reads the final answer as in training and asks the model about it. Many answers are judged at a time."""
 
     def __init__(self, model: ModelConfig, rollout: RolloutConfig, template: str = TEMPLATE, max_tokens: int = 256) -> None:
-        """Start the engine. `template` is filled with {question}, {gold} and {answer}; raises ValueError if one is missing."""
+        """Start the engine. `template` is filled with {question}, {gold} and {answer}. Raises ValueError if a place is missing."""
         check_template(template)
         self._template = template
         self._sampling = Sampling(num_completions=1, temperature=0, max_tokens=max_tokens, seed=0)
         self._worker = RolloutWorker(model_path(model), model, rollout)
 
     async def __call__(self, problem: Problem, text: str) -> Score:
-        """Return 1 or 0 by the judge's verdict. Raises ValueError if it gives none: the answer is then unscorable."""
+        """Return 1 or 0 by the judge's verdict. Raises ValueError without a verdict, which makes the answer unscorable."""
         found = extract_answer(text)
         if found.answer is None:
             return Score(value=0.0, outcome=Outcome.UNPARSEABLE, extracted=None, reason=found.reason)
@@ -79,7 +79,7 @@ def question_to_judge(template: str, problem: Problem, answer: str) -> Problem:
 
 
 def read_verdict(reply: str) -> bool:
-    """Return whether the last line says CORRECT. Raises ValueError unless it is a verdict, and the only one."""
+    """Return whether the last line says CORRECT. Raises ValueError unless this line is the only verdict."""
     lines = [line.strip() for line in reply.splitlines() if line.strip()]
     found = VERDICT.fullmatch(lines[-1]) if lines else None
     if found is None or len(VERDICT.findall(reply)) > 1:

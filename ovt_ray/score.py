@@ -1,4 +1,4 @@
-"""A file of model answers, verified with the reward of a training run or with any other."""
+"""A file of model answers, verified with the reward of a training run or with another reward."""
 
 import json
 import os
@@ -26,13 +26,13 @@ from reward.service.scoring import ScoringPool
 OF_RESPONSES = Part(name="reward.accuracy:score_lenient")
 OF_EXTRACTIONS = Part(name="reward.accuracy:score_answer")
 NUM_AHEAD = 256
-"""Rows that are read, and being scored, before the first of them has to be done: bounds the memory."""
+"""Number of rows in progress before the first of them has to be done. It bounds the memory."""
 MAX_LISTED = 20
-"""Bad lines named on the screen; all are in the output."""
+"""Largest number of bad lines named on the screen. The output has all of them."""
 LINES_BETWEEN_STEPS = 20
 
 Submit = Callable[[Problem, str], Callable[[], Score]]
-"""Begins to score a text, and returns the function that waits for its score."""
+"""Function that begins to score a text, and returns another function that waits for the score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +41,13 @@ class Tally:
 
     outcomes: Counter[Outcome]
     num_bad: int
-    """Number of lines that are no rows; unscorable."""
+    """Number of lines that are not rows. They are unscorable."""
     num_failed: int
-    """Number of rows on which the reward failed; unscorable."""
+    """Number of rows on which the reward failed. They are unscorable."""
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether the reward failed on each row there was."""
+        """Whether the reward failed on every row."""
         return 0 < self.num_failed == self.outcomes.total() - self.num_bad
 
 
@@ -59,7 +59,7 @@ def score_file(
     *,
     deadline_s: float = RewardConfig().deadline_s,
 ) -> Tally:
-    """Write each row of a file of JSON lines with `outcome`, `value`, `extracted` and `reason`, in order; return the counts.
+    """Write each row of a file of JSON lines in order, with `outcome`, `value`, `extracted` and `reason`; return the counts.
 
     Bad lines, and the first row on which the reward fails, are named on the screen. Each is unscorable in the output, with its reason.
     The output appears whole or not at all. Raises ConfigError if it cannot be written, DataError if the source cannot be read,
@@ -100,7 +100,7 @@ def _check_target(target: Path) -> None:
 
 
 def named_reward(name: str | None, options: Sequence[str]) -> Part | None:
-    """Return the reward of a name with its options, each `key=value` with a value in YAML; None without a name.
+    """Return the reward of a name with its options; None without a name. An option is `key=value` with a value in YAML.
 
     Raises ConfigError if an option has another form, or belongs to no reward.
     """
@@ -127,7 +127,7 @@ class Scorer:
     """Scores lines in processes of this machine, or on Ray where the reward runs there."""
 
     def __init__(self, reward: Part | None, num_processes: int, deadline_s: float, stack: ExitStack) -> None:
-        """Load the reward; its processes end with the stack. Without a reward, responses and extractions have a built-in one each."""
+        """Load the reward, whose processes end with the stack. Without a reward, built-in rewards score responses and extractions."""
         self._num_processes = num_processes
         self._deadline_s = deadline_s
         self._stack = stack
@@ -136,7 +136,7 @@ class Scorer:
         self._submit(reward or OF_RESPONSES)
 
     def scored(self, lines: Iterator[AnswerLine]) -> Iterator[tuple[AnswerLine, Score]]:
-        """Yield each line with its score, in order, a few hundred lines being scored at a time."""
+        """Yield each line with its score, in order. A few hundred lines are scored at a time."""
         waiting: deque[tuple[AnswerLine, Callable[[], Score]]] = deque()
         for line in lines:
             waiting.append((line, self._begin(line)))

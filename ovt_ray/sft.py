@@ -25,9 +25,9 @@ def train_sft(
     first_step: int,
     seed: int,
 ) -> None:
-    """Train the learner's model on the samples, from `first_step` on; the seed decides the samples of each step.
+    """Train the learner's model on the samples, from `first_step` on. The seed decides the samples of each step.
 
-    The loss on held-out samples, if there are any, is measured at each checkpoint and at the end.
+    The loss on held-out samples, if any, is measured at each checkpoint and at the end.
     """
     num_steps = num_sft_steps(section, len(samples))
     for step in range(first_step, num_steps):
@@ -65,7 +65,7 @@ def num_sft_steps(section: SftConfig, num_samples: int) -> int:
 def hold_out(samples: Sequence[TrainSample], share: float, seed: int) -> tuple[list[TrainSample], list[TrainSample]]:
     """Return the samples to train on and the held-out samples, both in order.
 
-    The share is of the problems: all samples of a problem are on one side. A share above 0 holds out at least one problem.
+    The share counts problems: all samples of a problem are on one side. A share above 0 holds out at least one problem.
     Raises StageError if no problem is left to train on.
     """
     if share == 0:

@@ -34,7 +34,7 @@ class ParityError(OvtError):
 
 
 class StartError(OvtError):
-    """Several mistakes, each of which keeps a run from starting."""
+    """Several mistakes keep a run from starting. The message lists each of them."""
 
 
 class StageError(OvtError):

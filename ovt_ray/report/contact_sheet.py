@@ -13,11 +13,11 @@ from ovt_ray.core.types import ImageSource, Problem
 
 NUM_COLUMNS = 4
 PICTURE = (300, 220)
-"""Pixels that a problem's images share."""
+"""Width and height, in pixels, that a problem's images share."""
 MAX_PICTURES = 10
-"""Images of a problem that are shown, the first; more would be too narrow to be seen."""
+"""Largest number of a problem's images that are shown. More would be too narrow to see."""
 NUM_LINES, LINE_CHARS, LINE_HEIGHT = 8, 46, 15
-"""Of the text below them."""
+"""Size of the text below the images: lines, characters of a line, pixels of a line."""
 MARGIN = 10
 CELL = (PICTURE[0] + 2 * MARGIN, PICTURE[1] + NUM_LINES * LINE_HEIGHT + 3 * MARGIN)
 
@@ -50,7 +50,7 @@ def _cell(problem: Problem) -> Image.Image:
 
 
 def _lines(problem: Problem) -> list[str]:
-    """Return the text of a cell: the answer first, so that no question is too long for it to be seen."""
+    """Return the text of a cell. The answer comes first, so that a long question cannot hide it."""
     answer = textwrap.shorten(f"[{problem.kind.value}] {problem.answer} {problem.unit}", LINE_CHARS, placeholder=" ...")
     name = textwrap.shorten(f"{problem.source or '-'} / {problem.id}", LINE_CHARS, placeholder=" ...")
     return [answer, name, *textwrap.wrap(shown_text(problem), LINE_CHARS, max_lines=NUM_LINES - 2, placeholder=" ...")]

@@ -33,7 +33,7 @@ STYLE = {
     "legend.frameon": False,
 }
 SMOOTHING = 0.6
-"""Weight of the past in the thick curves; the thin ones are what was measured."""
+"""Weight of the past in the thick curves. The thin curves show the measured values."""
 
 
 def draw_curves(title: str, results: Sequence[StageResult], rows: Sequence[MetricsRow]) -> bytes:
@@ -132,7 +132,7 @@ def _draw_curve(axes: "Axes", steps: list[int], values: list[float], *, label: s
 
 
 def _marker(steps: list[int]) -> str:
-    """Return what makes a curve of a single step visible."""
+    """Return the marker that makes a curve of a single step visible."""
     return "o" if len(steps) == 1 else ""
 
 
@@ -148,7 +148,7 @@ def _by_stage(rows: Sequence[MetricsRow], kind: str, name: str) -> dict[str, tup
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Return the exponential moving average without start-up bias (Kingma & Ba, arXiv 1412.6980, sec. 3); NaN leaves it where it was."""
+    """Return the exponential moving average without start-up bias (Kingma & Ba, arXiv 1412.6980, sec. 3). NaN does not change it."""
     total, weight, smoothed = 0.0, 0.0, []
     for value in values:
         if not math.isnan(value):

@@ -1,7 +1,7 @@
-"""`report.html` and `curves.png`: a run as a person reads it, made from its folder alone.
+"""`report.html` and `curves.png`: the report of a run for people, made from its folder alone.
 
-The text of a model is hostile until escaped. The templates escape every value, the page may load and run nothing
-(Content-Security-Policy), and images are decoded and encoded again before they are put in.
+The text of a model is hostile until escaped. The templates escape every value. The page may load and run nothing
+(Content-Security-Policy). Images are decoded and encoded again before they are put in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ class SampleCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportPage:
-    """All that `templates/report.html` shows."""
+    """All values that `templates/report.html` shows."""
 
     name: str
     curves_url: str
@@ -52,7 +52,7 @@ class ReportPage:
     traces: Sequence[TraceSection]
     cards: Sequence[SampleCard]
     config: str | None
-    """Text of the run's `config.json`, None if there is no such file."""
+    """Text of the run's `config.json`; None if there is no such file."""
 
 
 def write_report(run_dir: Path) -> Path:

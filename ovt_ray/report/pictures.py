@@ -1,4 +1,4 @@
-"""Images as a page shows them: inside it, decoded and encoded again, since an image of a run is as untrusted as its text."""
+"""Images inside a page. They are decoded and encoded again, since an image of a run is as untrusted as its text."""
 
 import base64
 import io
@@ -8,12 +8,12 @@ from ovt_ray.core.images import image_fault
 from ovt_ray.core.types import ImageSource
 
 MAX_SHOWN_PIXELS = 640
-"""Longer side of an image in the page."""
+"""Longer side of an image in the page, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One image of a page, or why it cannot be shown."""
+    """One image of a page, or the reason why it cannot be shown."""
 
     url: str
     """Data URL of a PNG; empty if there is a fault."""
@@ -35,5 +35,5 @@ def picture(source: ImageSource) -> Picture:
 
 
 def png_url(content: bytes) -> str:
-    """Return a PNG as an address that a page needs no server for."""
+    """Return a PNG as a data URL, for which a page needs no server."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"

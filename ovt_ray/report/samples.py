@@ -19,17 +19,17 @@ class SampleRecord:
 
     problem: Problem
     response: str
-    """As the model wrote it."""
+    """Text of the answer as the model wrote it."""
     outcome: Outcome
     extracted: str | None
-    """The final answer that was read from the response, None if there is none."""
+    """Final answer that was read from the response; None if there is none."""
     reward: float
     reason: str = ""
-    """Why, for a person: what broke the format, what the reward raised, why its process was killed."""
+    """Explanation for people: a broken format, an exception of the reward, or the end of its process."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Value of each part of the reward, before weighting."""
     step: int
-    """Optimizer steps that the stage had taken."""
+    """Number of steps that the stage had taken."""
 
 
 def write_samples(run_dir: Path, stage: str, samples: Sequence[SampleRecord]) -> Path:

@@ -28,14 +28,14 @@ from ovt_ray.report.contact_sheet import write_contact_sheet
 from ovt_ray.run.progress import Progress, phase
 
 NUM_PROMPTS = 200
-"""Problems whose prompts are rendered to count tokens: each costs a pass of the image processor."""
+"""Number of problems whose prompts are rendered to count tokens. Each costs a pass of the image processor."""
 QUANTILES = {"least": 0, "5 %": 5, "median": 50, "95 %": 95, "most": 100}
 
 
 def survey(config: DataConfig, folder: Path, model: ModelConfig | None, *, sheet: Path, num_examples: int) -> None:
-    """Print counts and sizes of the problems of a data set, and write a picture with examples; `folder` keeps the checked problems.
+    """Print counts and sizes of the problems of a data set, and write a picture with examples. `folder` keeps the checked problems.
 
-    Bad rows are listed whatever `bad_rows` says, with their effect on a run. With a model its prompts are measured too.
+    Bad rows are listed with their effect on a run, whatever `bad_rows` says. With a model, its prompts are measured too.
     """
     with tempfile.TemporaryDirectory() as drawn:
         problems = _surveyed(config, folder, Path(drawn))
@@ -61,7 +61,7 @@ def survey(config: DataConfig, folder: Path, model: ModelConfig | None, *, sheet
 
 
 def _surveyed(config: DataConfig, folder: Path, drawn: Path) -> LoadedProblems:
-    """Return the problems of a data set; the embedded world draws `num_eval` problems of each part for this."""
+    """Return the problems of a data set. The embedded world draws `num_eval` problems for each part."""
     if config.format == "embedded":
         return _drawn(config, drawn)
     try:
@@ -97,7 +97,7 @@ def _how_held_out(config: DataConfig, problems: LoadedProblems) -> str:
 
 
 def _print_counts(name: str, values: dict[str, list[Any]]) -> None:
-    """Print how often each value occurs in each part."""
+    """Print the count of each value in each part."""
     counts = {part: Counter(found) for part, found in values.items()}
     rows = sorted(set().union(*counts.values()), key=lambda value: (-counts["learn from"][value], str(value)))
     print(f"\n{name:<24}" + "".join(f"{part:>14}" for part in counts))
@@ -110,7 +110,7 @@ def _sizes(problems: ProblemSet, name: str) -> list[int]:
 
 
 def _print_remote(problems: LoadedProblems, config: DataConfig, folder: Path) -> None:
-    """Print the number of rows with images at web addresses, how many were fetched, and the hosts that are not listed."""
+    """Print the number of rows with images at web addresses, the number fetched, and the hosts that are not listed."""
     num_fetched = sum(num > 0 for part in (problems.train, problems.held_out) for num in part.column("num_fetched"))
     addresses = [row.image for row in _bad_rows(problems) if is_address(row.image)]
     if not num_fetched and not addresses:
@@ -148,7 +148,7 @@ def _print_quantiles(name: str, values: dict[str, np.ndarray]) -> None:
 
 
 def _print_repeats(problems: LoadedProblems) -> None:
-    """Print the problems with the images and question of another problem, and how many held-out images are learnt from too."""
+    """Print problems with the same images and question, and the number of held-out images that are also learnt from."""
     places: dict[object, list[tuple[str, str]]] = defaultdict(list)
     for part in (problems.train, problems.held_out):
         for place, answer, question, images in zip(*map(part.column, ("place", "answer", "question", "image_hashes")), strict=True):
@@ -193,6 +193,6 @@ def _print_left_out(problems: LoadedProblems, config: DataConfig) -> None:
 
 
 def _bad_rows(problems: LoadedProblems) -> Sequence[BadRow]:
-    """Return the rows of both parts that make no problem; both parts of one file list the same rows."""
+    """Return the rows of both parts that make no problem. Both parts of one file list the same rows."""
     train, held_out = problems.train.bad, problems.held_out.bad
     return train if train == held_out else [*train, *held_out]

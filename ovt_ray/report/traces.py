@@ -13,9 +13,9 @@ from ovt_ray.distillation.accounts import CORRECT_FATES, num_correct
 from ovt_ray.report.pictures import Picture, picture
 
 UNREAD = (Outcome.UNPARSEABLE.value, Outcome.UNSCORABLE.value)
-"""Fates of answers that the reward could not judge, shown where there are any."""
+"""Fates of answers that the reward could not judge. The table shows only fates that occur."""
 TITLES = {"per_source": "quota", "not_selected": "not chosen"}
-"""Names of fates in the table, where they are not those of the report."""
+"""Names of fates in the table, where they differ from the names in `report.json`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,15 +37,15 @@ class StreamState:
     """State of a stage between two steps; the defaults are those of its start."""
 
     step: int = 0
-    """Next step to learn from."""
+    """Number of the next step to learn from."""
     position: int = 0
     """Position of the next problem of the stream that no step has."""
     version: int = 0
-    """Version of the weights that the rollout workers serve; not used at a stage's start."""
+    """Version of the weights that the rollout workers serve. A stage's start does not use it."""
     num_without_signal: int = 0
     """Number of steps in a row before this one whose groups had no signal."""
     rollout_is_exact: bool = False
-    """Whether the stage began with rollout log-probabilities that are the learner's."""
+    """Whether the rollout log-probabilities equalled the learner's at the start of the stage."""
     begun: tuple[BegunStep, ...] = ()
     """Steps from `step` on that were begun ahead, in order."""
 
@@ -64,7 +64,7 @@ class _Numbers:
     position: int
     version: int
     num_flat: int
-    """Steps without a signal, as in `StreamState`."""
+    """Number of steps without a signal, as in `StreamState`."""
     rollout_is_exact: bool
     begun: tuple[_Begun, ...]
     num_groups: int
@@ -91,15 +91,15 @@ def write_state(checkpoints: Path, state: StreamState) -> None:
 
 
 def save_checkpoint(checkpoints: Path, state: StreamState, learner: PolicyLearner) -> None:
-    """Write a checkpoint from which the stage goes on with the state's step: the stream's part first, as the learner's completes it."""
+    """Write a checkpoint from which the stage goes on with the state's step. The stream's part is first: the learner's completes it."""
     write_state(checkpoints, state)
     learner.save(checkpoints, state.step)
 
 
 def read_state(checkpoints: Path, step: int, problems: ItemStream[Problem]) -> StreamState:
-    """Return the state that was saved with the checkpoint of a step; at step 0, that of a stage's start.
+    """Return the state that was saved with the checkpoint of a step; at step 0, the state of a stage's start.
 
-    Raises StageError naming the file and what to do if it is missing or damaged.
+    Raises StageError if the file is missing or damaged, with its path and the remedy.
     """
     if step == 0:
         return StreamState()

@@ -1,4 +1,4 @@
-"""A scored group as a row of JSON and back, to the last bit: what a checkpoint keeps of the stream and a kept step is made of."""
+"""A scored group as a row of JSON and back, to the last bit. Checkpoints of the stream and kept steps hold such rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +12,16 @@ from ovt_ray.data.stream import ItemStream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
-    """The row. Its problem is the one at `position` of the stage's stream: images are not copied."""
+    """The row of a group. Its problem stands at `position` of the stage's stream, so images are not copied."""
 
     step: int
-    """The one that learns from the group."""
+    """Number of the step that learns from the group."""
     position: int
-    """Of the problem in the stream."""
+    """Position of the problem in the stream."""
     id: str
-    """The problem's; it must be that of the problem at the position."""
+    """Id of the problem, which must equal the id of the problem at the position."""
     question: str
-    """For a person, as is the gold answer."""
+    """Question of the problem. Only people read it, and the gold answer below."""
     answer: str
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
@@ -48,7 +48,7 @@ def group_row(step: int, position: int, scored: ScoredGroup) -> dict[str, Any]:
 
 
 def read_group(values: object, problems: ItemStream[Problem]) -> tuple[GroupRow, ScoredGroup]:
-    """Return a row and the group that it was made of. Raises DataError saying what is wrong with it."""
+    """Return a row and the group that it was made from. Raises DataError with the fault of a damaged row."""
     try:
         row = ROW.validate_python(values)
         problem = problems[row.position]

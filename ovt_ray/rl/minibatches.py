@@ -22,7 +22,7 @@ class Minibatches:
     traces: Sequence[Sequence[TrainSample]]
     """Samples of each update that come from the iteration's traces."""
     rollout_is_proximal: bool
-    """Whether the rollout's log-probabilities are the learner's at the start of the step, and not computed again."""
+    """Whether the rollout's log-probabilities equal the learner's at the start of the step, which are then not computed again."""
 
 
 def split_into_minibatches(stage: GrpoStage, step: int, samples: Sequence[TrainSample], *, rollout_is_proximal: bool) -> Minibatches:

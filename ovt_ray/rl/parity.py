@@ -2,9 +2,9 @@
 
 It catches faults that raise nothing: stale image features, pixels lost on the way, wrong positions, weights that did not arrive.
 
-The gate is on the mean over an answer's tokens, and the worst answer decides. In float32 both sides agree to 1e-6 on almost every token.
-Where a trained model's attention is close to a tie, a single token can be 5e-5 apart: transformers in float32 is then as far from
-float64 as vLLM is. Any of the faults above moves whole answers by more than 1e-2.
+The gate takes the mean over an answer's tokens, and the worst answer decides. In float32 both sides agree to 1e-6 on almost every token.
+A single token can be 5e-5 apart where a trained model's attention is close to a tie. There transformers in float32 is as far from float64
+as vLLM is. Any of the faults above moves whole answers by more than 1e-2.
 """
 
 import math
@@ -16,7 +16,7 @@ from ovt_ray.core.errors import ParityError
 from ovt_ray.core.types import RolloutGroup, TrainSample
 
 EXACT_GAP = 1e-5
-"""Below it rollout and learner differ by the rounding of float32 alone."""
+"""Largest gap that the rounding of float32 alone explains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class ParityGap:
     """Differences of log-probabilities between rollout and learner, in nats."""
 
     mean: float
-    """Largest mean over the tokens of an answer."""
+    """Mean difference over the tokens of the worst answer."""
     worst: float
     """Largest difference on a token of any answer."""
 
@@ -49,9 +49,9 @@ def parity_samples(groups: Iterable[RolloutGroup]) -> list[TrainSample]:
 
 
 def check_parity(samples: Sequence[TrainSample], learner_logprobs: Sequence[Sequence[float]], max_gap: float) -> ParityGap:
-    """Return how far rollout and learner are apart on the tokens of a few completions, given the learner's log-probabilities of each.
+    """Return the gap between rollout and learner on the tokens of a few completions. `learner_logprobs` has a row for each sample.
 
-    Raises ParityError naming the problem of the worst answer if its mean is above `max_gap`.
+    Raises ParityError with the problem of the worst answer if its mean is above `max_gap`.
     """
     gaps = [
         [abs(rollout - policy) for rollout, policy in zip(sample.rollout_logprobs or (), row, strict=True)]

@@ -1,7 +1,7 @@
-"""`ovt-ray replay`: a kept step of GRPO again, its learning or its generation alone, next to its record.
+"""`ovt-ray replay`: repeats the learning or the generation of a kept step of GRPO, and compares it with the record.
 
-Both begin from the stage's first model. Step 0 had the same model, so its figures and answers have to come out again to the last bit. A
-later step had weights that are gone, and its figures are shown without a comparison.
+Both begin from the stage's first model. Step 0 had the same model, so its figures and answers have to come out again to the last bit. The
+weights of a later step are gone, so its figures are shown without a comparison.
 """
 
 import math
@@ -39,7 +39,7 @@ Half = Literal["learn", "generate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptStep:
-    """A step as the run left it."""
+    """A kept step and its record in the run folder."""
 
     config: RunConfig
     stage: GrpoStage
@@ -48,13 +48,13 @@ class KeptStep:
     step: int
     rollouts: KeptRollouts
     figures: Mapping[str, float]
-    """Figures of its row in metrics.jsonl; none if the step did not come to its end."""
+    """Figures of the step's row in metrics.jsonl; none if the step did not come to its end."""
 
 
 def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) -> bool:
-    """Learn from a step's kept groups again, generate them again, or both, and print the figures; no record of the run is changed.
+    """Learn from a step's kept groups again, generate them again, or both, and print the figures. The run's records stay unchanged.
 
-    Returns whether everything that can be compared is the same.
+    Returns whether all figures and answers that can be compared are the same.
     """
     kept = _kept_step(run_dir.resolve(), stage_name, step)
     stats = group_stats(kept.rollouts.groups)
@@ -82,7 +82,7 @@ def replay(run_dir: Path, stage_name: str, step: int, halves: Sequence[Half]) ->
 
 
 def learn_again(kept: KeptStep, learner: PolicyLearner) -> bool:
-    """Take the step's updates on a learner that has begun the stage; return whether their figures are those recorded, if any are."""
+    """Take the step's updates on a learner that has begun the stage; return whether the figures equal the recorded figures, if any."""
     rollouts, section = kept.rollouts, kept.stage.section
     advantages = advantages_of(rollouts.groups, section.advantage)
     samples = train_samples(rollouts.groups, advantages, mask_truncated=section.mask_truncated)
@@ -103,7 +103,7 @@ def learn_again(kept: KeptStep, learner: PolicyLearner) -> bool:
 
 
 def generate_again(kept: KeptStep, pool: RolloutPool) -> bool:
-    """Draw the step's completions on workers that serve the stage's first model; return whether they are the kept ones."""
+    """Draw the step's completions on workers that serve the stage's first model; return whether they equal the kept completions."""
     groups = kept.rollouts.groups
     began = time.monotonic()
     again = list(pool.generate([scored.group.problem for scored in groups], kept.stage.sampling(kept.step)))
@@ -119,7 +119,7 @@ def generate_again(kept: KeptStep, pool: RolloutPool) -> bool:
 
 
 def count_same(kept: Sequence[ScoredGroup], again: Sequence[RolloutGroup]) -> tuple[int, int]:
-    """Return how many completions have the tokens of the one with their place in their problem's kept group, and how many there are."""
+    """Return the number of completions with the tokens of the kept completion in the same place, and the number of all completions."""
     completions: dict[str, Sequence[Completion]] = {group.problem.id: group.completions for group in again}
     pairs = [
         (before.token_ids, after.token_ids)
@@ -130,7 +130,7 @@ def count_same(kept: Sequence[ScoredGroup], again: Sequence[RolloutGroup]) -> tu
 
 
 def _same(recorded: float, value: float) -> bool:
-    return recorded == value or (math.isnan(recorded) and not math.isfinite(value))  # what is not finite is recorded as null
+    return recorded == value or (math.isnan(recorded) and not math.isfinite(value))  # a figure that is not finite is recorded as null
 
 
 def _first_model(config: RunConfig, iteration: int, run_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""The rollouts of a step on the disk, as the learner got them: to be looked at, learnt from again and generated again."""
+"""The rollouts of a step on the disk, as the learner received them. People read them, and `ovt-ray replay` repeats the step."""
 
 import shutil
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ class KeptRollouts:
     groups: tuple[ScoredGroup, ...]
     """Groups in the order of the step."""
     rollout_is_proximal: bool
-    """Value of the step's `Minibatches`."""
+    """Value of `rollout_is_proximal` in the step's `Minibatches`."""
 
 
 def rollouts_path(stage_folder: Path, step: int) -> Path:
-    """Return the file of a step: its first line says how the groups were learnt from, a line for each group follows."""
+    """Return the file of a step. Its first line says how the step learnt from the groups; a line for each group follows."""
     return stage_folder / "rollouts" / f"{tag(step)}.jsonl"
 
 
@@ -34,7 +34,7 @@ def forget_rollouts(stage_folder: Path) -> None:
 
 
 def write_rollouts(stage_folder: Path, step: int, groups: Mapping[int, ScoredGroup], *, rollout_is_proximal: bool) -> None:
-    """Write a step's groups, which are given by the position of their problem in the stream."""
+    """Write a step's groups. `groups` has each by the position of its problem in the stream."""
     rows = [group_row(step, position, group) for position, group in groups.items()]
     first = {"step": step, "num_groups": len(rows), "rollout_is_proximal": rollout_is_proximal}
     write_json_lines_atomically(rollouts_path(stage_folder, step), [first, *rows])

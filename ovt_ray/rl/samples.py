@@ -1,4 +1,4 @@
-"""From scored groups to samples to learn from: pure.
+"""From scored groups to samples to learn from. All functions are pure.
 
 A group whose scorable completions all have the same score is a zero-variance group. It has no learning signal: every advantage is 0.
 """
@@ -65,7 +65,7 @@ def group_stats(groups: Sequence[ScoredGroup]) -> GroupStats:
 
 
 def versions_behind(groups: Iterable[ScoredGroup], version: int) -> list[int]:
-    """Return how many versions the oldest tokens of each completion are behind `version`."""
+    """Return the number of versions by which the oldest tokens of each completion are behind `version`."""
     return [version - completion.oldest_version for group in groups for completion in group.group.completions]
 
 
@@ -75,7 +75,7 @@ def oldest_version(group: ScoredGroup) -> int:
 
 
 def part_means(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; none of a reward of one part."""
+    """Return the mean of each part of the reward, before weighting, as figures `reward/NAME`; no figures for a reward of one part."""
     scores = [score for group in groups for score in group.scores if _is_scorable(score)]
     names = {name: None for score in scores for name in score.parts}
     if len(names) < 2:
@@ -88,9 +88,9 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def advantages_of(groups: Sequence[ScoredGroup], kind: Advantage) -> list[list[float | None]]:
-    """Return the advantage of each completion, group by group; None for one that could not be scored.
+    """Return the advantage of each completion, group by group; None for a completion that could not be scored.
 
-    An unscorable completion is left out of its group: the others are compared with each other alone.
+    An unscorable completion is left out of its group. The others are compared with each other alone.
     """
     rewards = [[score.value for score in group.scores if _is_scorable(score)] for group in groups]
     known = iter(group_advantages([values for values in rewards if values], kind))
@@ -105,7 +105,7 @@ def train_samples(
 ) -> list[TrainSample]:
     """Return one sample per scorable completion of each group with a signal, in order.
 
-    With `mask_truncated`, completions cut by their length give none, but count in the advantages of the others.
+    With `mask_truncated`, completions cut by their length give no sample, but count in the advantages of the others.
     """
     return [
         TrainSample(
@@ -131,14 +131,14 @@ def _is_scorable(score: Score) -> bool:
 
 
 def check_signal(section: GrpoConfig, groups: Sequence[ScoredGroup], steps_without_update: int) -> None:
-    """Raise StageError if `max_flat_steps` steps in a row had no update; `groups` are those of the last step."""
+    """Raise StageError if `max_flat_steps` steps in a row had no update; `groups` are the groups of the last step."""
     if steps_without_update == section.max_flat_steps:
         where = f"{steps_without_update} steps in a row"
         raise StageError(why_no_signal(where, groups, mask_truncated=section.mask_truncated))
 
 
 def why_no_signal(where: str, groups: Sequence[ScoredGroup], *, mask_truncated: bool) -> str:
-    """Return why nothing can be learnt from some groups, and the remedies; `where` says which groups they are."""
+    """Return the reason why some groups teach nothing, and the remedies; `where` says which groups they are."""
     stats = group_stats(groups)
     return (
         f"grpo: {where} had only groups whose answers all score alike"

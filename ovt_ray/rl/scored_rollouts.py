@@ -25,12 +25,12 @@ class Scoring:
     """Completions of a group that are scored together."""
 
     indices: tuple[int, ...]
-    """Their places in the group."""
+    """Places of the completions in the group."""
     scores: Scores
 
 
 class ScoredRollouts:
-    """Generates groups and has them scored; a group and its scores are known by the number of its request."""
+    """Generates groups and has them scored. The number of its request identifies a group and its scores."""
 
     def __init__(self, pool: RolloutPool, reward: RewardPool) -> None:
         self._pool = pool
@@ -124,7 +124,7 @@ class ScoredRollouts:
 
 
 def of_last_generation(scoring: Sequence[Scoring], num_completions: int) -> tuple[Sequence[Scoring], Sequence[Scoring]]:
-    """Return the last scorings, which hold each completion once, and the earlier ones, of workers that died before the group was whole."""
+    """Return the last scorings, which hold each completion once, and the earlier scorings of workers that died."""
     # From the end: the completions of a dead worker were reported before those of its successor.
     first, num_found = len(scoring), 0
     while num_found < num_completions:

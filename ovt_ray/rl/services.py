@@ -1,4 +1,4 @@
-"""The part of the services that the loop of GRPO uses, as protocols: `ovt_ray.services.Services` has it, and so have the fakes of tests."""
+"""Protocols of the services that the loop of GRPO uses. `ovt_ray.services.Services` and the fakes of tests implement them."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class GroupSource(Protocol):
         """Take in problems, before all others if they are awaited; return the number of each problem's request."""
 
     def poll(self, timeout_s: float = math.inf) -> Sequence[int]:
-        """Wait for groups, at most so long, and return the requests of all that were generated; their scores may come later."""
+        """Wait for groups until the timeout, and return the requests of all generated groups. Their scores may come later."""
 
     def are_scored(self, request: int) -> bool:
         """Return whether `scored` would not wait for a generated group."""
@@ -56,7 +56,7 @@ class PolicyLearner(Protocol):
 
 
 class GrpoServices(Protocol):
-    """Both of them."""
+    """The source of groups and the learner."""
 
     @property
     def groups(self) -> GroupSource:

@@ -1,4 +1,4 @@
-"""One reinforcement learning stage as values: what it answers, learns from, and where it writes."""
+"""One reinforcement learning stage as values: its problems, its traces and its folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ from ovt_ray.run.results import stage_key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpoStage:
-    """What follows from the configuration and the stages before."""
+    """Values of the stage that follow from the configuration and from the stages before."""
 
     section: GrpoConfig
     problems: ItemStream[Problem]
-    """The stream of problems, their ids differing within an epoch."""
+    """Stream of the stage's problems, whose ids differ within an epoch."""
     traces: Sequence[TrainSample]
-    """Of the iteration, for `section.sft_coef`."""
+    """Traces of the iteration, mixed in if `section.sft_coef` is above 0."""
     max_tokens: int
-    """Longest answer."""
+    """Largest token count of an answer."""
     seed: int
-    """The stage's own."""
+    """Seed of the stage alone."""
     folder: Path
-    """What the stage writes lies here."""
+    """Folder of the stage's files."""
     checkpoint_every: int
     """Steps between two checkpoints."""
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie while the stage runs."""
+        """Folder of the checkpoints, which exists while the stage runs."""
         return self.folder / "checkpoints"
 
     def is_saved_after(self, step: int) -> bool:
@@ -50,7 +50,7 @@ class GrpoStage:
         return learner_stage(self.section, model, num_updates)
 
     def sampling(self, step: int) -> Sampling:
-        """Return how the completions of one step are drawn; their seed follows from the stage's seed and the step."""
+        """Return the sampling of a step's completions. Its seed follows from the stage's seed and the step."""
         return Sampling(
             num_completions=self.section.num_completions,
             temperature=self.section.temperature,
@@ -62,7 +62,7 @@ class GrpoStage:
         )
 
     def traces_of(self, step: int, update: int) -> list[TrainSample]:
-        """Return the traces that one update of a step learns from too; which they are follows from the stage's seed."""
+        """Return the traces that are mixed into an update of a step. The choice follows from the stage's seed."""
         if self.section.sft_coef == 0:
             return []
         place = step * self.section.updates_per_step + update
@@ -70,7 +70,7 @@ class GrpoStage:
 
 
 def learner_stage(section: GrpoConfig, model: str, num_updates: int) -> Stage:
-    """Return a stage of so many updates as the learner knows it; `model` is its first model."""
+    """Return the learner's part of a stage with this number of updates; `model` is its first model."""
     return Stage(
         model_path=model,
         optimizer=section.optimizer,

@@ -20,7 +20,7 @@ from ovt_ray.rl.services import GrpoServices
 from ovt_ray.rl.stage import GrpoStage
 
 POLL_S = 0.05
-"""Longest time for which the end of a piece of work goes unnoticed, as a rule: the replacement of a worker takes longer."""
+"""Longest time for which the end of a piece of work goes unnoticed. Only the replacement of a worker takes longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class StepGroups:
     versions_behind: Sequence[int]
     """Number of versions by which the oldest token of each completion is older than the learner's weights."""
     rollout_is_proximal: bool
-    """Whether the log-probabilities of the rollout are those of the learner's policy, to the rounding of float32."""
+    """Whether the rollout's log-probabilities equal those of the learner's policy to the rounding of float32."""
     num_stale: int
     """Number of groups that were too old to be learnt from and were generated again."""
 
@@ -44,13 +44,13 @@ class StepGroups:
 
 @dataclass
 class _Batch:
-    """One step's groups, as far as they are known; positions are those of their problems."""
+    """One step's groups, as far as they are known. Positions are positions of their problems in the stream."""
 
     step: int
     problems: dict[int, Problem] = field(default_factory=dict)
     """Problems by position, ascending; their ids differ."""
     generated: dict[int, int] = field(default_factory=dict)
-    """Requests whose groups are generated and whose scores were not taken yet, by position."""
+    """Request of each generated group whose scores were not taken yet, by position."""
     finished: dict[int, ScoredGroup] = field(default_factory=dict)
     """Scored groups by position."""
     without_signal: set[int] = field(default_factory=set)
@@ -81,13 +81,13 @@ class _Batch:
 class GroupStream:
     """Generates each step's groups at most `max_staleness` steps before they are asked for.
 
-    So the rollout workers already served the weights of step s - max_staleness when a group of step s was begun. A group from a checkpoint
-    may be older; it is then generated again. With 0 a step's groups are begun when they are asked for. Steps are asked for in their
-    order, after their weights are loaded. Use it in a `with` statement.
+    The rollout workers therefore served the weights of step s - max_staleness before a group of step s was begun. A group from a
+    checkpoint may be older, and is then generated again. With 0 a step's groups are begun when they are asked for. Steps are asked for
+    in their order, after their weights are loaded. Use it in a `with` statement.
     """
 
     def __init__(self, stage: GrpoStage, services: GrpoServices, state: StreamState) -> None:
-        """Go on from a state: its finished groups are not generated again, its others are begun again."""
+        """Go on from a state. Its finished groups are not generated again, and its other groups are begun again."""
         self._stage = stage
         self._groups = services.groups
         self._learner = services.learner
@@ -172,7 +172,7 @@ class GroupStream:
             self._take_known_scores()
 
     def state(self, step: int, num_without_signal: int) -> StreamState:
-        """Return the state from which to go on with a step none of whose groups was taken yet."""
+        """Return the state from which to go on with a step. None of the step's groups may have been taken."""
         # Before `position` is read, as replacements move it. A saved score is not computed again.
         for batch in self._batches.values():
             self._take_scores(batch, self._scored(batch))
@@ -197,9 +197,9 @@ class GroupStream:
         self._next_step = begun.step + 1
 
     def _ask(self, batch: _Batch, num: int) -> None:
-        """Submit the next problems of the stream, without those that the step has had: the same weights would answer them alike.
+        """Submit the next problems of the stream, except problems that the step had before. The same weights would answer them alike.
 
-        A step that has had all problems there are gets no more.
+        A step that had every problem gets no more.
         """
         had = {problem.id for problem in batch.problems.values()}
         fresh: dict[int, Problem] = {}
@@ -235,7 +235,7 @@ class GroupStream:
         self._take_known_scores()
 
     def _take_known_scores(self) -> None:
-        """Take in scores that may call for other problems; where none can, a step's scores are soon enough when it is asked for."""
+        """Take in scores that may call for other problems. Without replacements, scores are taken when their step is asked for."""
         for batch in self._batches.values() if self._max_run else ():
             self._take_scores(batch, self._scored(batch))
 
@@ -246,7 +246,7 @@ class GroupStream:
         return [position for position, request in batch.generated.items() if self._groups.are_scored(request)]
 
     def _take_scores(self, batch: _Batch, positions: Iterable[int]) -> None:
-        """Take in the scores of generated groups, waiting for them if need be; replace zero-variance groups if the config says so."""
+        """Take in the scores of generated groups, waiting if necessary. Replace zero-variance groups if the config says so."""
         num_without_signal = 0
         for position in sorted(positions):
             batch.finish(position, self._groups.scored(batch.generated.pop(position)))
@@ -256,7 +256,7 @@ class GroupStream:
             self._ask(batch, num_without_signal)
 
     def _renew_stale(self, batch: _Batch) -> None:
-        """Begin groups again that are too old to be learnt from; zero-variance groups are not learnt from at any age."""
+        """Begin groups again that are too old to learn from. Zero-variance groups teach nothing at any age."""
         oldest = self._learner.version - self._stage.section.max_staleness
         stale = {position for position in batch.finished.keys() - batch.without_signal if oldest_version(batch.finished[position]) < oldest}
         assert not stale & batch.stale, f"step {batch.step}: groups begun with the newest weights say that they are older than {oldest}"

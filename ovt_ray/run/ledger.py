@@ -30,8 +30,8 @@ FREE_KEYS |= {f"{service}.deadline_s" for service in ("rollout", "learner", "rew
 FREE_KEYS |= {f"iterations.distil.endpoint.{key}" for key in ("url", "api_key_env", "concurrency", "num_attempts", "deadline_s")}
 """Keys that may have another value when a run goes on, in every iteration alike.
 
-None changes a figure: they are the place of the folder, the number of workers and their deadlines, the transport of weights, the rollouts
-to keep, and the address of an endpoint."""
+None of them changes a figure. They set names and places, workers, deadlines, checkpoints, the transport of weights, kept
+rollouts, and the access to an endpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +39,15 @@ class StageRecord:
     """A finished stage, as the ledger records it."""
 
     stage: str
-    """`iter1/grpo`"""
+    """Name of the stage within the run: `iter1/grpo`."""
     time: str
-    """Time of its end, UTC, ISO 8601."""
+    """Time of the stage's end, UTC, ISO 8601."""
     seconds: float
     """Time from its latest start to its end: a resumed stage counts from the resumption."""
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     result: StageResult | None
-    """None for a stage that leaves no model to evaluate."""
+    """Result of the evaluation; None for a stage that leaves no model to evaluate."""
 
     @property
     def model(self) -> Path | None:
@@ -95,7 +95,7 @@ class RunFolder:
         return folder
 
     def start(self, stage: str, inputs: Sequence[Path] = ()) -> None:
-        """Note that a stage starts, or starts again: until `finish`, it does not count as finished."""
+        """Note that a stage starts, or starts again. It does not count as finished until `finish`."""
         self._started_at[stage] = time.monotonic()
         self._append(stage, "started", inputs=self._stored(inputs))
 
@@ -119,7 +119,7 @@ class RunFolder:
         return record if all(path.exists() for path in record.outputs) else None
 
     def results(self) -> list[StageResult]:
-        """Return the results of the finished stages that have one, in the order of their first start."""
+        """Return the results of finished stages, in the order of their first start."""
         stages = dict.fromkeys(row["stage"] for row in read_json_lines(self._ledger))
         records = [self.finished(stage) for stage in stages]
         return [record.result for record in records if record and record.result]
@@ -141,7 +141,7 @@ class RunFolder:
         append_json_line(self._ledger, {"stage": stage, "event": event, "time": now, **fields})
 
     def _stored(self, paths: Sequence[Path]) -> list[str]:
-        """Return paths as the ledger keeps them: relative to the folder where they are inside it."""
+        """Return paths as the ledger keeps them: relative to the folder if they are inside it."""
         whole = [path.resolve() for path in paths]
         return [str(path.relative_to(self.path) if path.is_relative_to(self.path) else path) for path in whole]
 
@@ -157,7 +157,7 @@ def trained_model(outputs: Sequence[Path]) -> Path | None:
 
 
 def _lock(folder: Path) -> int:
-    """Return the open descriptor of the folder's lock, which the system releases when this process ends in any way."""
+    """Return the open descriptor of the folder's lock. The system releases it when this process ends in any way."""
     # Not inherited (CLOEXEC): a child that lives on would keep the folder locked.
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
@@ -175,7 +175,7 @@ def _lock(folder: Path) -> int:
 
 
 def _store_config(path: Path, config: RunConfig, begun: bool) -> None:
-    """Write the configuration of a run that has not finished a stage, or raise ConfigError if an earlier one had another."""
+    """Write the configuration of a run that has not finished a stage. Raise ConfigError if a finished stage had another one."""
     now = config.model_dump(mode="json")
     # Nothing depends on the configuration before a stage is finished, so it may still be corrected.
     if not path.exists() or not begun:

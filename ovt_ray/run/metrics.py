@@ -1,4 +1,4 @@
-"""Figures of every step: `metrics.jsonl` for programs, TensorBoard event files for eyes.
+"""Figures of every step: `metrics.jsonl` for programs, TensorBoard event files for people.
 
 A row is flat: `{"time": ..., "stage": "iter1/grpo", "step": 3, "reward": 0.61, ...}`. The report draws `reward`, `accuracy`,
 `response_tokens`, `loss` and `validation_loss`; the progress line shows `reward`, `accuracy`, `tokens_per_s` and the losses.
@@ -23,12 +23,12 @@ class MetricsRow:
     """The figures of one step of one stage."""
 
     time: float
-    """Seconds since the epoch."""
+    """Time of the row, in seconds since the epoch."""
     stage: str
     step: int
-    """Counts from 0 within the stage."""
+    """Number of the step within the stage, from 0."""
     values: Mapping[str, float]
-    """NaN where a figure was not finite."""
+    """Value of each figure by name; NaN where it was not finite."""
 
 
 class MetricsLog:
@@ -52,7 +52,7 @@ class MetricsLog:
         self.close()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the figures of one step, on the disk when this returns; those that are not finite are stored as null."""
+        """Record the figures of one step, on the disk when this returns. Figures that are not finite are stored as null."""
         if clash := values.keys() & set(ROW_KEYS):
             raise ValueError(f"a figure may not be named {sorted(clash)}: every row has that key already")
         finite = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
@@ -78,7 +78,7 @@ def _row(row: dict[str, Any]) -> MetricsRow:
 class _EventFile:
     """A TensorBoard event file, written by tensorboard itself so that the driver need not import torch.
 
-    A stage has one file, made anew when the stage goes on: TensorBoard orders several by name, which is not by age.
+    A stage has one file. It is written again when the stage goes on. TensorBoard orders several files by name, not by age.
     """
 
     def __init__(self, folder: Path, rows: Sequence[MetricsRow]) -> None:

@@ -19,7 +19,7 @@ SHOWN = {
     "validation_loss": ("validation", ".3f"),
     "tokens_per_s": ("tok/s", ".0f"),
 }
-"""Which figures of a step are shown, under which name and in which format."""
+"""Name and format of each shown figure of a step."""
 SECONDS_BETWEEN_LINES = 2.0
 """Least time between two lines of a log; the first and the last step are always shown."""
 
@@ -43,7 +43,7 @@ class Progress:
         self._first_step = first_step
         self._clock = clock
         self._first_at: float | None = None
-        """When the first step was done. It takes longer than the others, so the time left follows from them alone."""
+        """Time at which the first step was done. It takes longer than the others, so they alone give the time left."""
         self._line_at: float | None = None
         self._bar = _bar(stage, num_steps, first_step) if sys.stdout.isatty() and logger.isEnabledFor(logging.INFO) else None
 
@@ -57,7 +57,7 @@ class Progress:
             self._bar.stop()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Show that a step (counted from 0) is done, with those of its figures that a person follows."""
+        """Show that a step (counted from 0) is done, with the figures that a person follows."""
         figures, eta = figures_text(values), self._time_left(step)
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=step + 1, figures=figures, eta=eta)

@@ -12,7 +12,7 @@ from ovt_ray.run.timeline import Timeline, busy_shares
 
 
 def no_actors() -> Sequence[ActorSpans]:
-    """Return no spans, for loops whose services are no actors."""
+    """Return no spans, for loops whose services are not actors."""
     return ()
 
 
@@ -35,7 +35,7 @@ class Recorder:
         self._take_spans = take_spans
         self._log = SpanLog()
         self._phases: list[Span] = []
-        """Phases of this step that have ended."""
+        """Spans of the phases of this step that have ended."""
         self._recorded_at = time.monotonic()
         self._record(first_step)
 
@@ -61,14 +61,14 @@ class Recorder:
         return seconds
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Record and show the figures of one finished step, counted from 0, and how busy the actors were since the step before."""
+        """Record and show the figures of a finished step, counted from 0, and the busy shares of the actors since the step before."""
         self.end_phases()
         figures = {**values, **self._record(step)}
         self._metrics.log(step, figures)
         self._progress.step(step, figures)
 
     def _record(self, step: int) -> Mapping[str, float]:
-        """Put the spans since the last call into the timeline, and return how busy the actors were in that time."""
+        """Put the spans since the last call into the timeline, and return the busy shares of the actors in that time."""
         actors = self._take_spans()
         driver = ActorSpans(kind="driver", number=0, spans=tuple(self._phases))
         self._phases.clear()

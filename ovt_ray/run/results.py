@@ -17,14 +17,14 @@ class StageResult:
     """One model of the run, evaluated greedily. The fields are the keys of a row of `result.json`."""
 
     iteration: int
-    """0 for the base model, then 1, 2, ..."""
+    """Number of the iteration, from 1; 0 for the base model."""
     stage: str
-    """`base`, `sft` or `grpo`."""
+    """Name of the stage: `base`, `sft` or `grpo`."""
     accuracy: float
     """Share of the held-out problems answered correctly, 0 to 1."""
     ci_low: float
     ci_high: float
-    """95 % Wilson interval of `accuracy`."""
+    """Upper end of the 95 % Wilson interval of `accuracy`, which begins at `ci_low`."""
     num_problems: int
     response_tokens: float
     """Mean length of an answer in tokens."""
@@ -76,7 +76,7 @@ def read_results(run_dir: Path) -> list[StageResult]:
 
 
 def stage_table(results: Sequence[StageResult]) -> str:
-    """Return the stages as aligned plain text, one line each under a heading."""
+    """Return the stages as aligned plain text, a heading and a line for each stage."""
     heading = ("stage", "accuracy", "95 % interval", "problems", "tokens", "time")
     rows = [heading, *(_cells(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heading))]

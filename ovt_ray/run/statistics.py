@@ -9,8 +9,8 @@ Z_95 = 1.959963984540054
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % score interval (low, high) of a share, both within 0 and 1; (0, 1) when nothing was counted.
 
-    Solves |p - correct / total| = z sqrt(p (1 - p) / total) for p, and so never leaves the unit interval and
-    stays wide at 0 and at `total`, where the normal approximation has no width at all.
+    Solves |p - correct / total| = z sqrt(p (1 - p) / total) for p. The interval never leaves 0 to 1. It keeps a width at 0 and at
+    `total`, where the normal approximation has none.
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927), p. 209-212.
     """
     if not 0 <= correct <= total:

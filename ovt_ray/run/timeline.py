@@ -1,12 +1,14 @@
-"""The timeline of a run: what every actor did when, as a file that chrome://tracing and ui.perfetto.dev open.
+"""The timeline of a run: the activity of every actor, as a file that chrome://tracing and ui.perfetto.dev open.
 
-`timeline.json` is in the Trace Event format: an array, an event a line, and without its end, which neither program asks for. So a step is
-appended, the file of a killed run opens, and a run that goes on appends to it. Each actor is a process, each span a complete event ("X")
-with the stage and the step in which it was taken; times are microseconds since the epoch.
+`timeline.json` is in the Trace Event format: an array with an event a line. The closing bracket is missing, and neither program needs it.
+So a step is appended, the file of a killed run opens, and a run that goes on appends to it. Each actor is a process. Each span is a
+complete event ("X") with the stage and the step in which it was taken. Times are microseconds since the epoch.
 
-An actor's times are those of its own host, so spans of different hosts stand to each other as their clocks do, which NTP keeps within
-milliseconds; busy shares are made of lengths alone and do not depend on it. On a GPU kernels run behind the calls that start them: a
-rank's `update` is as long as it took, `forward` and `backward` are what it took to ask for them.
+An actor's times come from the clock of its own host. NTP keeps the clocks of different hosts within milliseconds. Busy shares follow from
+lengths alone and do not depend on clocks.
+
+On a GPU, kernels run after the calls that start them. A rank's `update` has its true length, while `forward` and `backward` only measure
+the calls.
 """
 
 import json
@@ -18,11 +20,11 @@ from ovt_ray.core.spans import ActorSpans, Span
 
 TIMELINE_FILE = "timeline.json"
 BUSY = {"rollout_busy": ("rollout worker", {"generate"}), "learner_busy": ("learner rank", {"update", "logprobs"})}
-"""Of each share the kind of actor, and its spans that count. They are not within one another."""
+"""Kind of actor and names of the spans that count, for each share. None of these spans lies within another."""
 
 
 class Timeline:
-    """Appends what is done in one stage."""
+    """Appends the activity of one stage."""
 
     def __init__(self, run_dir: Path, stage: str) -> None:
         self._path = run_dir / TIMELINE_FILE
@@ -34,7 +36,7 @@ class Timeline:
         self._named: set[str] = set()
 
     def add(self, step: int, actors: Sequence[ActorSpans]) -> None:
-        """Append what the actors did; each is a process numbered by its place among them, which has to be the same each time."""
+        """Append the spans of the actors. An actor's place numbers its process, so it has to be the same each time."""
         events: list[Mapping[str, object]] = []
         for number, one in enumerate(actors, start=1):
             name = f"{one.kind} {one.number}"
@@ -47,7 +49,7 @@ class Timeline:
 
 
 def busy_shares(actors: Sequence[ActorSpans], seconds: float) -> dict[str, float]:
-    """Return the shares of so many seconds in which workers generated and ranks learned, means over the actors; none without any."""
+    """Return the shares of a number of seconds in which workers generated and ranks learned: means over the actors of a kind, if any."""
     shares = {}
     for figure, (kind, names) in BUSY.items():
         busy = [sum(span.end - span.start for span in one.spans if span.name in names) for one in actors if one.kind == kind]
@@ -61,5 +63,5 @@ def _about(what: str, number: int, value: Mapping[str, object]) -> Mapping[str, 
 
 
 def _event(span: Span, number: int, stage: str, step: int) -> Mapping[str, object]:
-    start, end = round(1e6 * span.start), round(1e6 * span.end)  # ends are rounded too: what lies within another still does
+    start, end = round(1e6 * span.start), round(1e6 * span.end)  # both ends are rounded, so that a span within another stays within it
     return {"name": span.name, "ph": "X", "ts": start, "dur": end - start, "pid": number, "tid": 0, "args": {"stage": stage, "step": step}}
