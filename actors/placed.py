@@ -24,7 +24,7 @@ class Worker(Protocol):
         """Actor with the remote methods of `RolloutWorker`."""
 
     def end(self) -> None:
-        """End it at once, whatever it is doing."""
+        """End it at once, even in the middle of its work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

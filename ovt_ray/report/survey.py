@@ -1,4 +1,4 @@
-"""The survey of a data set for `ovt-ray data`: its content, and the rows that are left out and why."""
+"""The survey of a data set for `ovt-ray data`: its content, the rows that are left out, and the reasons."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""The state of the stream of groups, with which it goes on after a stop: the driver's part of a checkpoint.
+"""The driver's part of a checkpoint: the state from which the stream of groups goes on after a stop.
 
 It is a file of JSON lines in the folder that the learner's ranks write to. So both parts of a checkpoint appear by the same rename, and are
 removed together. The first line holds the numbers; a line for each finished group of later steps follows.
@@ -34,7 +34,7 @@ class BegunStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamState:
-    """State of a stage between two steps; the defaults are those of its start."""
+    """State of a stage between two steps; the defaults describe its start."""
 
     step: int = 0
     """Number of the next step to learn from."""

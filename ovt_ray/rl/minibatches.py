@@ -35,7 +35,8 @@ def split_into_minibatches(stage: GrpoStage, step: int, samples: Sequence[TrainS
 def run_updates(learner: PolicyLearner, minibatches: Minibatches) -> list[UpdateStats]:
     """Take one update on each minibatch.
 
-    The clip range of all updates is around the policy before the first. The first needs no log-probabilities of it, as it is that policy.
+    The clip range of all updates is around the policy before the first update. The first update starts at this policy, so it needs no
+    log-probabilities of it.
     """
     first, rest = minibatches.rollouts[:1], minibatches.rollouts[1:]
     later = [sample for samples in rest for sample in samples]

@@ -46,7 +46,7 @@ class GrpoRecorder:
             write_rollouts(self._stage.folder, step, taken.by_position, rollout_is_proximal=taken.rollout_is_proximal)
 
     def step(self, step: int, taken: StepGroups, updates: Sequence[UpdateStats]) -> None:
-        """Record the figures of a finished step; those of several updates are averaged."""
+        """Record the figures of a finished step; figures of several updates are averaged."""
         groups, seconds = taken.groups, self._steps.end_phases()
         num_tokens = sum(len(completion.token_ids) for group in groups for completion in group.group.completions)
         figures = asdict(group_stats(groups)) | part_means(groups) | update_figures(updates)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import ray
 
 Scores: TypeAlias = "ray.ObjectRef[tuple[Score, ...]]"
-"""The reward pool's receipt for completions that it was handed together."""
+"""The reward pool's reference to the scores of completions that it received together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class ScoredRollouts:
         return self._reward.are_ready([one.scores for one in self._scoring[request]])
 
     def scored(self, request: int) -> ScoredGroup:
-        """Return a generated group with its scores, once, waiting for them if need be."""
+        """Return a generated group with its scores, once; wait for the scores if necessary."""
         group, scores = self._generated.pop(request), dict[int, Score]()
         for one in self._scoring.pop(request):
             scores.update(zip(one.indices, self._reward.collect(one.scores), strict=True))

@@ -26,7 +26,7 @@ class GroupSource(Protocol):
         """Return whether `scored` would not wait for a generated group."""
 
     def scored(self, request: int) -> ScoredGroup:
-        """Return a generated group with its scores, once, waiting for them if need be."""
+        """Return a generated group with its scores, once; wait for the scores if necessary."""
 
     def abandon(self) -> None:
         """Give up all that was submitted and not returned by `scored`."""

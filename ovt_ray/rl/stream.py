@@ -1,8 +1,8 @@
 """The groups of one step after another, generated ahead of the loop that learns from them.
 
-A step takes the next problems of the stage's stream. With `grpo.dynamic_sampling` it takes one more for each of its zero-variance groups.
-So at `max_staleness` 0 its groups are those of the first N problems from where it began, in whatever order they end. N is P plus the number
-of zero-variance groups among them.
+A step takes the next P problems of the stage's stream. With `grpo.dynamic_sampling` it takes another problem for each zero-variance group.
+At `max_staleness` 0 a step therefore uses the first N problems from its place in the stream, and the order in which they end does not
+matter. N is P plus the number of zero-variance groups among them.
 """
 
 import math
@@ -115,7 +115,7 @@ class GroupStream:
     def generate(self, step: int) -> None:
         """Return when the step's groups are generated.
 
-        Groups that will replace zero-variance ones are generated later, as scores come in.
+        Replacements of zero-variance groups are generated later, as scores come in.
         """
         section = self._stage.section
         # Earlier steps first: the queue keeps this order, and the loop waits for them first.

@@ -59,7 +59,7 @@ class RunFolder:
     """One run's folder, held by this process until `close`; use it in a `with` statement."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Create the folder, or open the one of an earlier run of the same configuration.
+        """Create the folder, or open the folder of an earlier run of the same configuration.
 
         Raises ConfigError if another process is using the folder, or if it holds a run of another configuration.
         """
@@ -89,7 +89,7 @@ class RunFolder:
         os.close(self._lock)
 
     def stage_folder(self, iteration: int, stage: str) -> Path:
-        """Return the folder of a stage, created if need be."""
+        """Return the folder of a stage, created if necessary."""
         folder = self.path / stage_key(iteration, stage)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

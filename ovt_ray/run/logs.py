@@ -1,4 +1,4 @@
-"""The log of a command: which lines are shown, and how they look in a terminal and in a file.
+"""The log of a command: the shown lines, and their form in a terminal and in a file.
 
 Each module logs to `logging.getLogger(__name__)`. Only the driver's process shows its log. The results of a command, such as the table of
 stages, are not part of the log. They are always printed.
