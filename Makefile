@@ -27,11 +27,11 @@ lock: $(INSTALLED)  ## write the versions in .venv to requirements-cpu.lock
 	sed 's/+cpu$$//' .venv/lock > requirements-cpu.lock
 	touch $(INSTALLED)
 
-base: $(INSTALLED)  ## train the embedded base model anew from random weights, and ship it (about 10 minutes)
+base: $(INSTALLED)  ## train the embedded base model again from random weights, and ship it (about 10 minutes)
 	$(PYTHON_IN_VENV) -m ovt_ray run configs/base.yaml
 	$(PYTHON_IN_VENV) scripts/ship_base.py runs/base/iter0/base/model
 
-teachers: $(INSTALLED)  ## train the embedded captioner and reasoner anew from the base model, and ship them (about 6 minutes)
+teachers: $(INSTALLED)  ## train the embedded captioner and reasoner again from the base model, and ship them (about 6 minutes)
 	$(PYTHON_IN_VENV) scripts/make_teachers.py
 
 clean:         ## remove the virtual environment and caches; runs/ stays

@@ -132,6 +132,8 @@ class Crew:
             ray.kill(channel.collector)
         self.slots.clear()
         self.channels.clear()
+        self.joining.clear()
+        self.published = None  # whoever still holds a closed pool does not hold weights
 
     def _join(self, slot: WorkerSlot) -> None:
         """Have a new worker load the published weights, if they are to be had; `admit` lets it have work after that."""

@@ -1,4 +1,4 @@
-"""Events of the rollout pool: `RolloutPool.poll` returns them in the order in which they happened."""
+"""Events of the rollout pool, which `RolloutPool.poll` returns. All completions of a group are reported before the group."""
 
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -69,10 +69,10 @@ class RolloutPool:
         return self._queue.is_idle
 
     def poll(self, timeout_s: float = math.inf) -> list[PoolEvent]:
-        """Wait for events, at most so long, and return them in the order in which they happened.
+        """Wait for events, at most so long, and return them, the completions of a group before the group. A pool has one caller.
 
         Returns at once if nothing was submitted, and may return no event. Raises RolloutError when an engine refuses a problem, a group
-        takes longer than the deadline, or workers keep dying of a problem.
+        takes longer than the deadline, or workers keep dying of a problem. After an error the caller has to abandon all requests.
         """
         if self.is_idle:
             return []

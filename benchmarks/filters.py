@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from learner.stage import Stage
+from learner.stage import sft_stage
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.config.stages import DistilConfig, SftConfig
@@ -96,7 +96,7 @@ def train(services: Services, config: RunConfig, tasks: Tasks, chains: Sequence[
     prompts = Prompts(str(EMBEDDED_MODEL), config.model)
     samples = [TrainSample(problem=trace.problem, completion_ids=prompts.response_ids(trace.response)) for trace in traces]
     num_steps = num_sft_steps(sft, len(samples))
-    services.learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=sft.optimizer, num_updates=num_steps, policy_loss=None))
+    services.learner.begin(sft_stage(str(EMBEDDED_MODEL), sft.optimizer, num_steps))
     with Recorder(FOLDER, f"seed {seed}, {setting}", num_steps=num_steps, first_step=0) as recorder:
         train_sft(
             sft,

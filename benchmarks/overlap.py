@@ -34,6 +34,7 @@ from ovt_ray.core.config.run import RunConfig
 from ovt_ray.grpo import train_grpo
 from ovt_ray.rl.checkpoint import StreamState
 from ovt_ray.rl.stage import GrpoStage
+from ovt_ray.run.logs import show_logs
 from ovt_ray.run.metrics import read_metrics
 from ovt_ray.run.recorder import Recorder
 from ovt_ray.services import Services
@@ -48,6 +49,7 @@ REWARDS = {"": "score_parity", "half_flat_": "score_parity_of_half"}
 
 def main(arguments: Sequence[str]) -> None:
     """Print both step times, the ratios and each process's processor time, for each reward."""
+    show_logs()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(arguments[0] if arguments else scratch)

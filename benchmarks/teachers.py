@@ -20,6 +20,7 @@ from ovt_ray.core.config.run import RunConfig
 from ovt_ray.core.types import Outcome
 from ovt_ray.distillation.chains import Chains
 from ovt_ray.distillation.teachers import Teachers
+from ovt_ray.run.logs import show_logs
 from ovt_ray.world import world_problems
 from ovt_ray.world.questions import KINDS
 from ovt_ray.world.teacher import picture_caption
@@ -33,6 +34,7 @@ SHORT_CUT = "<think> maybe"
 
 def main(overrides: Sequence[str]) -> None:
     """Print the table and the JSON line."""
+    show_logs()
     config = load_config(Path("configs/tiny.yaml"), list(overrides))
     with tempfile.TemporaryDirectory() as folder, cluster(config), closing(RewardPool(config.reward)) as reward:
         figures = measure(config, reward, Path(folder))

@@ -84,10 +84,11 @@ class BroadcastTransport:
         self._members: list[Any] = []
         """Workers of the group in the order of their ranks."""
         self._num_in_vain = 0
-        """Versions in a row that did not arrive, though no worker was lost."""
+        """Versions of this stage in a row that did not arrive, though no worker was lost."""
 
     def begin_stage(self) -> None:
-        """Do nothing: the group does not depend on the model."""
+        """Count failures again from 0: the stage may have other workers. The group stays, as it does not depend on the model."""
+        self._num_in_vain = 0
 
     def publish(self, version: int, *, is_checked: bool) -> "BroadcastVersion":
         """Return the weights as a version; nothing is sent before its delivery."""

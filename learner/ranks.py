@@ -1,6 +1,6 @@
 """The ranks of a learner group as Ray actors: placed, called in one order, and ended together.
 
-This file and the transports are all of the learner that knows Ray.
+Of the learner, this file, `rank_actor.py` and the transports know Ray.
 """
 
 import threading

@@ -15,7 +15,12 @@ class Stage:
     optimizer: Optimizer
     num_updates: int
     """Count of the stage's optimizer steps; the learning rate follows from it."""
-    policy_loss: PolicyLoss | None = None
+    policy_loss: PolicyLoss | None
     """Variant of the policy loss; None trains with cross entropy (SFT)."""
-    temperature: float = 1.0
-    """Temperature of the distribution whose log-probabilities the stage works with."""
+    temperature: float
+    """Temperature of the distribution whose log-probabilities the stage works with; 1 for SFT."""
+
+
+def sft_stage(model_path: str, optimizer: Optimizer, num_updates: int) -> Stage:
+    """Return a stage that trains with the cross entropy of traces."""
+    return Stage(model_path=model_path, optimizer=optimizer, num_updates=num_updates, policy_loss=None, temperature=1.0)

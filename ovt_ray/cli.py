@@ -7,7 +7,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -43,7 +43,7 @@ class _Terminated(KeyboardInterrupt):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 an error that the message explains, 130 and 143 when stopped."""
     commands = {name: cast(Command, import_module(f"ovt_ray.commands.{name.replace('-', '_')}")) for name in COMMANDS}
-    parsed = _parser(commands).parse_args(arguments)
+    parsed = parser_of(commands).parse_args(arguments)
     show_logs(parsed.log_level)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -65,18 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
 
 
-def _parser(commands: dict[str, Command]) -> argparse.ArgumentParser:
+def parser_of(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Return the parser of the command line, from each command by its name."""
     parser = argparse.ArgumentParser(prog="ovt-ray", description="Train a vision-language model to reason: distil, SFT, GRPO, again.")
-    parser.set_defaults(log_level=logging.INFO)
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument(
-        "-v", "--verbose", dest="log_level", action="store_const", const=logging.DEBUG, help="log details, with time and module"
-    )
-    loudness.add_argument("-q", "--quiet", dest="log_level", action="store_const", const=logging.WARNING, help="log warnings alone")
+    _add_loudness(parser, default=logging.INFO)
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in commands.items():
-        command.add_arguments(parsers.add_parser(name, help=command.SUMMARY, description=command.DESCRIPTION))
+        sub = parsers.add_parser(name, help=command.SUMMARY, description=command.DESCRIPTION)
+        _add_loudness(sub, default=argparse.SUPPRESS)  # a default would overwrite the value from before the command's name
+        command.add_arguments(sub)
     return parser
+
+
+def _add_loudness(parser: argparse.ArgumentParser, *, default: int | str) -> None:
+    """Add -v and -q, which may stand before or after the command's name."""
+    loudness = parser.add_mutually_exclusive_group()
+    for flag, name, level, summary in (
+        ("-v", "--verbose", logging.DEBUG, "log details, with time and module"),
+        ("-q", "--quiet", logging.WARNING, "log warnings alone"),
+    ):
+        loudness.add_argument(flag, name, dest="log_level", action="store_const", const=level, default=default, help=summary)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ class Services:
             self._engine_model = engine_model
             self._rollout: RolloutPool | None = None
             self._groups: ScoredRollouts | None = None
-            # Before the start: an error in the middle of it still ends the workers.
+            # Before the other services: an error in their start ends the workers.
             started.callback(self.end_rollout, engine_model)
             # First of the three, as engines take longest: learner and reward start meanwhile.
             self.start_rollout()
@@ -62,7 +62,7 @@ class Services:
     def start_rollout(self) -> RolloutPool:
         """Return the policy's workers, which start in the background."""
         self._rollout = RolloutPool(self._config.rollout, EngineLauncher(self._config.model, self._engine_model))
-        self._groups = None  # those of the workers before
+        self._groups = None
         return self._rollout
 
     def end_rollout(self, next_model: str) -> None:
@@ -70,7 +70,7 @@ class Services:
         self._engine_model = next_model
         if self._rollout is not None:
             self._rollout.close()
-            self._rollout = None
+            self._rollout = self._groups = None  # both: they hold the last weights in the object store
 
     def take_spans(self) -> list[ActorSpans]:
         """Return each actor's spans since the last call, in the same order each time; none of one that does not answer."""

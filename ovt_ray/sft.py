@@ -2,21 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
-from learner.group import LearnerGroup
 from ovt_ray.core.config.stages import SftConfig
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.prompts import Prompts
 from ovt_ray.core.seeds import stable_seed
-from ovt_ray.core.types import Trace, TrainSample
+from ovt_ray.core.types import Trace, TrainSample, UpdateStats
 from ovt_ray.data.order import batch_at, batches_of_epochs, shuffled
 from ovt_ray.run.recorder import Recorder
+
+
+class SftLearner(Protocol):
+    """The part of the learner that the loop of SFT uses."""
+
+    def update(self, samples: Sequence[TrainSample]) -> UpdateStats:
+        """Take one optimizer step on the samples."""
+
+    def validation_loss(self, samples: Sequence[TrainSample]) -> float:
+        """Return the mean cross entropy of the samples' loss tokens, in nats."""
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write a checkpoint from which the stage can go on with the step."""
 
 
 def train_sft(
     section: SftConfig,
     samples: Sequence[TrainSample],
-    learner: LearnerGroup,
+    learner: SftLearner,
     recorder: Recorder,
     *,
     held_out: Sequence[TrainSample] = (),

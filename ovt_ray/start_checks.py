@@ -41,14 +41,14 @@ class Findings:
     """The run's problems; None where they cannot be used."""
     lines: list[str] = field(default_factory=list)
     """Facts for people: the reward, the prompt, the weights to train, the resources."""
-    mistakes: list[OvtError] = field(default_factory=list)
+    mistakes: list[OvtError | OSError] = field(default_factory=list)
     """Mistakes of independent checks. A mistake that two stages share is in it once."""
 
     def attempt(self, check: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
         """Return the result of a check; None if it finds a mistake, which is noted."""
         try:
             return check(*args, **kwargs)
-        except OvtError as error:
+        except (OvtError, OSError) as error:  # a file without access must not hide the mistakes that other checks find
             if str(error) not in map(str, self.mistakes):
                 self.mistakes.append(error)
         return None

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from learner.group import LearnerGroup
-from learner.stage import Stage
+from learner.stage import sft_stage
 from ovt_ray.cluster import cluster
 from ovt_ray.core.config.file import load_config
 from ovt_ray.core.config.run import RunConfig
@@ -61,7 +61,7 @@ def train(config: RunConfig, name: str, section: SftConfig, corpus: Callable[[in
     rows = corpus(section.num_steps * section.batch_size)
     samples = [TrainSample(problem=problem, completion_ids=prompts.response_ids(text)) for problem, text in rows]
     learner = LearnerGroup(config.learner, config.model, SEED)
-    learner.begin(Stage(model_path=str(EMBEDDED_MODEL), optimizer=section.optimizer, num_updates=section.num_steps, policy_loss=None))
+    learner.begin(sft_stage(str(EMBEDDED_MODEL), section.optimizer, section.num_steps))
     first_step = learner.restore(checkpoints)
     with Recorder(FOLDER, name, num_steps=section.num_steps, first_step=first_step) as recorder:
         train_sft(

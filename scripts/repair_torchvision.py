@@ -93,7 +93,7 @@ def repair(python: str) -> tuple[int, str]:
     """Exit status and the line that describes the repair."""
     imports, line = repair_torchvision(python)
     removed = remove_broken_extras(python)
-    return 0 if imports else 1, line + (f"; removed {' and '.join(removed)}, which cannot be imported beside this torch" if removed else "")
+    return 0 if imports else 1, line + (f"; removed {' and '.join(removed)}, which cannot be imported with this torch" if removed else "")
 
 
 def last_line(text: str) -> str:

@@ -14,7 +14,11 @@ OURS = (*SERVICES, "ovt_ray", "benchmarks", "tests", "scripts", "workloads")
 LIGHT = (
     "ovt_ray",
     "ovt_ray.cli",
-    *sorted(f"ovt_ray.{folder}.{path.stem}" for folder in ("core", "commands") for path in (ROOT / "ovt_ray" / folder).glob("[a-z]*.py")),
+    *sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("core", "commands")
+        for path in (ROOT / "ovt_ray" / folder).rglob("[a-z]*.py")
+    ),
 )
 
 

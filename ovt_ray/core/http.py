@@ -10,8 +10,10 @@ import ssl
 import string
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -58,12 +60,12 @@ class _Reply(NamedTuple):
 
 def get_json(address: str, headers: Mapping[str, str], deadline_s: float) -> Any:
     """Return the JSON at an address. Raises Unreachable, Refused, or ValueError for an answer that cannot be used."""
-    return asyncio.run(_json(httpx.Request("GET", _url(address), headers=_headers(headers)), deadline_s))
+    return _run(_json(httpx.Request("GET", _url(address), headers=_headers(headers)), deadline_s))
 
 
 def post_json(address: str, body: object, headers: Mapping[str, str], deadline_s: float) -> Any:
     """Return the JSON that an address answers. Raises Unreachable, Refused, or ValueError for an answer that cannot be used."""
-    return asyncio.run(post_json_async(address, body, headers, deadline_s=deadline_s))
+    return _run(post_json_async(address, body, headers, deadline_s=deadline_s))
 
 
 async def post_json_async(address: str, body: object, headers: Mapping[str, str], *, deadline_s: float) -> Any:
@@ -81,7 +83,7 @@ def get_content(address: str, check: Callable[[str], object], max_bytes: int, de
     end = time.monotonic() + deadline_s
     for _ in range(MAX_REDIRECTS + 1):
         check(address)
-        reply = asyncio.run(_open(httpx.Request("GET", _url(address), headers=_headers({})), end, max_bytes))
+        reply = _run(_open(httpx.Request("GET", _url(address), headers=_headers({})), end, max_bytes))
         if reply.status == 200:
             return reply.content
         if reply.status not in REDIRECTS or not reply.location:
@@ -90,11 +92,40 @@ def get_content(address: str, check: Callable[[str], object], max_bytes: int, de
     raise Refused(f"more than {MAX_REDIRECTS} redirects")
 
 
+def _run(request: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a request, made by the calling thread."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_DaemonThreads())
+        return runner.run(request)
+
+
+class _DaemonThreads(ThreadPoolExecutor):
+    """Resolves names in threads that nobody waits for: a silent name server holds up neither a deadline nor the end of the process."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Call a function in a thread of its own."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # handed to whoever awaits the future
+                future.set_exception(error)
+
+        Thread(target=work, daemon=True).start()
+        return future
+
+
 def _url(address: str) -> httpx.URL:
     try:
-        return httpx.URL(address)
+        url = httpx.URL(address)
     except httpx.InvalidURL as error:
         raise Refused(f"{address[:300]!r} is no address: {error}") from error
+    if url.userinfo:  # httpx would send it in place of an `Authorization` header
+        raise Refused("an address may not hold a user or a password; give them in a header")
+    return url
 
 
 def _headers(fields: Mapping[str, str]) -> httpx.Headers:

@@ -5,10 +5,10 @@ interrupted stage requests only the rest.
 """
 
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
@@ -16,8 +16,8 @@ from ovt_ray.core.config.stages import DistilConfig
 from ovt_ray.core.files import append_json_lines, drop_torn_end, read_json_lines
 from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Outcome, Problem, Sampling, Score
+from ovt_ray.rl.scored_rollouts import ScoredRollouts
 from ovt_ray.run.progress import Progress
-from ovt_ray.services import Services
 
 ROWS_AT_ONCE = 16
 """Number of problems whose chains are put on the disk together."""
@@ -37,8 +37,15 @@ class Chains:
     """Caption of the images: None if the source needs no caption, empty if the captioner wrote nothing."""
 
 
+class Verifier(Protocol):
+    """The part of the reward pool that a source of texts uses."""
+
+    def score_texts(self, answered: Iterable[tuple[Problem, Sequence[str]]]) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
+        """Yield problems with their texts and a score per text, in order, each as soon as it is scored."""
+
+
 def chains_by_policy(
-    services: Services, problems: Sequence[Problem], section: DistilConfig, *, max_tokens: int, seed: int
+    groups: ScoredRollouts, problems: Sequence[Problem], section: DistilConfig, *, max_tokens: int, seed: int
 ) -> Generator[Chains]:
     """Yield the scored chains of the model that the rollout workers serve."""
     sampling = Sampling(
@@ -47,7 +54,7 @@ def chains_by_policy(
         max_tokens=max_tokens,
         seed=stable_seed(seed, "distil"),
     )
-    for scored in services.groups.answers(problems, sampling):
+    for scored in groups.answers(problems, sampling):
         completions = scored.group.completions
         yield Chains(
             problem=scored.group.problem,
@@ -57,13 +64,13 @@ def chains_by_policy(
         )
 
 
-def chains_by_dataset(services: Services, problems: Sequence[Problem]) -> Generator[Chains]:
+def chains_by_dataset(verifier: Verifier, problems: Sequence[Problem]) -> Generator[Chains]:
     """Yield the worked solutions of the problems as scored chains. A problem without a solution has no chain.
 
     A solution that is a whole response, with an `<answer>` of its own, stays unchanged. Any other solution gets the tags of the format and
     the gold answer.
     """
-    for problem, texts, scores in services.reward.score_texts((problem, _worked(problem)) for problem in problems):
+    for problem, texts, scores in verifier.score_texts((problem, _worked(problem)) for problem in problems):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 

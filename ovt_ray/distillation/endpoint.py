@@ -25,8 +25,7 @@ from ovt_ray.core.http import Refused, Unreachable, get_json, post_json
 from ovt_ray.core.prompts import load_image, shown_text
 from ovt_ray.core.seeds import stable_seed
 from ovt_ray.core.types import Problem
-from ovt_ray.distillation.chains import Chains
-from ovt_ray.services import Services
+from ovt_ray.distillation.chains import Chains, Verifier
 
 CHECK_S = 30.0
 """Longest wait for the list of models."""
@@ -52,11 +51,11 @@ def check_endpoint(config: EndpointConfig, key: str) -> None:
 
 
 def chains_by_endpoint(
-    services: Services, problems: Sequence[Problem], section: DistilConfig, *, max_pixels: int, seed: int
+    verifier: Verifier, problems: Sequence[Problem], section: DistilConfig, *, max_pixels: int, seed: int
 ) -> Generator[Chains]:
     """Yield the scored chains of the model behind the endpoint, in the order in which it answers; a problem may stay without any."""
     asked = answers(problems, section, max_pixels=max_pixels, seed=seed)
-    for problem, texts, scores in services.reward.score_texts(asked):
+    for problem, texts, scores in verifier.score_texts(asked):
         yield Chains(problem=problem, responses=tuple(texts), scores=scores)
 
 

@@ -93,7 +93,7 @@ def learn_again(kept: KeptStep, learner: PolicyLearner) -> bool:
     print(f"\nlearn: {len(updates)} updates in {seconds:.3f} s, recorded {kept.figures.get('seconds_update', math.nan):.3f} s")
     print(f"{'figure':<18}{'recorded':>26}{'again':>26}")
     figures = update_figures(updates)
-    differing = [name for name, value in figures.items() if not _same(kept.figures.get(name, math.nan), value)]
+    differing = [name for name, value in figures.items() if not _same(kept.figures.get(name, math.nan), value=value)]
     for name, value in figures.items():
         mark = "  differs" if name in differing and kept.step == 0 and kept.figures else ""
         print(f"{name:<18}{kept.figures.get(name, math.nan):>26.17g}{value:>26.17g}{mark}")
@@ -129,7 +129,7 @@ def count_same(kept: Sequence[ScoredGroup], again: Sequence[RolloutGroup]) -> tu
     return sum(before == after for before, after in pairs), len(pairs)
 
 
-def _same(recorded: float, value: float) -> bool:
+def _same(recorded: float, *, value: float) -> bool:
     return recorded == value or (math.isnan(recorded) and not math.isfinite(value))  # a figure that is not finite is recorded as null
 
 

@@ -79,7 +79,8 @@ class ScoredRollouts:
         return ScoredGroup(group=group, scores=tuple(scores[index] for index in range(len(scores))))
 
     def answers(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[ScoredGroup]:
-        """Yield each problem's group once it is finished and scored, in any order."""
+        """Yield each problem's group once it is finished and scored, in any order; nothing else may be in work."""
+        assert not self._scoring, "the groups of another caller would be yielded, and abandoned, as well"
         waiting: deque[int] = deque()
         try:
             self.submit(problems, sampling)

@@ -20,7 +20,7 @@ from ovt_ray.rl.services import GrpoServices
 from ovt_ray.rl.stage import GrpoStage
 
 POLL_S = 0.05
-"""Longest time for which the end of a piece of work goes unnoticed. Only the replacement of a worker takes longer."""
+"""Longest time for which the end of a piece of work goes unnoticed, unless a worker is replaced or the reward service is full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,20 +18,21 @@ class LineHandler(logging.Handler):
         print(self.format(record), flush=True)  # flushed line by line: a job's log is followed while it grows
 
 
+class TerminalHandler(logging.Handler):
+    """Prints each message above the progress bar. Long lines stay whole, so that a path can be copied."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich import get_console
+
+        get_console().print(self.format(record), markup=False, soft_wrap=True)
+
+
 def show_logs(level: int = logging.INFO) -> None:
     """Show messages of this level and above on the standard output. With DEBUG each message names its time and its module."""
-    handler = _terminal_handler() if sys.stdout.isatty() else LineHandler()
+    handler: logging.Handler = TerminalHandler() if sys.stdout.isatty() else LineHandler()
     if level <= logging.DEBUG:
         handler.setFormatter(logging.Formatter(DETAILED))
     for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.handlers = [handler]
-
-
-def _terminal_handler() -> logging.Handler:
-    from rich import get_console
-    from rich.logging import RichHandler
-
-    # On the console of the progress bar, so that lines appear above the bar and do not break it.
-    return RichHandler(console=get_console(), show_level=False, show_path=False, log_time_format="%X")

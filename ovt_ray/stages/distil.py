@@ -57,11 +57,11 @@ def _source(session: Session, stage: StageRun, section: DistilConfig, problems: 
     """Return the chains of the section's source, as they come."""
     config, services = session.config, session.services
     if section.source == "policy":
-        return chains_by_policy(services, problems, section, max_tokens=config.max_completion_tokens, seed=stage.seed)
+        return chains_by_policy(services.groups, problems, section, max_tokens=config.max_completion_tokens, seed=stage.seed)
     if section.source == "dataset":
-        return chains_by_dataset(services, problems)
+        return chains_by_dataset(services.reward, problems)
     if section.source == "endpoint":
-        return chains_by_endpoint(services, problems, section, max_pixels=config.model.max_pixels, seed=stage.seed)
+        return chains_by_endpoint(services.reward, problems, section, max_pixels=config.model.max_pixels, seed=stage.seed)
     services.end_rollout(session.newest_model)  # the teachers' engines take the place of the policy's
     teachers = Teachers(captioner=config.captioner, reasoner=config.reasoner, rollout=config.rollout, seed=stage.seed)
     captions = teachers.captions(problems, stage.checkpoints / "captions.jsonl", stage.key)

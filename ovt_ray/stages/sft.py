@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from learner.stage import Stage
+from learner.stage import sft_stage
 from ovt_ray.core.config.stages import SftConfig
 from ovt_ray.core.types import Trace
 from ovt_ray.distil import read_traces
@@ -24,7 +24,7 @@ def fine_tune(session: Session, stage: StageRun, section: SftConfig, *, model: s
     """Return the model fine-tuned on the traces, measured; part of the traces is held out if the section says so."""
     samples, held_out = hold_out(trace_samples(traces, session.prompts), section.validation_share, stage.seed)
     num_steps = num_sft_steps(section, len(samples))
-    plan = Stage(model_path=model, optimizer=section.optimizer, num_updates=num_steps, policy_loss=None)
+    plan = sft_stage(model, section.optimizer, num_steps)
     first_step = begin_training(session, stage, plan)
     with record_steps(session, stage, num_steps=num_steps, first_step=first_step) as recorder:
         train_sft(

@@ -139,7 +139,7 @@ def grpo_stage(model: Path, optimizer: Optimizer = OPTIMIZER, section: GrpoConfi
 
 
 def sft_stage(model: Path, optimizer: Optimizer, num_updates: int) -> Stage:
-    return Stage(model_path=str(model), optimizer=optimizer, num_updates=num_updates)
+    return Stage(model_path=str(model), optimizer=optimizer, num_updates=num_updates, policy_loss=None, temperature=1.0)
 
 
 def single_rank(model: Path, config: LearnerConfig) -> LearnerRank:

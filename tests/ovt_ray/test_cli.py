@@ -1,5 +1,6 @@
 """The command line: mistakes are named in one message, without a traceback, before anything heavy is imported."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ovt_ray.cli import COMMANDS
+from ovt_ray.cli import COMMANDS, parser_of
+from ovt_ray.commands import check
 from tests.ovt_ray.forked_commands import forked_command
 
 pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 Forked = Callable[..., subprocess.CompletedProcess[str]]
+DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
 
 
 def ovt_ray(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +100,23 @@ def test_every_mistake_is_reported_and_not_the_first_alone(forked: Forked, comma
         assert text in mistake
 
 
+def test_a_folder_that_cannot_be_written_hides_no_other_mistake(forked: Forked, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "question": "1 + 1?", "images": [], "answer": "2"}\n')
+    (tmp_path / "file").touch()
+    data = (f"runs_dir={tmp_path}/file", f"data={{format: jsonl, path: {tmp_path}/rows.jsonl, num_eval: 1}}", *DATASET)
+    done = forked("check", "configs/tiny.yaml", *data)
+    assert done.returncode == 1 and done.stderr.startswith("\nNot a directory: ")
+    done = forked("check", "configs/tiny.yaml", *data, "reward.parts=[{name: reward.accuracy:score_acuracy}]")
+    assert "1. RewardError: " in done.stderr and "2. NotADirectoryError: " in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("-q", "check", "configs/tiny.yaml"), ("check", "configs/tiny.yaml", "-q")])
+def test_quiet_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
+    parser = parser_of({"check": check})
+    assert parser.parse_args(arguments).log_level == logging.WARNING
+    assert parser.parse_args(["check", "configs/tiny.yaml"]).log_level == logging.INFO
+
+
 def test_a_check_that_needs_the_model_is_skipped_where_the_model_is_the_mistake(forked: Forked) -> None:
     done = forked("check", "configs/tiny.yaml", "model.path=/nowhere", "rollout.max_model_len=60")
     assert done.returncode == 1
@@ -129,9 +149,6 @@ def test_a_broken_row_is_refused_by_name_before_anything_starts(forked: Forked, 
     done = forked("run", "configs/tiny.yaml", "data.format=jsonl", f"data.path={rows}", f"runs_dir={tmp_path}", *DATASET)
     assert done.returncode == 1 and "starting the services" not in done.stdout and "Traceback" not in done.stderr
     assert "row 1 (id 'a'): images[0]:" in done.stderr and "row 2 (id 'b'): answer" in done.stderr
-
-
-DATASET = [f"iterations[{turn}].distil={{source: dataset, num_problems: 60}}" for turn in (0, 1)]
 
 
 def test_a_step_of_more_problems_than_there_are_is_refused_before_anything_starts(forked: Forked, tmp_path: Path) -> None:

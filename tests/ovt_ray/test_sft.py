@@ -58,7 +58,7 @@ def run(folder: Path, config: SftConfig, held_out: Sequence[TrainSample] = (), f
         train_sft(
             config,
             SAMPLES,
-            learner,  # type: ignore[arg-type]
+            learner,
             recorder,
             held_out=held_out,
             checkpoints=folder,

@@ -2,14 +2,19 @@
 
 import gzip
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from ovt_ray.core.http import Refused, Unreachable, get_content, get_json
 
+ROOT = Path(__file__).parents[3]
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
@@ -91,3 +96,26 @@ def test_an_address_that_cannot_be_read_is_refused_in_a_short_message(address: s
     with pytest.raises(Refused, match="is no address") as refused:
         get_json(address, {}, 5)
     assert len(str(refused.value)) < 500
+
+
+def test_a_user_in_the_address_is_refused_as_it_would_replace_the_key() -> None:
+    with pytest.raises(Refused, match="may not hold a user or a password"):
+        get_json("http://me:secret@127.0.0.1:1/", {"Authorization": "Bearer key"}, 5)
+
+
+def test_a_silent_name_server_holds_up_neither_a_deadline_nor_the_end_of_the_process() -> None:
+    script = """
+import socket, threading, time
+socket.getaddrinfo = lambda *a, **k: time.sleep(20)
+from ovt_ray.core.http import Unreachable, get_json
+began = time.monotonic()
+try:
+    get_json("http://somewhere.example/", {}, 0.5)
+except Unreachable:
+    print(time.monotonic() - began < 5)
+threading.Thread(target=get_json, args=("http://somewhere.example/", {}, 20), daemon=True).start()
+time.sleep(0.5)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "True\n" and time.monotonic() - began < 15

@@ -8,15 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from ovt_ray.core.errors import StageError
 from ovt_ray.core.types import AnswerKind, Outcome, Problem, Score
 from ovt_ray.distillation.chains import ROWS_AT_ONCE, Chains, chains_by_dataset, keep_chains, read_chains
-from ovt_ray.services import Services
 
 ROOT = Path(__file__).parents[3]
 PROBLEMS = [Problem(id=f"p{number}", question="?", images=(), answer="4", kind=AnswerKind.NUMBER) for number in range(ROWS_AT_ONCE + 6)]
@@ -38,8 +35,7 @@ class Unscored:
 def test_solutions_that_are_whole_responses_are_taken_as_they_are() -> None:
     whole = "<think> two and two </think> So: <answer> four </answer>"
     problems = [replace(PROBLEMS[0], id=str(place), solution=solution) for place, solution in enumerate(["2 + 2 = 4", whole, ""])]
-    services = cast(Services, SimpleNamespace(reward=Unscored()))
-    given = [chains.responses for chains in chains_by_dataset(services, problems)]
+    given = [chains.responses for chains in chains_by_dataset(Unscored(), problems)]
     assert given == [("<think> 2 + 2 = 4 </think> <answer> 4 </answer>",), (whole,), ()]
 
 

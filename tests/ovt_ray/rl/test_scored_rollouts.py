@@ -114,7 +114,7 @@ def test_answers_are_all_yielded_and_the_pool_is_free_after_them() -> None:
 
 
 def scoring(*indices: int, scores: str) -> Scoring:
-    return Scoring(indices=indices, scores=scores)  # type: ignore[arg-type]
+    return Scoring(indices=indices, scores=scores)
 
 
 def test_scores_of_what_a_dead_worker_had_generated_are_told_from_those_of_its_successor() -> None:

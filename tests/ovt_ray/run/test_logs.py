@@ -75,6 +75,14 @@ def test_a_terminal_gets_the_same_lines_and_a_bar() -> None:
     assert "[iter1/sft 1/1]" not in shown
 
 
+def test_a_terminal_gets_long_lines_whole() -> None:
+    terminal = Terminal()
+    with redirect_stdout(terminal):
+        show_logs(logging.INFO)
+        LOGGER.info("run folder: %s", "a/" * 200)
+    assert "a/" * 200 in terminal.getvalue()
+
+
 def test_the_output_is_the_one_of_the_moment() -> None:
     show_logs(logging.INFO)
     later = io.StringIO()

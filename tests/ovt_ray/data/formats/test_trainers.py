@@ -1,6 +1,7 @@
 """Data that other trainers are fed with: read, and written out again so that nothing is lost on the way."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -12,7 +13,7 @@ from ovt_ray.cli import main
 from ovt_ray.core.errors import DataError
 from ovt_ray.core.files import write_json_lines_atomically
 from ovt_ray.core.prompts import shown_text
-from ovt_ray.core.types import AnswerKind, Outcome, Problem, Trace
+from ovt_ray.core.types import AnswerKind, Outcome, Problem, Score, Trace
 from ovt_ray.data.export import write_easyr1, write_llama_factory
 from ovt_ray.data.formats.hub import EVALUATION_SETS, parsed
 from ovt_ray.data.rows import problem_row
@@ -38,14 +39,12 @@ def as_traces(problems: list[Problem]) -> list[Trace]:
     """What distillation makes of worked solutions before they are verified."""
 
     class Unverified:
-        reward = None
-
-        def score_texts(self, answered):
+        def score_texts(
+            self, answered: Iterable[tuple[Problem, Sequence[str]]]
+        ) -> Iterator[tuple[Problem, Sequence[str], tuple[Score, ...]]]:
             return ((problem, texts, ()) for problem, texts in answered)
 
-    services = Unverified()
-    services.reward = services
-    return [Trace(problem=chains.problem, response=chains.responses[0]) for chains in chains_by_dataset(services, problems)]
+    return [Trace(problem=chains.problem, response=chains.responses[0]) for chains in chains_by_dataset(Unverified(), problems)]
 
 
 def test_easyr1_rows_of_parquet_become_problems_with_the_bytes_of_their_images(tmp_path: Path) -> None:
