@@ -62,7 +62,7 @@ def test_the_reinforce_pp_baseline_scales_by_the_deviation_of_all_groups_by_hand
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "rloo", "reinforce_pp"])
-def test_a_flat_group_has_no_advantage(kind: Any) -> None:
+def test_a_zero_variance_group_has_no_advantage(kind: Any) -> None:
     assert group_advantages([[0.3, 0.3, 0.3]], kind) == [[0, 0, 0]]
     assert group_advantages([[0.3, 0.3], [1, 0]], kind)[0] == [0, 0]
     assert group_advantages([], kind) == []
