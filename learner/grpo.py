@@ -277,7 +277,7 @@ def rollout_weights(log_gap: Tensor, sequences: Sequences, *, kind: RolloutCorre
     `geometric`  1 where the geometric mean of rho over the sequence is in 1/C .. C, else 0: Geo-RS (the same). This mask judges
                  long sequences like short ones; a product leaves its range with length. A useful C is close to 1.
     `none`       1.
-    Masked tokens still count in `loss_weights`, which are known before any pass.
+    Tokens whose rollout weight is 0 still count in `loss_weights`, which are known before any pass.
     """
     if kind == "none":
         return torch.ones_like(log_gap)
@@ -313,7 +313,7 @@ def _held_by_clip(ratio: Tensor, advantages: Tensor, variant: PolicyLoss) -> tup
     """Return 1 where the lower, and where the upper end of the clip range (or the dual clip) holds the token, each (N,)."""
     clip = variant.clip
     below, above = ratio < 1 - clip.low, ratio > 1 + clip.high
-    if variant.ratio != "clipped_weight":  # a surrogate is held only where it would gain by going on
+    if variant.ratio != "clipped_weight":  # the clip is active only where the surrogate would grow without it
         below, above = below & (advantages < 0), above & (advantages > 0)
     if clip.dual is not None:
         above = above | ((advantages < 0) & (ratio > clip.dual))
