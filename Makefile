@@ -14,7 +14,7 @@ test-fast: $(INSTALLED)  ## set up if needed, then the tests that start no Ray, 
 test: $(INSTALLED)  ## set up if needed, then all tests but the longest
 	$(PYTHON_IN_VENV) -m pytest -m "not long"
 
-test-long: $(INSTALLED)  ## the longest tests: most start, stop or kill whole engines and jobs (about 15 minutes)
+test-long: $(INSTALLED)  ## the longest tests: most start, stop or kill whole engines and jobs (about 10 minutes)
 	$(PYTHON_IN_VENV) -m pytest -m long
 
 check: $(INSTALLED)  ## format, lint, types: what CI runs before the tests
