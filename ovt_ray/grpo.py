@@ -4,10 +4,10 @@ A step takes `problems_per_step` problems and draws G completions of each from t
 
 - **Advantage.** The driver computes all advantages of a step before its first update: `advantages_of` hands the scores of each group to
   `group_advantages` of learner/grpo.py. A completion that could not be scored is left out of its group.
-- **Zero-variance groups.** All scores of such a group are equal, so every advantage is 0, and the learner gets none of its completions.
-  With `dynamic_sampling` the stream replaces it by the group of another problem; otherwise the step learns from fewer groups. The run ends
-  after `max_flat_steps` steps in a row without an update. With `dynamic_sampling` it also ends after the problems of as many steps in a row
-  without a signal.
+- **Zero-variance groups.** All scores of such a group are equal: it has no signal. Every advantage is 0, and the learner gets none of its
+  completions. With `dynamic_sampling` the stream replaces it by the group of another problem; otherwise the step learns from fewer groups.
+  The run ends after `max_flat_steps` steps in a row without an update. With `dynamic_sampling` it also ends after `max_flat_steps` x
+  `problems_per_step` problems in a row without a signal.
 - **Updates.** The samples are split into `updates_per_step` minibatches, one optimizer step each. The clip range is always around the
   proximal policy: the learner's as it stood before the step's first update. In that first update the ratio is 1.
 - **Rollout correction.** Whatever `max_staleness` is, the loss weighs tokens by proximal / rollout (`rollout_correction`). This covers the
@@ -16,10 +16,10 @@ A step takes `problems_per_step` problems and draws G completions of each from t
   worker serves it. A step without an update publishes nothing.
 - **Staleness.** With `max_staleness` 0 a step's completions are drawn with the weights that it updates. With N, groups of the next N steps
   are generated while the learner learns. New weights are loaded meanwhile, so a completion may hold tokens of several versions. A group
-  with a signal is stale if a token is more than N versions old, as after a resume. The stream then generates the whole group again.
+  is stale if a token is more than N versions old, as after a resume. The stream generates a stale group with a signal again, as a whole.
 - **Cost.** A step generates and scores `problems_per_step` x G completions, and more for groups that are replaced or generated again. Each
   sample passes forward and backward once. The weights go to every engine once. A KL term adds a forward pass of the reference. Minibatches
-  after the first add a forward pass of the proximal policy, unless the rollout's log-probabilities are known to be the same.
+  after the first add a forward pass of the proximal policy, unless the rollout's log-probabilities are its own (`rollout_is_proximal`).
 """
 
 from collections.abc import Iterator
